@@ -1,0 +1,42 @@
+"""tfprune: was pruning worth it, or should the smaller network have been trained from scratch?
+
+>>> plan = tfprune.plan_channels(model, ratio=0.5)
+>>> small = plan.apply(model)
+>>> error = tfprune.verify(model, plan)
+
+Importing this package is instant; TensorFlow is imported when the first of its names is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "ChannelGraph": "tfprune.graph",
+    "ChannelPlan": "tfprune.plans",
+    "Profile": "tfprune.profiling",
+    "export": "tfprune.exporting",
+    "load_plan": "tfprune.plans",
+    "measure_latency": "tfprune.latency",
+    "plan_channels": "tfprune.planner",
+    "profile": "tfprune.profiling",
+    "verify": "tfprune.surgery",
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tfprune' has no attribute {name!r}")
+    from tfprune.startup import import_tensorflow
+
+    import_tensorflow()
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

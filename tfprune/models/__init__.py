@@ -1,0 +1,84 @@
+"""The networks of the paper, and the door through which every other network comes in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfprune.errors import UsageError
+from tfprune.registry import Registry, unknown_name
+
+if TYPE_CHECKING:
+    import keras
+
+MODELS = Registry("model")
+for _name in ("vgg11", "vgg16", "vgg19", "vgg11_l1", "vgg16_l1", "vgg19_l1"):
+    MODELS.add(_name, "tfprune.models.vgg:vgg")
+for _name in ("resnet20", "resnet32", "resnet56", "resnet110"):
+    MODELS.add(_name, "tfprune.models.resnet:resnet")
+
+# The constructors of keras.applications, known here so that a misspelt name is told before Keras is imported.
+APPLICATIONS = (
+    "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtSmall", "ConvNeXtTiny", "ConvNeXtXLarge", "DenseNet121",
+    "DenseNet169", "DenseNet201", "EfficientNetB0", "EfficientNetB1", "EfficientNetB2", "EfficientNetB3",
+    "EfficientNetB4", "EfficientNetB5", "EfficientNetB6", "EfficientNetB7", "EfficientNetV2B0",
+    "EfficientNetV2B1", "EfficientNetV2B2", "EfficientNetV2B3", "EfficientNetV2L", "EfficientNetV2M",
+    "EfficientNetV2S", "InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large",
+    "MobileNetV3Small", "NASNetLarge", "NASNetMobile", "ResNet101", "ResNet101V2", "ResNet152", "ResNet152V2",
+    "ResNet50", "ResNet50V2", "VGG16", "VGG19", "Xception",
+)  # fmt: skip
+
+
+def is_file(name: str) -> bool:
+    """Whether a model's name is the path of a user's file rather than a name."""
+    return name.endswith(".keras") or os.sep in name
+
+
+def check_model(name: str, width: float = 1.0) -> None:
+    """Raises a UsageError unless `build_model` can make this; imports nothing heavy."""
+    if is_file(name):
+        if not Path(name).is_file():
+            raise UsageError(f"There is no model file {name!r}.")
+    elif name not in APPLICATIONS and name not in MODELS.names():
+        raise unknown_name("model", name, (*MODELS.names(), *APPLICATIONS, "a path ending in .keras"))
+    if not width > 0:
+        raise UsageError(f"width={width} must be above 0.")
+    if width != 1.0 and name not in MODELS.names():
+        raise UsageError(f"width={width} applies to {', '.join(MODELS.names())} only; received model {name!r}.")
+
+
+def build_model(name: str, input_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> keras.Model:
+    """Builds or loads a network that gives logits or probabilities of classes.
+
+    Args:
+        name: A name in `MODELS`, a constructor of keras.applications, or the path of a `.keras` file.
+        input_shape: (height, width, channels) of the images.
+        classes: Number of classes.
+        width: Width multiplier, for the networks in `MODELS`.
+
+    Raises:
+        UsageError: For an unknown name, a file that Keras cannot load safely, or a network that does not
+            fit the images or the classes.
+    """
+    import keras
+
+    check_model(name, width)
+    if name in MODELS.names():
+        return MODELS.get(name)(name, input_shape, classes, width)
+    try:
+        if is_file(name):
+            model = keras.saving.load_model(name, compile=False, safe_mode=True)
+        else:
+            constructor = getattr(keras.applications, name)
+            model = constructor(weights=None, input_shape=input_shape, classes=classes, classifier_activation=None)
+    except (ValueError, OSError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"The model {name!r} cannot be made for images of {input_shape}: {reason}") from error
+    shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
+    fits = len(shapes) == 2 and shapes[1] == (classes,) and len(shapes[0]) == 3
+    if not fits or any(size not in (None, given) for size, given in zip(shapes[0], input_shape, strict=True)):
+        raise UsageError(
+            f"The model {name!r} maps {shapes[0]} to {shapes[-1]}; the data set needs {input_shape} to ({classes},)."
+        )
+    return model

@@ -1,0 +1,235 @@
+"""Plans: what goes, as data.
+
+Every method ends in a plan. The same plan makes the pruned network with the weights that it inherits and
+the same network with fresh ones; it prints as a table and is saved as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from tabulate import tabulate
+
+from tfprune.errors import PlanError
+from tfprune.graph import ChannelGraph, Kept
+from tfprune.profiling import profile_graph
+from tfprune.surgery import rebuild
+
+_FORMAT = "tfprune channel plan 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanRow:
+    """One layer before and after: channels that it creates, params, MACs per example."""
+
+    layer: str
+    channels: tuple[int, int]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelPlan:
+    """Which channels of which layers stay.
+
+    Attributes:
+        keep: Layer -> sorted tuple of the output channels that it keeps, for every layer that creates any.
+        widths: Layer -> number of output channels before.
+        rows: Cost of every layer with weights before and after.
+        flops: FLOPs per example before and after, as the paper counts them.
+        frozen: Layer -> why (some of) its channels cannot be removed.
+        notes: What the planner wants told, such as a layer that was held at its minimum.
+        origin: How the plan was made (criterion, ratio, ...), for people and for the record.
+    """
+
+    keep: Mapping[str, tuple[int, ...]]
+    widths: Mapping[str, int]
+    rows: tuple[PlanRow, ...]
+    flops: tuple[int, int]
+    frozen: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_removed(
+        cls,
+        model: keras.Model,
+        removed: Mapping[str, Sequence[int]],
+        notes: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
+    ) -> ChannelPlan:
+        """Makes a plan by hand; coupled layers follow by themselves.
+
+        Args:
+            model: The network.
+            removed: Layer -> indices of the output channels to remove.
+            notes: Shown with the plan.
+            origin: Shown with the plan.
+
+        Raises:
+            PlanError: For an unknown layer, an index out of range, a channel that is frozen, or a layer that
+                would be left empty.
+        """
+        graph = ChannelGraph(model)
+        groups: set[int] = set()
+        for layer, channels in removed.items():
+            groups.update(_groups_of(graph, layer, channels))
+        return cls.from_groups(graph, sorted(groups), notes, origin or {"method": "by hand"})
+
+    @classmethod
+    def from_groups(
+        cls,
+        graph: ChannelGraph,
+        groups: Sequence[int],
+        notes: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
+    ) -> ChannelPlan:
+        """Makes the plan that removes these coupled groups of a graph."""
+        for group in groups:
+            if group in graph.frozen:
+                raise PlanError(f"Cannot remove a frozen channel: {graph.frozen[group]}.")
+        kept = graph.kept(groups)
+        keep = {r.name: tuple(np.flatnonzero(kept[r.created]).tolist()) for r in graph.producers()}
+        for layer, channels in keep.items():
+            if not channels:
+                raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
+        before, after = profile_graph(graph, graph.keep_all()), profile_graph(graph, kept)
+        rows = tuple(
+            PlanRow(a.name, (a.channels, b.channels), (a.params, b.params), (a.macs, b.macs))
+            for a, b in zip(before.layers, after.layers, strict=True)
+            if a.params
+        )
+        frozen = {}
+        for record in graph.producers():
+            for group in graph.group_of[record.created].tolist():
+                if group in graph.frozen:
+                    frozen.setdefault(record.name, graph.frozen[group])
+        widths = {record.name: len(record.created) for record in graph.producers()}
+        return cls(keep, widths, rows, (before.flops, after.flops), frozen, tuple(notes), dict(origin or {}))
+
+    def kept(self, graph: ChannelGraph) -> Kept:
+        """(labels,) bool: the labels of a model's graph that stay.
+
+        Raises:
+            PlanError: If the plan is for another model; the message names the layer that differs.
+        """
+        widths = {record.name: len(record.created) for record in graph.producers()}
+        for layer in [*self.widths, *widths]:
+            if self.widths.get(layer) != widths.get(layer):
+                ours, theirs = (
+                    "no such layer" if own.get(layer) is None else f"{own[layer]} channels"
+                    for own in (self.widths, widths)
+                )
+                raise PlanError(
+                    f"The plan is for another model: at layer {layer!r} the plan has {ours}, "
+                    f"the model {graph.model.name!r} has {theirs}."
+                )
+        groups = set()
+        for layer, channels in self.keep.items():
+            removed = np.setdiff1d(np.arange(widths[layer]), channels)
+            groups.update(_groups_of(graph, layer, removed))
+        kept = graph.kept(sorted(groups))
+        for record in graph.producers():
+            left = tuple(np.flatnonzero(kept[record.created]).tolist())
+            if left != self.keep[record.name]:
+                raise PlanError(
+                    f"The plan is for another model: it keeps {len(self.keep[record.name])} channels of "
+                    f"{record.name!r}, but with the layers coupled to it only {len(left)} of them can stay."
+                )
+        return kept
+
+    def apply(self, model: keras.Model, weights: str = "inherit", seed: int | None = None) -> keras.Model:
+        """Builds the pruned network, a plain Keras model.
+
+        Args:
+            model: The network that the plan was made for (or one of the same architecture).
+            weights: `"inherit"`: the model's own, sliced. `"fresh"`: from the layers' own initializers.
+            seed: For `"fresh"`; the same seed gives the same weights.
+
+        Raises:
+            PlanError: If the plan is for another model, or `weights` is neither of the two.
+        """
+        if weights not in ("inherit", "fresh"):
+            raise PlanError(f"Unknown weights={weights!r}. Valid: 'inherit' (the model's own), 'fresh' (new ones).")
+        graph = ChannelGraph(model)
+        return rebuild(graph, self.kept(graph), weights, seed)
+
+    @property
+    def params(self) -> tuple[int, int]:
+        """Parameters before and after."""
+        return _sums(row.params for row in self.rows)
+
+    @property
+    def macs(self) -> tuple[int, int]:
+        """Multiply-accumulates of one example before and after."""
+        return _sums(row.macs for row in self.rows)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the plan as JSON."""
+        content = {"format": _FORMAT, **dataclasses.asdict(self)}
+        text = json.dumps(content, indent=1)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        header = ("layer", "channels", "after", "params", "after", "MACs", "after")
+        rows = [(row.layer, *row.channels, *row.params, *row.macs) for row in self.rows if row.layer in self.widths]
+        total = ("total", *_sums(row.channels for row in self.rows), *self.params, *self.macs)
+        lines = [tabulate([*rows, total], header, intfmt=",")]
+        if self.frozen:
+            lines.append("frozen: " + "; ".join(f"{layer} ({why})" for layer, why in self.frozen.items()))
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def load_plan(path: str | os.PathLike) -> ChannelPlan:
+    """Reads a plan that `ChannelPlan.save` wrote.
+
+    Raises:
+        PlanError: If the file is missing, is no plan, or is damaged.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"Cannot read the plan {os.fspath(path)!r}: {error.strerror}.") from error
+    except ValueError as error:
+        raise PlanError(f"{os.fspath(path)!r} is no plan: {error}.") from error
+    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+        raise PlanError(f"{os.fspath(path)!r} is no plan of this version; its format should be {_FORMAT!r}.")
+    try:
+        return ChannelPlan(
+            keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
+            widths=content["widths"],
+            rows=tuple(
+                PlanRow(row["layer"], *(tuple(row[key]) for key in ("channels", "params", "macs")))
+                for row in content["rows"]
+            ),
+            flops=tuple(content["flops"]),
+            frozen=content["frozen"],
+            notes=tuple(content["notes"]),
+            origin=content["origin"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PlanError(f"The plan {os.fspath(path)!r} is damaged: {error!r}.") from error
+
+
+def _groups_of(graph: ChannelGraph, layer: str, channels: Sequence[int]) -> list[int]:
+    record = graph.records.get(layer)
+    if record is None or record.created is None:
+        names = ", ".join(r.name for r in graph.producers())
+        raise PlanError(f"The model has no layer {layer!r} that creates channels. It has: {names}.")
+    wrong = [index for index in channels if not 0 <= index < len(record.created)]
+    if wrong:
+        raise PlanError(f"{layer} has channels 0 to {len(record.created) - 1}; received {wrong[0]}.")
+    return graph.group_of[record.created[np.asarray(channels, dtype=np.int64)]].tolist()
+
+
+def _sums(pairs) -> tuple[int, int]:
+    before, after = zip(*pairs, strict=True)
+    return sum(before), sum(after)

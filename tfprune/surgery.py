@@ -1,0 +1,172 @@
+"""Surgery: a network rebuilt with fewer channels, and the proof that it computes the same.
+
+The layers are made anew from copies of their configs with the fields that the channel graph names changed,
+called in the order of the graph, and given their weights sliced. What comes out is a plain Keras model.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfprune.errors import VerificationError
+from tfprune.graph import ChannelGraph, Kept, Record, map_tensors, replay
+
+Edit = Callable[[Record, dict], tuple[type, dict]]
+
+
+def rebuild(
+    graph: ChannelGraph, kept: Kept, weights: str = "inherit", seed: int | None = None, edit: Edit | None = None
+) -> keras.Model:
+    """Builds the network that is left of a model.
+
+    Args:
+        graph: The channel graph of the model.
+        kept: (labels,) bool: the labels that stay.
+        weights: `"inherit"` slices the model's weights, `"fresh"` leaves what the initializers made.
+        seed: Makes `"fresh"` weights reproducible: every initializer (and dropout) gets a seed of its own
+            that follows from this one and the layer's name. None: random anew at every call.
+        edit: Optional `edit(record, config)`, returns the class and config to make a layer of.
+
+    Returns:
+        A functional model; nested models have become part of it.
+    """
+    made: dict[str, Any] = {}
+
+    def call(node, args, kwargs):
+        record = graph.record_of(node.operation)
+        if record.name not in made:
+            made[record.name] = _remake(record, kept, seed, edit)
+        return made[record.name](*args, **kwargs)
+
+    model = graph.model
+    inputs = [
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs
+    ]
+    outputs = replay(model, inputs, call)
+    small = keras.Model(
+        tree.pack_sequence_as(model._inputs_struct, inputs),
+        tree.pack_sequence_as(model._outputs_struct, outputs),
+        name=model.name,
+    )
+    if weights == "inherit":
+        for record in graph.records.values():
+            for index, (new, old) in enumerate(zip(getattr(made[record.name], "weights", ()), record.weights, strict=True)):
+                new.assign(keras.ops.convert_to_numpy(old)[np.ix_(*record.slices(index, kept))])
+    return small
+
+
+def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> Any:
+    kind, config = type(record.operation), record.operation.get_config()
+    for key, value in record.settings.items():
+        config[key] = value(kept)
+    config["name"] = record.name
+    if seed is not None:
+        config = _seeded(config, seed, record.name)
+    if edit is not None:
+        kind, config = edit(record, config)
+    return kind.from_config(config)
+
+
+def _seeded(config: Any, seed: int, path: str) -> Any:
+    """Gives every unset `seed` field in a config a value that follows from the seed and the field's path."""
+    if not isinstance(config, dict):
+        return config
+    seeded = {key: _seeded(value, seed, f"{path}/{key}") for key, value in config.items()}
+    if "seed" in seeded:
+        seeded["seed"] = zlib.crc32(f"{seed}:{path}".encode())
+    return seeded
+
+
+def clone(model: keras.Model, edit: Edit | None = None, weights: str = "inherit", seed: int | None = None) -> keras.Model:
+    """The same network with layers of its own, weights copied or fresh; `edit` as for `rebuild`."""
+    graph = ChannelGraph(model)
+    return rebuild(graph, graph.keep_all(), weights, seed, edit)
+
+
+def masked_outputs(graph: ChannelGraph, kept: Kept, inputs: list) -> list:
+    """What the whole network computes with the removed channels zero wherever channels are mixed.
+
+    Args:
+        graph: The channel graph of the model.
+        kept: (labels,) bool.
+        inputs: One array per model input.
+
+    Returns:
+        The outputs, flat.
+    """
+    masks = {}
+    for record in graph.records.values():
+        for entry in record.calls:
+            for index, labels in entry.mixed.items():
+                if not kept[labels].all():
+                    masks[id(entry.node), index] = kept[labels]
+
+    def call(node, args, kwargs):
+        def mask(index, value):
+            keep = masks.get((id(node), index))
+            # Selection, not a product with zero: what an overflowing channel holds must not come through.
+            return value if keep is None else keras.ops.where(keep, value, keras.ops.zeros_like(value))
+
+        args, kwargs = map_tensors(node, args, kwargs, mask)
+        return node.operation(*args, **kwargs)
+
+    return replay(graph.model, [keras.ops.convert_to_tensor(value) for value in inputs], call)
+
+
+def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.ndarray]:
+    """Standard normal inputs, one array per model input; axes of unknown size get 32."""
+    generator = np.random.default_rng(seed)
+    return [
+        generator.standard_normal((examples, *(size or 32 for size in tensor.shape[1:]))).astype(tensor.dtype)
+        for tensor in model.inputs
+    ]
+
+
+def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tolerance: float = 1e-5) -> float:
+    """Proves a plan: the masked original and the smaller network compute the same.
+
+    The masked original has the removed channels zero at the input of every layer that mixes channels. The
+    smaller network is built by `plan.apply(model)`, with the weights that the model has now.
+
+    Args:
+        model: The network that the plan is for.
+        plan: A `ChannelPlan`.
+        examples: Number of random inputs.
+        seed: Of the random inputs.
+        tolerance: The largest difference that counts as the same, relative to the largest output.
+
+    Returns:
+        max |masked - smaller| / max |masked|.
+
+    Raises:
+        VerificationError: If the difference is above the tolerance, or not a number.
+        PlanError: If the plan is not for this model.
+    """
+    graph = ChannelGraph(model)
+    inputs = random_inputs(graph.model, examples, seed)
+    masked = masked_outputs(graph, plan.kept(graph), inputs)
+    small = plan.apply(model)
+    removed = tree.flatten(small(tree.pack_sequence_as(graph.model._inputs_struct, inputs), training=False))
+    return compare_outputs(masked, removed, tolerance, "the masked and the smaller network", VerificationError)
+
+
+def compare_outputs(expected: list, received: list, tolerance: float, what: str, error: type[Exception]) -> float:
+    """max |expected - received| / max |expected| over outputs; raises `error` above the tolerance."""
+    worst = 0.0
+    for one, other in zip(expected, received, strict=True):
+        one, other = (keras.ops.convert_to_numpy(value).astype(np.float64) for value in (one, other))
+        difference = np.abs(one - other).max(initial=0.0)
+        scale = np.abs(one).max(initial=0.0)
+        worst = max(worst, difference / scale if difference else 0.0)
+        if not np.isfinite(difference) or worst > tolerance:
+            raise error(
+                f"{what} differ by {difference:.3g} where the largest output is {scale:.3g}: "
+                f"a relative error of {worst:.3g}, above the tolerance of {tolerance:.3g}."
+            )
+    return float(worst)
