@@ -1,0 +1,64 @@
+"""Distribution strategies: one device, the devices of one host, several hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import tensorflow as tf
+
+from tfprune.errors import UsageError
+
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
+
+
+def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
+    """Makes the strategy under which networks are trained. Call it before any other TensorFlow operation.
+
+    Args:
+        name: `one_device`; `mirrored`: all GPUs of this host, or all logical CPU devices where there is no
+            GPU; `multi_worker`: the hosts that the environment variable TF_CONFIG names; `auto`:
+            `multi_worker` where TF_CONFIG is set, `mirrored` on several GPUs, else `one_device`.
+
+    Raises:
+        UsageError: For `multi_worker` without a TF_CONFIG that can be read.
+    """
+    gpus = tf.config.list_logical_devices("GPU") if name != "multi_worker" and "TF_CONFIG" not in os.environ else []
+    if name == "auto":
+        name = "multi_worker" if "TF_CONFIG" in os.environ else "mirrored" if len(gpus) > 1 else "one_device"
+    if name == "multi_worker":
+        _check_cluster(os.environ.get("TF_CONFIG"))
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "mirrored":
+        devices = gpus or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def worker_index(strategy: tf.distribute.Strategy) -> int:
+    """0 on the worker that writes results (the chief), another number on the others."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return 0
+    spec = resolver.cluster_spec().as_dict()
+    chiefs = len(spec.get("chief", ()))
+    return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+
+
+def agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Whether a flag is true on every worker; all workers have to ask together."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return flag
+    votes = strategy.run(lambda: tf.constant(0 if flag else 1))
+    return int(strategy.reduce(tf.distribute.ReduceOp.SUM, votes, axis=None)) == 0
+
+
+def _check_cluster(config: str | None) -> None:
+    example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+    if not config:
+        raise UsageError(f"--strategy=multi_worker needs the environment variable TF_CONFIG, such as {example}.")
+    try:
+        content = json.loads(config)
+        content["cluster"], content["task"]["type"], int(content["task"]["index"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"TF_CONFIG cannot be read ({error!r}); it should be like {example}.") from error

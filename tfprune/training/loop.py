@@ -1,0 +1,296 @@
+"""The training loop.
+
+It knows no pruning method: a method acts through the layers of the network that it prepared and through
+Keras callbacks. It is a loop of our own because `Model.fit` of Keras 3 trains neither under
+MultiWorkerMirroredStrategy nor several steps a call under MirroredStrategy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.data.image_data import ImageData
+from tfprune.errors import DivergedError, UsageError
+from tfprune.graph import Record
+from tfprune.layers import FusedBatchNormalization
+from tfprune.surgery import Edit, clone
+from tfprune.training.augment import draws_for, normalize, random_crop_and_flip
+from tfprune.training.optimizer import CoupledSGD
+from tfprune.training.schedules import Schedule
+
+# Steps between two looks at the loss: long enough that the look costs nothing, short enough for a progress
+# bar and for a loss that is no number to be noticed soon.
+_STEPS_PER_CALL = 16
+_EVALUATION_BATCH = 500
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """What the compiled step of a trainer is made for.
+
+    Attributes:
+        batch_size: Global batch: the examples of one step over all replicas.
+        momentum: Of SGD.
+        weight_decay: Coupled; see `CoupledSGD`.
+        nesterov: The paper says yes, its code says no (except for soft filter pruning); we follow the code.
+        precision: A Keras dtype policy; variables are float32 in either.
+    """
+
+    batch_size: int = 64
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    precision: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """What came of a run.
+
+    Attributes:
+        weights: Final weights, in the order of `model.get_weights()`.
+        history: One dict an epoch: epoch (from 1), learning_rate, loss, accuracy, val_loss, val_accuracy.
+        seconds: Wall time, evaluation included.
+    """
+
+    weights: list[np.ndarray]
+    history: list[dict[str, float]]
+    seconds: float
+
+
+class Trainer:
+    """One network with its compiled steps, for any number of runs.
+
+    Tracing a network takes seconds, and a study trains one architecture many times: every run sets the
+    variables anew and reuses the traced step.
+
+    The network that is trained is a twin of `model` with fused batch normalization; `model` itself is left
+    as it is, and gets no layer of ours.
+
+    Args:
+        model: A functional model that maps images to logits or, with a softmax at the end, to probabilities.
+        data: The data; training images are shuffled and augmented, test images evaluated after every epoch.
+        config: Batch size, optimizer and precision.
+        strategy: Where to train.
+        edit: A pruning method's change of layers, as `tfprune.surgery.rebuild` takes it.
+
+    Raises:
+        UsageError: If there are fewer training images than a batch has, or a batch does not divide among
+            the replicas.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        data: ImageData,
+        config: TrainingConfig,
+        strategy: tf.distribute.Strategy,
+        edit: Edit | None = None,
+    ):
+        replicas = strategy.num_replicas_in_sync
+        if config.batch_size > len(data.train_images):
+            raise UsageError(
+                f"batch_size={config.batch_size} is more than the {len(data.train_images)} training images of "
+                f"{data.name}. Give at most that."
+            )
+        if config.batch_size % replicas:
+            raise UsageError(f"batch_size={config.batch_size} does not divide among {replicas} replicas.")
+        self.data, self.config, self.strategy = data, config, strategy
+        self.steps_per_epoch = len(data.train_images) // config.batch_size
+        with strategy.scope():
+            self.model = clone(model, edit=_training_layers(model, config.precision, edit))
+            self.model.optimizer = CoupledSGD(
+                momentum=config.momentum, coupled_weight_decay=config.weight_decay, nesterov=config.nesterov
+            )
+            self.model.optimizer.build(self.model.trainable_variables)
+            # Variables, so that every replica has the data beside it and no step copies from the host.
+            self._train = [_constant(data.train_images), _constant(data.train_labels)]
+            self._test = [_constant(data.test_images), _constant(data.test_labels)]
+        last = self.model.outputs[0]._keras_history.operation
+        self._from_logits = getattr(last, "activation", None) is not keras.activations.softmax
+        self._train_steps = tf.function(self._train_steps)
+        self._test_steps = tf.function(self._test_steps)
+        self._average_statistics = tf.function(self._average_statistics)
+
+    def run(
+        self,
+        weights: list[np.ndarray],
+        epochs: int,
+        schedule: Schedule,
+        seed: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        progress_bar: bool = False,
+    ) -> TrainingResult:
+        """Trains from given weights.
+
+        Args:
+            weights: In the order of `model.get_weights()`.
+            epochs: Number of epochs; examples that do not fill a batch sit out an epoch, others each time.
+            schedule: The learning rate of every epoch.
+            seed: Of shuffling and augmentation.
+            callbacks: Keras callbacks; they see `model` with its optimizer, and logs as those of `fit`.
+            progress_bar: Show Keras' progress bar.
+
+        Raises:
+            DivergedError: When the loss is no longer finite.
+        """
+        start = time.perf_counter()
+        self._reset(weights)
+        history: list[dict[str, float]] = []
+        watchers = keras.callbacks.CallbackList(
+            list(callbacks), add_progbar=progress_bar, model=self.model, epochs=epochs, steps=self.steps_per_epoch,
+            verbose=int(progress_bar),
+        )  # fmt: skip
+        self.model.stop_training = False
+        watchers.on_train_begin()
+        for epoch in range(epochs):
+            rate = schedule.at(epoch)
+            self.model.optimizer.learning_rate = rate
+            watchers.on_epoch_begin(epoch)
+            logs = self._train_epoch(epoch, seed, watchers)
+            self._average_statistics()
+            logs |= self._evaluate(watchers)
+            watchers.on_epoch_end(epoch, dict(logs))
+            history.append({"epoch": epoch + 1, "learning_rate": rate, **logs})
+            if self.model.stop_training:
+                break
+        watchers.on_train_end()
+        return TrainingResult(self.model.get_weights(), history, time.perf_counter() - start)
+
+    def evaluate(self, weights: list[np.ndarray]) -> dict[str, float]:
+        """Returns `val_loss` and `val_accuracy` on the test images."""
+        self.model.set_weights(weights)
+        return self._evaluate(keras.callbacks.CallbackList())
+
+    def _reset(self, weights: list[np.ndarray]) -> None:
+        self.model.set_weights(weights)
+        for variable in self.model.optimizer.variables:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
+
+    def _train_epoch(self, epoch: int, seed: int, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
+        batch, steps = self.config.batch_size, self.steps_per_epoch
+        order = np.random.default_rng([seed, epoch]).permutation(len(self.data.train_images))
+        order = tf.constant(order[: steps * batch].reshape(steps, batch), tf.int32)
+        sums, logs = np.zeros(2), {}
+        for first in range(0, steps, _STEPS_PER_CALL):
+            count = min(_STEPS_PER_CALL, steps - first)
+            watchers.on_train_batch_begin(first)
+            done = self._train_steps(order[first : first + count], tf.constant(seed), tf.constant(epoch * steps + first))
+            sums += done.numpy()
+            seen = first + count
+            logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * batch))}
+            if not np.isfinite(logs["loss"]):
+                raise DivergedError(
+                    f"The loss is {logs['loss']} within steps {first + 1} to {seen} of epoch {epoch + 1}, at "
+                    f"learning rate {float(self.model.optimizer.learning_rate):g}. Try a lower --learning_rate."
+                )
+            watchers.on_train_batch_end(seen - 1, logs)
+        return logs
+
+    def _evaluate(self, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
+        watchers.on_test_begin()
+        loss, hits = self._test_steps().numpy() / len(self.data.test_images)
+        logs = {"val_loss": float(loss), "val_accuracy": float(hits)}
+        watchers.on_test_end(logs)
+        return logs
+
+    def _share(self, batch: tf.Tensor) -> tf.Tensor:
+        """This replica's part of a global batch."""
+        context = tf.distribute.get_replica_context()
+        size = batch.shape[0] // context.num_replicas_in_sync
+        return tf.slice(batch, [context.replica_id_in_sync_group * size] + [0] * (len(batch.shape) - 1), [size, *batch.shape[1:]])
+
+    def _losses(self, labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Cross-entropy of every example, and the number of right answers."""
+        outputs = tf.cast(outputs, tf.float32)
+        losses = keras.ops.sparse_categorical_crossentropy(labels, outputs, from_logits=self._from_logits)
+        return losses, tf.cast(tf.argmax(outputs, -1, tf.int32) == labels, tf.float32)
+
+    def _train_steps(self, order: tf.Tensor, seed: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
+        """Takes one step for every row of `order`; returns the sums of losses and of right answers."""
+        order = tf.ensure_shape(order, (None, self.config.batch_size))
+        sums = tf.zeros(2)
+        for index in tf.range(tf.shape(order)[0]):
+            partial = self.strategy.run(self._replica_step, args=(order[index], seed, first_step + index))
+            sums += self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None)
+        return sums
+
+    def _replica_step(self, indices: tf.Tensor, seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        batch = self.config.batch_size
+        indices = self._share(indices)
+        draws = self._share(draws_for(seed, step, batch))
+        images, labels = (tf.gather(part, indices) for part in self._train)
+        images = normalize(random_crop_and_flip(images, draws), self.data.mean, self.data.std)
+        with tf.GradientTape() as tape:
+            outputs = self.model(images, training=True)
+            losses, hits = self._losses(labels, outputs)
+            # Gradients are summed over replicas, so each brings its share of the global mean.
+            loss = tf.reduce_sum(losses) / batch
+            penalties = self.model.losses
+            if penalties:
+                loss += tf.add_n(penalties) / self.strategy.num_replicas_in_sync
+        variables = self.model.trainable_variables
+        self.model.optimizer.apply(tape.gradient(loss, variables), variables)
+        return tf.stack([loss, tf.reduce_sum(hits)])
+
+    def _test_steps(self) -> tf.Tensor:
+        """Sums of losses and of right answers over all test images."""
+        count, replicas = len(self.data.test_images), self.strategy.num_replicas_in_sync
+        batch = min(_EVALUATION_BATCH, -(-count // replicas)) * replicas
+        sums = tf.zeros(2)
+        for first in tf.range(0, count, batch):
+            partial = self.strategy.run(self._replica_test, args=(first + tf.range(batch),))
+            sums += self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None)
+        return sums
+
+    def _replica_test(self, indices: tf.Tensor) -> tf.Tensor:
+        indices = self._share(indices)
+        count = len(self.data.test_images)
+        # The last batch is filled up with images that do not count.
+        counts = tf.cast(indices < count, tf.float32)
+        images, labels = (tf.gather(part, tf.minimum(indices, count - 1)) for part in self._test)
+        outputs = self.model(normalize(images, self.data.mean, self.data.std), training=False)
+        losses, hits = self._losses(labels, outputs)
+        return tf.stack([tf.reduce_sum(losses * counts), tf.reduce_sum(hits * counts)])
+
+    def _average_statistics(self) -> None:
+        """Gives all replicas the mean of their moving statistics; each gathered its own."""
+        statistics = [v.value for v in self.model.non_trainable_variables if v.dtype == "float32"]
+        if self.strategy.num_replicas_in_sync > 1 and statistics:
+            self.strategy.run(_average, args=(statistics,))
+
+
+def _average(variables: list[tf.Variable]) -> None:
+    means = tf.distribute.get_replica_context().all_reduce(
+        tf.distribute.ReduceOp.MEAN, [tf.identity(variable) for variable in variables]
+    )
+    for variable, mean in zip(variables, means, strict=True):
+        variable.assign(mean)
+
+
+def _constant(array: np.ndarray) -> tf.Variable:
+    return tf.Variable(array, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+
+
+def _training_layers(model: keras.Model, precision: str, edit: Edit | None) -> Callable[[Record, dict], tuple]:
+    """The change of layers that makes the network to train: fused normalization, precision, the method's own."""
+    outputs = {tensor._keras_history.operation.name for tensor in model.outputs}
+
+    def change(record: Record, config: dict) -> tuple[type, dict]:
+        kind = type(record.operation)
+        if edit is not None:
+            kind, config = edit(record, config)
+        if kind is keras.layers.BatchNormalization:
+            kind = FusedBatchNormalization
+        if precision != "float32" and record.name not in outputs and "dtype" in config:
+            config = {**config, "dtype": precision}
+        return kind, config
+
+    return change

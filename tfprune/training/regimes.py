@@ -1,0 +1,77 @@
+"""Regimes: what is done with the pruned architecture. A regime is data.
+
+Definitions: Liu et al., "Rethinking the Value of Network Pruning" (ICLR 2019), section 3. E stands for the
+same number of epochs as the large model, B for the same computation budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tfprune.errors import UsageError
+from tfprune.registry import unknown_name
+from tfprune.training.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """How a pruned network is trained.
+
+    Attributes:
+        name: As in flags and results.
+        weights: `"inherit"` or `"fresh"`, as `ChannelPlan.apply` takes it.
+        budget: `"finetune"`: its own number of epochs. `"epochs"`: as many as the large model. `"flops"`: as
+            much computation as the large model.
+        constant: Train at the lowest learning rate of the large model's training throughout; else repeat its
+            schedule, stretched over the epochs.
+    """
+
+    name: str
+    weights: str
+    budget: str
+    constant: bool
+
+    def epochs(self, epochs: int, finetune_epochs: int, flops_ratio: float, budget_cap: float | None) -> int:
+        """Number of epochs to train for.
+
+        Args:
+            epochs: Those of the large model.
+            finetune_epochs: Those of fine-tuning.
+            flops_ratio: FLOPs of the large over FLOPs of the pruned network.
+            budget_cap: The most that Scratch-B may multiply the epochs by; None for no cap.
+        """
+        if self.budget == "finetune":
+            return finetune_epochs
+        if self.budget == "epochs":
+            return epochs
+        ratio = flops_ratio if budget_cap is None else min(flops_ratio, budget_cap)
+        return max(epochs, int(epochs * ratio))
+
+    def schedule(self, learning_rate: float, epochs: int) -> Schedule:
+        """Learning rates over so many epochs, given the first rate of the large model's training."""
+        whole = Schedule.paper(learning_rate, epochs)
+        return Schedule(whole.lowest) if self.constant else whole
+
+
+REGIMES = {
+    regime.name: regime
+    for regime in (
+        Regime("finetune", weights="inherit", budget="finetune", constant=True),
+        Regime("scratch_e", weights="fresh", budget="epochs", constant=False),
+        Regime("scratch_b", weights="fresh", budget="flops", constant=False),
+    )
+}
+
+
+def parse_regimes(names: list[str]) -> list[Regime]:
+    """Regimes by name, `all` for all of them, in the order of the paper's tables.
+
+    Raises:
+        UsageError: For an unknown name, or none at all.
+    """
+    for name in names:
+        if name not in (*REGIMES, "all"):
+            raise unknown_name("regime", name, (*REGIMES, "all"))
+    if not names:
+        raise UsageError(f"No regime given. Valid: {', '.join((*REGIMES, 'all'))}.")
+    return [regime for regime in REGIMES.values() if regime.name in names or "all" in names]
