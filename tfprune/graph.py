@@ -57,6 +57,11 @@ def _is_functional(operation: Any) -> bool:
     return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
 
 
+def pack_inputs(model: keras.Model, values: list) -> Any:
+    """Arranges a flat list of values in the structure in which a model takes its inputs."""
+    return tree.pack_sequence_as(functional(model)._inputs_struct, values)
+
+
 def replay(model: keras.Model, inputs: Any, call: Callable) -> list:
     """Runs the graph of a model once, with every operation's call replaced.
 

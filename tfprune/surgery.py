@@ -15,7 +15,7 @@ import numpy as np
 from keras import tree
 
 from tfprune.errors import VerificationError
-from tfprune.graph import ChannelGraph, Kept, Record, map_tensors, replay
+from tfprune.graph import ChannelGraph, Kept, Record, map_tensors, pack_inputs, replay
 
 Edit = Callable[[Record, dict], tuple[type, dict]]
 
@@ -50,7 +50,7 @@ def rebuild(
     ]
     outputs = replay(model, inputs, call)
     small = keras.Model(
-        tree.pack_sequence_as(model._inputs_struct, inputs),
+        pack_inputs(model, inputs),
         tree.pack_sequence_as(model._outputs_struct, outputs),
         name=model.name,
     )
@@ -152,7 +152,7 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
     inputs = random_inputs(graph.model, examples, seed)
     masked = masked_outputs(graph, plan.kept(graph), inputs)
     small = plan.apply(model)
-    removed = tree.flatten(small(tree.pack_sequence_as(graph.model._inputs_struct, inputs), training=False))
+    removed = tree.flatten(small(pack_inputs(model, inputs), training=False))
     return compare_outputs(masked, removed, tolerance, "the masked and the smaller network", VerificationError)
 
 

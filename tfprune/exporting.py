@@ -1,0 +1,109 @@
+"""Export: a network as others can load it, read back before it counts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from tfprune.errors import ExportError, UsageError
+from tfprune.graph import pack_inputs
+from tfprune.surgery import compare_outputs, random_inputs
+
+_TOLERANCE = 1e-5
+
+
+def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) -> Path:
+    """Writes `model.keras` and `saved_model/` (and `model.tflite`), reloaded and compared.
+
+    The files need Keras or TensorFlow and nothing of tfprune to be loaded. The SavedModel holds every weight
+    once, and one signature, `serving_default`; in Python, `tf.saved_model.load(path).serve(inputs)`.
+
+    Args:
+        model: A functional or Sequential model of Keras' own layers, with one or more inputs.
+        folder: Where to write; replaced as a whole if it exists, and only once everything was compared.
+        litert: Also write a LiteRT model.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ExportError: If a file, read back, gives other outputs than the model: more than 1e-5 of the largest
+            output.
+        UsageError: If the model has layers that cannot be loaded without their Python code.
+    """
+    custom = sorted({type(layer).__name__ for layer in model._flatten_layers() if not _is_keras(layer)})
+    if custom:
+        raise UsageError(f"{model.name} has layers that only their Python code can load: {', '.join(custom)}.")
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        scratch = Path(scratch)
+        inputs = random_inputs(model, examples=2)
+        expected = tree.flatten(model(pack_inputs(model, inputs), training=False))
+
+        model.save(scratch / "model.keras")
+        loaded = keras.saving.load_model(scratch / "model.keras", compile=False, safe_mode=True)
+        _compare(expected, loaded(pack_inputs(model, inputs), training=False), "model.keras")
+
+        _save_saved_model(model, scratch / "saved_model")
+        module = tf.saved_model.load(str(scratch / "saved_model"))
+        _compare(expected, module.serve(*map(tf.constant, inputs)), "saved_model")
+
+        if litert:
+            model.export(scratch / "model.tflite", format="litert", verbose=False)
+            _compare(expected, _run_litert(scratch / "model.tflite", inputs), "model.tflite")
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+        folder.chmod(0o755)  # a temporary folder is its maker's alone
+        scratch.mkdir()  # for the context to remove
+    return folder
+
+
+def _is_keras(layer: keras.layers.Layer) -> bool:
+    return type(layer).__module__.partition(".")[0] == "keras"
+
+
+def _compare(expected: list, received: object, what: str) -> None:
+    compare_outputs(expected, tree.flatten(received), _TOLERANCE, f"the network in memory and {what}", ExportError)
+
+
+def _save_saved_model(model: keras.Model, path: Path) -> None:
+    """Saves a SavedModel with every variable once (`Model.export` stores each of them twice)."""
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    signature = [
+        tf.TensorSpec(tensor.shape, tensor.dtype, name=f"input_{index}") for index, tensor in enumerate(model.inputs)
+    ]
+
+    @tf.function(input_signature=signature)
+    def serve(*inputs):
+        return model(pack_inputs(model, list(inputs)), training=False)
+
+    @tf.function(input_signature=signature)
+    def serve_named(*inputs):  # signatures return dictionaries
+        outputs = tree.flatten(model(pack_inputs(model, list(inputs)), training=False))
+        return {f"output_{index}": tensor for index, tensor in enumerate(outputs)}
+
+    module.serve = serve
+    tf.saved_model.save(module, str(path), signatures={"serving_default": serve_named})
+
+
+def _run_litert(path: Path, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    with warnings.catch_warnings():  # announces its successor, a package of its own that one call does not need
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(str(path))
+    for detail, value in zip(interpreter.get_input_details(), inputs, strict=True):
+        interpreter.resize_tensor_input(detail["index"], value.shape)
+    interpreter.allocate_tensors()
+    for detail, value in zip(interpreter.get_input_details(), inputs, strict=True):
+        interpreter.set_tensor(detail["index"], value)
+    interpreter.invoke()
+    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]

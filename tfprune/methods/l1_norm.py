@@ -1,0 +1,51 @@
+"""L1-norm based filter pruning: Li et al., "Pruning Filters for Efficient ConvNets" (ICLR 2017).
+
+In each layer, the filters with the smallest sum of absolute weights go. The widths are predefined: by a
+ratio, or by one of the paper's variants (`tfprune.methods.variants`).
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from tfprune.errors import PlanError
+from tfprune.graph import ChannelGraph
+from tfprune.methods.base import Method, MethodSettings
+from tfprune.planner import plan_channels
+from tfprune.plans import ChannelPlan
+
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+
+
+class L1Norm(Method):
+    """Ranks the filters of single convolutions by L1 norm."""
+
+    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
+        """Makes the plan; a ratio applies to every convolution that is coupled to no other.
+
+        In VGG these are all convolutions, in a ResNet of basic blocks the first of each block: what a
+        residual stream couples is left alone, as in the source.
+        """
+        ratios = settings.ratios
+        if ratios is None:
+            ratios = dict.fromkeys(_uncoupled_convolutions(model), settings.ratio)
+        return plan_channels(model, criterion="l1", ratios=ratios)
+
+
+def _uncoupled_convolutions(model: keras.Model) -> list[str]:
+    graph = ChannelGraph(model)
+    names = [
+        names[0]
+        for names in graph.pools()
+        if len(names) == 1 and isinstance(graph.records[names[0]].operation, _CONVOLUTIONS)
+    ]
+    if not names:
+        raise PlanError(
+            f"l1_norm prunes convolutions that are coupled to no other layer; {model.name!r} has none. "
+            "The method 'uniform' prunes coupled layers too."
+        )
+    return names
+
+
+METHOD = L1Norm()

@@ -1,0 +1,43 @@
+"""Network Slimming: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming" (ICCV 2017).
+
+The network is trained with an L1 penalty on the gamma of every batch normalization; then the channels with
+the smallest |gamma| of the whole network go. Where their code removes everything up to and including the
+threshold's rank (one channel more than asked, more with ties, and sometimes a whole layer), the rank here is
+exact and every layer keeps a minimum, which the plan tells.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from tfprune.graph import Record
+from tfprune.methods.base import Method, MethodSettings
+from tfprune.planner import plan_channels
+from tfprune.plans import ChannelPlan
+from tfprune.surgery import Edit
+
+
+class NetworkSlimming(Method):
+    """Sparse training on gamma, then a global cut by |gamma|."""
+
+    trains_sparse = True
+    automatic = True
+
+    def edit(self, settings: MethodSettings) -> Edit:
+        """Puts the penalty on gamma; its gradient is `gamma_l1 * sign(gamma)`, zero at zero."""
+
+        def penalise(record: Record, config: dict) -> tuple[type, dict]:
+            kind = type(record.operation)
+            if issubclass(kind, keras.layers.BatchNormalization):
+                penalty = keras.regularizers.serialize(keras.regularizers.L1(settings.gamma_l1))
+                config = {**config, "gamma_regularizer": penalty}
+            return kind, config
+
+        return penalise
+
+    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
+        """Makes the plan for a network that was trained sparse."""
+        return plan_channels(model, settings.ratio, criterion="gamma", scope="global")
+
+
+METHOD = NetworkSlimming()

@@ -1,0 +1,12 @@
+"""Random pruning, a control: the widths of `uniform`, the channels drawn at random."""
+
+from tfprune.methods.uniform import Uniform
+
+
+class Random(Uniform):
+    """The same ratio in every layer; which channels, at random."""
+
+    criterion = "random"
+
+
+METHOD = Random()
