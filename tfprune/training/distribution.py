@@ -8,8 +8,8 @@ import os
 import tensorflow as tf
 
 from tfprune.errors import UsageError
-
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
+from tfprune.registry import unknown_name
+from tfprune.training import STRATEGIES
 
 
 def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
@@ -21,8 +21,10 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
             `multi_worker` where TF_CONFIG is set, `mirrored` on several GPUs, else `one_device`.
 
     Raises:
-        UsageError: For `multi_worker` without a TF_CONFIG that can be read.
+        UsageError: For another name, or `multi_worker` without a TF_CONFIG that can be read.
     """
+    if name not in STRATEGIES:
+        raise unknown_name("strategy", name, STRATEGIES)
     gpus = tf.config.list_logical_devices("GPU") if name != "multi_worker" and "TF_CONFIG" not in os.environ else []
     if name == "auto":
         name = "multi_worker" if "TF_CONFIG" in os.environ else "mirrored" if len(gpus) > 1 else "one_device"

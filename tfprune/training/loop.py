@@ -28,7 +28,6 @@ from tfprune.training.schedules import Schedule
 # bar and for a loss that is no number to be noticed soon.
 _STEPS_PER_CALL = 16
 _EVALUATION_BATCH = 500
-PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,9 +24,9 @@ class Schedule:
         """The paper's schedule on CIFAR: x 0.1 at half and at three quarters of the epochs, as whole numbers.
 
         The drops stretch with the number of epochs, which is what Scratch-B asks for. (In parts of the
-        paper's code a drop at a fraction of an epoch never came.)
+        paper's code a drop at a fraction of an epoch never came.) The first epoch always has the full rate.
         """
-        return cls(learning_rate, (epochs // 2, epochs * 3 // 4))
+        return cls(learning_rate, (max(1, epochs // 2), max(1, epochs * 3 // 4)))
 
     def at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""

@@ -1,0 +1,1 @@
+"""Studies: commands, stages and their store, statistics, tables and figures."""

@@ -1,0 +1,58 @@
+"""What every command of tfprune has in common: flags, help, errors and exit statuses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from tfprune.errors import UsageError
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+def run_command(
+    program: str,
+    summary: str,
+    define: Callable[[flags.FlagValues], None],
+    run: Callable[[flags.FlagValues, list[str]], None],
+    argv: Sequence[str],
+) -> int:
+    """Parses flags and runs a command.
+
+    Args:
+        program: How the command is called, for help and messages.
+        summary: What it does, the first lines of its help.
+        define: Defines the flags on a set of flag values.
+        run: The command; takes the parsed flags and the arguments that are no flags.
+        argv: Arguments without the program's name. `--flagfile=FILE` reads flags from a file.
+
+    Returns:
+        The exit status: 0 done, 2 for a mistake of the user's, told in one line. Other exceptions pass
+        through.
+    """
+    values = flags.FlagValues()
+    define(values)
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"}.intersection(argv):
+        print(f"{summary}\n\nusage: {program} [--flag=value ...]\n{_help(values)}")
+        return DONE
+    try:
+        try:
+            arguments = values([program, *argv])[1:]
+        except flags.Error as error:
+            raise UsageError(f"{error} See --help.") from error
+        run(values, arguments)
+    except UsageError as error:
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE
+    return DONE
+
+
+def _help(values: flags.FlagValues) -> str:
+    lines = ["  --flagfile=FILE: Read flags from a file, one a line."]
+    for name in values:
+        flag = values[name]
+        default = "" if flag.default is None else f" (default: {flag.default_as_str.strip(chr(39))})"
+        lines.append(f"  --{name}: {flag.help}{default}")
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""Figures of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tfprune.plans import ChannelPlan
+
+_REGIME_COLOURS = {
+    "unpruned": "#4d4d4d",
+    "pruned": "#b0b0b0",
+    "finetune": "#0072b2",
+    "scratch_e": "#e69f00",
+    "scratch_b": "#d55e00",
+}
+
+
+def accuracy_by_regime(path: Path, title: str, accuracies: Mapping[str, Sequence[float]]) -> None:
+    """Draws the test accuracy of every regime: each seed a dot, mean and sample standard deviation beside.
+
+    Args:
+        path: The PNG file.
+        title: Of the figure.
+        accuracies: Regime -> accuracies of its seeds, as fractions.
+    """
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for position, (regime, values) in enumerate(accuracies.items()):
+        percent = 100 * np.asarray(values)
+        colour = _REGIME_COLOURS[regime]
+        axes.scatter(np.full(len(percent), position), percent, color=colour, alpha=0.55, zorder=3)
+        deviation = percent.std(ddof=1) if len(percent) > 1 else 0.0
+        axes.errorbar(
+            position + 0.14, percent.mean(), yerr=deviation or None, fmt="D", color=colour, capsize=4, zorder=4
+        )
+        axes.annotate(f"{percent.mean():.1f}", (position + 0.22, percent.mean()), va="center", fontsize=9)
+    axes.set_xticks(range(len(accuracies)), list(accuracies))
+    axes.set_xlim(-0.5, len(accuracies) - 0.2)
+    axes.set_ylabel("test accuracy after the last epoch (%)")
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def channels_per_layer(path: Path, title: str, plans: Sequence[ChannelPlan]) -> None:
+    """Draws the channels of every layer before and after pruning; error bars show the spread over plans.
+
+    Args:
+        path: The PNG file.
+        title: Of the figure.
+        plans: The plans of one setting, one a seed.
+    """
+    layers = [layer for layer in plans[0].widths if layer not in plans[0].frozen]
+    before = np.asarray([plans[0].widths[layer] for layer in layers])
+    after = np.asarray([[len(plan.keep[layer]) for layer in layers] for plan in plans])
+    figure = Figure(figsize=(max(6.4, 0.28 * len(layers)), 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    positions = np.arange(len(layers))
+    axes.bar(positions, before, color="#d9d9d9", label="before")
+    spread = after.std(axis=0, ddof=1) if len(plans) > 1 else None
+    label = "kept" if len(plans) == 1 else f"kept (mean of {len(plans)} seeds, sample std)"
+    axes.bar(positions, after.mean(axis=0), 0.55, yerr=spread, capsize=2, color="#0072b2", label=label)
+    axes.set_xticks(positions, layers, rotation=60, ha="right", fontsize=8 if len(layers) < 40 else 5)
+    axes.set_ylabel("channels")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=9)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,47 @@
+"""Callbacks that show a training: lines for a console that is no terminal, TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+
+class EpochLines(keras.callbacks.Callback):
+    """Prints one plain line an epoch, for logs and pipes."""
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Prints loss and accuracies."""
+        logs = logs or {}
+        print(
+            f"  epoch {epoch + 1}/{self.params['epochs']}  loss {logs['loss']:.4f}  "
+            f"accuracy {logs['accuracy']:.4f}  test {logs['val_accuracy']:.4f}",
+            flush=True,
+        )
+
+
+class TensorBoardLog(keras.callbacks.Callback):
+    """Writes scalars, and histograms of every gamma, at the end of every epoch.
+
+    Args:
+        folder: Where the event file goes; the run's name in TensorBoard.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Writes what the epoch left."""
+        with self._writer.as_default(step=epoch + 1):
+            for name, value in (logs or {}).items():
+                tf.summary.scalar(name, value)
+            tf.summary.scalar("learning_rate", float(self.model.optimizer.learning_rate))
+            for layer in self.model.layers:
+                if isinstance(layer, keras.layers.BatchNormalization) and layer.gamma is not None:
+                    tf.summary.histogram(f"gamma/{layer.name}", keras.ops.convert_to_numpy(layer.gamma))
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Closes the event file."""
+        self._writer.close()

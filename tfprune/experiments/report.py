@@ -1,0 +1,111 @@
+"""The report of a workdir: results.csv, report.md and figures, rebuilt from the stages that are stored.
+
+    python -m tfprune.experiments.report WORKDIR...
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from absl import flags
+from tabulate import tabulate
+
+from tfprune.errors import UsageError
+from tfprune.experiments.command import run_command
+
+_HEADER = ("regime", "test accuracy %", "best %", "params", "nonzero", "MACs", "FLOPs", "epochs", "train s", "seeds")
+
+
+def write_report(workdir: Path) -> str:
+    """Writes results.csv, report.md and figures/*.png of a workdir.
+
+    Returns:
+        The tables and verdicts, as they should be shown on a terminal.
+
+    Raises:
+        UsageError: If the workdir holds no finished results.
+    """
+    from tfprune.experiments.results import collect, write_csv
+
+    results = collect(workdir)
+    if not results.rows:
+        raise UsageError(f"{str(workdir)!r} holds no finished results. Run tfprune.experiments.run with this --workdir.")
+    write_csv(workdir / "results.csv", results.rows)
+    (workdir / "figures").mkdir(exist_ok=True)
+    screen, page = [], ["# Was pruning worth it?\n"]
+    for study, group in groupby(results.rows, key=lambda row: row.study):
+        rows = list(group)
+        plans = [plan for (owner, _), plan in sorted(results.plans.items()) if owner == study]
+        title, table, words, figures = _section(workdir, study, rows, plans)
+        screen.append(f"{title}\n\n{tabulate(table, _HEADER, disable_numparse=True)}\n\n{words}")
+        page.append(f"## {title}\n\n{tabulate(table, _HEADER, 'github', disable_numparse=True)}\n\n{words}\n")
+        page += [f"![{text}](figures/{file})\n" for text, file in figures]
+    page.append(_LEGEND)
+    (workdir / "report.md").write_text("\n".join(page), encoding="utf-8")
+    return "\n\n".join(screen)
+
+
+_LEGEND = """Accuracies are those after the last epoch (the best over the epochs beside them), mean ± sample standard
+deviation over seeds. FLOPs are counted as the paper does: a multiply-add is 2. `finetune` inherits the
+pruned weights; `scratch_e` trains the same architecture from new weights for the same epochs as the large
+network, `scratch_b` for the same computation.
+"""
+
+
+def _section(workdir: Path, study: str, rows: list, plans: list) -> tuple[str, list, str, list]:
+    from tfprune.experiments import figures
+    from tfprune.experiments.statistics import verdict
+
+    first = rows[0]
+    width = "" if first.width == 1 else f" x {first.width:g}"
+    title = f"{first.dataset}, {first.model}{width}, {first.method}, {first.setting}"
+    by_regime = {key: list(group) for key, group in groupby(rows, key=lambda row: (row.regime, row.epochs))}
+    table = [_line(regime, group) for (regime, _), group in by_regime.items()]
+    # A regime that was run for several lengths: the longest speaks for it.
+    accuracies = {regime: {row.seed: row.test_accuracy for row in group} for (regime, _), group in by_regime.items()}
+    words = verdict(accuracies, first.test_examples)
+    slug = f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{study}".replace("=", "-")
+    drawn = [("accuracy by regime", f"accuracy-{slug}.png"), ("channels kept per layer", f"channels-{slug}.png")]
+    folder = workdir / "figures"
+    figures.accuracy_by_regime(folder / drawn[0][1], title, {k: list(v.values()) for k, v in accuracies.items()})
+    figures.channels_per_layer(folder / drawn[1][1], title, plans)
+    return title, table, words, drawn
+
+
+def _line(regime: str, rows: list) -> tuple:
+    from tfprune.experiments.statistics import mean_and_std
+
+    def share(field):
+        mean, std = mean_and_std([100 * getattr(row, field) for row in rows])
+        return f"{mean:.2f}" + (f" ± {std:.2f}" if len(rows) > 1 else "")
+
+    def mean(field):
+        return f"{mean_and_std([getattr(row, field) for row in rows])[0]:,.0f}"
+
+    counts = [mean(field) for field in ("params", "nonzero_params", "macs", "flops", "epochs", "train_seconds")]
+    return (regime, share("test_accuracy"), share("best_accuracy"), *counts, str(len(rows)))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+
+    def run(values: flags.FlagValues, folders: list[str]) -> None:
+        if not folders:
+            raise UsageError("Name one workdir or more.")
+        for folder in folders:
+            if not Path(folder).is_dir():
+                raise UsageError(f"There is no workdir {folder!r}.")
+        from tfprune.startup import import_tensorflow
+
+        import_tensorflow()
+        for folder in folders:
+            print(write_report(Path(folder)))
+
+    return run_command("python -m tfprune.experiments.report", __doc__, lambda values: None, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,96 @@
+"""Results: one row per setting, regime and seed, collected from the stages of a workdir."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tfprune.experiments.store import Store
+from tfprune.plans import ChannelPlan, load_plan
+
+REGIME_ORDER = ("unpruned", "pruned", "finetune", "scratch_e", "scratch_b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of results.csv.
+
+    Attributes:
+        dataset: Name of the data set.
+        model: Name of the network.
+        width: Its width multiplier.
+        method: Pruning method.
+        setting: The variant, or the ratio.
+        regime: One of `REGIME_ORDER`.
+        seed: Of weights, shuffling and augmentation.
+        test_accuracy: After the last epoch, as a fraction.
+        best_accuracy: The best over the epochs, as the paper's code logs it.
+        params: Parameters.
+        nonzero_params: Those that are not zero.
+        macs: Multiply-accumulates of one example.
+        flops: FLOPs of one example, as the paper counts them.
+        epochs: Of this regime's training.
+        train_seconds: Wall time of it.
+        train_examples: Images trained on.
+        test_examples: Images tested on.
+        study: Eight hex digits that rows of different seeds of the same setting share.
+    """
+
+    dataset: str
+    model: str
+    width: float
+    method: str
+    setting: str
+    regime: str
+    seed: int
+    test_accuracy: float
+    best_accuracy: float
+    params: int
+    nonzero_params: int
+    macs: int
+    flops: int
+    epochs: int
+    train_seconds: float
+    train_examples: int
+    test_examples: int
+    study: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """All finished work of a workdir.
+
+    Attributes:
+        rows: Sorted by setting, regime and seed.
+        plans: (study, seed) -> the plan.
+    """
+
+    rows: list[Row]
+    plans: dict[tuple[str, int], ChannelPlan]
+
+
+def collect(workdir: Path) -> Results:
+    """Reads the rows and plans of every finished stage."""
+    store = Store(workdir)
+    rows, plans = [], {}
+    for kind in ("plan", *REGIME_ORDER[2:]):
+        for stage in store.finished(kind):
+            found = [Row(**content) for content in stage.read("rows.json")]
+            rows.extend(found)
+            if kind == "plan":
+                plans[found[0].study, found[0].seed] = load_plan(stage.folder / "plan.json")
+    rows.sort(key=lambda r: (r.dataset, r.model, r.method, r.setting, r.study, REGIME_ORDER.index(r.regime), r.epochs, r.seed))
+    return Results(rows, plans)
+
+
+def write_csv(path: Path, rows: Iterable[Row]) -> None:
+    """Writes results.csv: a header and one line per row."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in dataclasses.fields(Row))
+        writer.writerows(dataclasses.astuple(row) for row in rows)
+    scratch.replace(path)

@@ -1,0 +1,350 @@
+"""A study of one setting: train, prune, and train the pruned architecture in every regime.
+
+Every step is a stage of the store, so that a study that was interrupted goes on where it was, and another
+method on the same network finds the large network trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tabulate import tabulate
+
+from tfprune.data import load
+from tfprune.experiments.monitor import EpochLines, TensorBoardLog
+from tfprune.experiments.results import Row
+from tfprune.experiments.settings import Settings
+from tfprune.experiments.store import Stage, Store, save_weights, write_json
+from tfprune.exporting import export
+from tfprune.methods import METHODS
+from tfprune.methods.base import MethodSettings
+from tfprune.models import build_model, is_file
+from tfprune.planner import plan_channels
+from tfprune.plans import ChannelPlan, load_plan
+from tfprune.profiling import Profile, profile
+from tfprune.surgery import clone, verify
+from tfprune.training.distribution import agree, worker_index
+from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
+from tfprune.training.regimes import Regime
+from tfprune.training.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingKey:
+    """What a trained large network depends on; only what differs from these defaults is hashed."""
+
+    dataset: str
+    model: str
+    seed: int
+    width: float = 1.0
+    train_examples: int | None = None
+    epochs: int = 160
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    weight_decay: float = 1e-4
+    gamma_l1: float = 0.0
+    precision: str = "float32"
+    replicas: int = 1
+
+    def config(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
+
+
+class Study:
+    """One setting over its seeds and regimes.
+
+    Args:
+        settings: What to do.
+        strategy: Where to train.
+
+    Raises:
+        UsageError: If the data, the network or the plan cannot be had as asked.
+    """
+
+    def __init__(self, settings: Settings, strategy: tf.distribute.Strategy):
+        self.settings, self.strategy = settings, strategy
+        self.data = load(settings.dataset, settings.data_dir, settings.train_examples)
+        self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
+        self.method = METHODS.get(settings.method)
+        self.profile = profile(self.model)
+        worker = worker_index(strategy)
+        self.chief = worker == 0
+        # Workers do the same work and each keeps its own stages, so that none needs the others' disk.
+        workdir = settings.workdir if self.chief else settings.workdir / "workers" / str(worker)
+        self.store = Store(workdir)
+        self._trainers: dict[str, Trainer] = {}
+        self._pruned_trainer: tuple[tuple[int, ...], Trainer] | None = None
+
+    # What is going to be done
+
+    def describe(self) -> str:
+        """Tells the stages, epochs, costs and the FLOPs ratio behind Scratch-B."""
+        s, data, cost = self.settings, self.data, self.profile
+        plan, known = self._expected_plan()
+        ratio = plan.flops[0] / plan.flops[1]
+        height, width, channels = data.input_shape
+        scale = "" if s.width == 1 else f" x {s.width:g}"
+        replicas = self.strategy.num_replicas_in_sync
+        device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+        penalty = f", L1 on gamma {s.gamma_l1:g}" if self.method.trains_sparse else ""
+        sure = "" if known else " if the widths were uniform; the real ones follow from the sparse training"
+        cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g} x the epochs"
+        lines = [
+            f"data      {data.name}: {len(data.train_images):,} training and {len(data.test_images):,} test images "
+            f"of {height}x{width}x{channels}, {data.num_classes} classes",
+            f"network   {s.model}{scale}: {cost.params:,} params, {cost.macs:,} MACs, {cost.flops:,} FLOPs",
+            f"pruning   {s.method}, {s.name}{penalty}",
+            f"pruned    {plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{sure}",
+            f"budget    the FLOPs ratio behind Scratch-B is {ratio:.2f}{sure}{cap}",
+            f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
+            f"{replicas} {device} replica{'s' * (replicas > 1)}",
+            f"workdir   {s.workdir}",
+        ]
+        table = [
+            (seed, stage, epochs, rates, "done" if done else "")
+            for seed in s.seeds
+            for stage, epochs, rates, done in self._stage_lines(seed, ratio, known)
+        ]
+        return "\n".join(lines) + "\n\n" + tabulate(table, ("seed", "stage", "epochs", "learning rates", ""))
+
+    def _expected_plan(self) -> tuple[ChannelPlan, bool]:
+        """The plan, as far as it is known before training, and whether its widths are."""
+        if self.method.automatic:
+            return plan_channels(self.model, self.settings.ratio), False
+        return self.method.plan(self.model, self._method_settings(0)), True
+
+    def _stage_lines(self, seed: int, ratio: float, known: bool) -> Iterator[tuple]:
+        s = self.settings
+        whole = _rates(Schedule.paper(s.learning_rate, s.epochs), s.epochs)
+        yield "train", s.epochs, whole, self._large(seed, sparse=False).done
+        if self.method.trains_sparse:
+            yield "train sparse", s.epochs, whole, self._large(seed, sparse=True).done
+        planned = self._plan_stage(seed)
+        yield "plan", "", "", planned.done
+        if planned.done:
+            plan, known = load_plan(planned.folder / "plan.json"), True
+            ratio = plan.flops[0] / plan.flops[1]
+        for regime in s.regime_list:
+            epochs = self._epochs(regime, ratio)
+            sure = known or regime.budget != "flops"
+            rates = _rates(regime.schedule(s.learning_rate, epochs), epochs)
+            done = known and self._regime_stage(seed, regime, epochs).done
+            yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
+
+    # Doing it
+
+    def run(self) -> None:
+        """Runs every stage that is not done yet, for every seed."""
+        for number, seed in enumerate(self.settings.seeds):
+            self._run_seed(seed, export_networks=self.settings.export and number == 0)
+
+    def _run_seed(self, seed: int, export_networks: bool) -> None:
+        s = self.settings
+        initial = clone(self.model, weights="fresh", seed=seed).get_weights()
+        large = self._train_large(seed, initial, sparse=False)
+        to_prune = self._train_large(seed, initial, sparse=True) if self.method.trains_sparse else large
+        planned = self._make_plan(seed, large, to_prune)
+        plan = load_plan(planned.folder / "plan.json")
+        self.model.set_weights(to_prune.weights())
+        small = plan.apply(self.model)
+        inherited = small.get_weights()
+        if export_networks:
+            self.model.set_weights(large.weights())
+            self._export(self.model, large, "unpruned")
+            self._export(small, planned, "pruned")
+        for regime in s.regime_list:
+            epochs = self._epochs(regime, plan.flops[0] / plan.flops[1])
+            stage = self._regime_stage(seed, regime, epochs)
+            if not self._done(stage):
+                fresh = regime.weights == "fresh"
+                weights = clone(small, weights="fresh", seed=seed).get_weights() if fresh else inherited
+                schedule = regime.schedule(s.learning_rate, epochs)
+                self._say(f"seed {seed}: {regime.name}, {epochs} epochs")
+                trainer = self._trainer_for(small)
+                result = self._train(trainer, stage, weights, epochs, schedule, seed)
+                small.set_weights(result.weights)
+                with stage.writing() as folder:
+                    _store_result(folder, result)
+                    row = self._row(seed, regime.name, profile(small), result.history, epochs, result.seconds)
+                    write_json(folder / "rows.json", [dataclasses.asdict(row)])
+            if export_networks:
+                small.set_weights(stage.weights())
+                self._export(small, stage, regime.name)
+
+    def _train_large(self, seed: int, initial: list[np.ndarray], sparse: bool) -> Stage:
+        stage, s = self._large(seed, sparse), self.settings
+        if self._done(stage):
+            return stage
+        kind = "sparse" if sparse else "plain"
+        if kind not in self._trainers:
+            edit = self.method.edit(self._method_settings(seed)) if sparse else None
+            self._trainers[kind] = self._trainer(self.model, edit)
+        self._say(f"seed {seed}: train{' sparse' * sparse}, {s.epochs} epochs")
+        schedule = Schedule.paper(s.learning_rate, s.epochs)
+        result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed)
+        with stage.writing() as folder:
+            _store_result(folder, result)
+        return stage
+
+    def _make_plan(self, seed: int, large: Stage, to_prune: Stage) -> Stage:
+        stage, s = self._plan_stage(seed), self.settings
+        if self._done(stage):
+            return stage
+        self._say(f"seed {seed}: plan")
+        self.model.set_weights(large.weights())
+        whole = profile(self.model)
+        self.model.set_weights(to_prune.weights())
+        plan = self.method.plan(self.model, self._method_settings(seed))
+        small = plan.apply(self.model)
+        error = verify(self.model, plan)
+        accuracy = self._trainer_for(small).evaluate(small.get_weights())["val_accuracy"]
+        self._say(f"{plan}\nproof: masked and removed network differ by {error:.1e} of the largest output")
+        trained, sparse = large.read("history.json"), to_prune.read("history.json")
+        own_epochs, own_seconds = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
+        rows = [
+            self._row(seed, "unpruned", whole, trained["epochs"], s.epochs, trained["seconds"]),
+            self._row(seed, "pruned", profile(small), [{"val_accuracy": accuracy}], own_epochs, own_seconds),
+        ]
+        with stage.writing() as folder:
+            plan.save(folder / "plan.json")
+            write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
+        return stage
+
+    def _train(
+        self, trainer: Trainer, stage: Stage, weights: list, epochs: int, schedule: Schedule, seed: int
+    ) -> TrainingResult:
+        callbacks: list[keras.callbacks.Callback] = []
+        bar = self.chief and sys.stdout.isatty()
+        if self.chief:
+            callbacks.append(TensorBoardLog(self.settings.workdir / "tensorboard" / stage.name))
+            callbacks += [] if bar else [EpochLines()]
+        return trainer.run(weights, epochs, schedule, seed, callbacks, progress_bar=bar)
+
+    # Stages, trainers, rows
+
+    def _large(self, seed: int, sparse: bool) -> Stage:
+        key = self._key(seed, self.settings.gamma_l1 if sparse else 0.0)
+        return self.store.stage("train", self._slug("sparse" if sparse else "", seed), key.config())
+
+    def _plan_stage(self, seed: int) -> Stage:
+        return self.store.stage("plan", self._slug(self.settings.method, seed), self._plan_config(seed))
+
+    def _regime_stage(self, seed: int, regime: Regime, epochs: int) -> Stage:
+        config = {**self._plan_config(seed), "regime_epochs": epochs}
+        return self.store.stage(regime.name, self._slug(self.settings.method, seed), config)
+
+    def _plan_config(self, seed: int) -> dict[str, Any]:
+        s = self.settings
+        key = self._key(seed, s.gamma_l1 if self.method.trains_sparse else 0.0)
+        return {**key.config(), "method": s.method, "setting": s.name}
+
+    def _key(self, seed: int, gamma_l1: float) -> TrainingKey:
+        s = self.settings
+        return TrainingKey(
+            dataset=s.dataset,
+            model=_model_identity(s.model),
+            seed=seed,
+            width=s.width,
+            train_examples=s.train_examples,
+            epochs=s.epochs,
+            batch_size=s.batch_size,
+            learning_rate=s.learning_rate,
+            weight_decay=s.weight_decay,
+            gamma_l1=gamma_l1,
+            precision=s.precision,
+            replicas=self.strategy.num_replicas_in_sync,
+        )
+
+    def _slug(self, part: str, seed: int) -> str:
+        return "-".join(filter(None, (self.settings.dataset, Path(self.settings.model).stem, part, f"seed{seed}")))
+
+    def _done(self, stage: Stage) -> bool:
+        return agree(self.strategy, stage.done)
+
+    def _epochs(self, regime: Regime, flops_ratio: float) -> int:
+        s = self.settings
+        return regime.epochs(s.epochs, s.finetune_epochs, flops_ratio, s.budget_cap)
+
+    def _method_settings(self, seed: int) -> MethodSettings:
+        s = self.settings
+        return MethodSettings(ratio=s.ratio, ratios=s.ratios, gamma_l1=s.gamma_l1, seed=seed)
+
+    def _trainer(self, model: keras.Model, edit: Callable | None = None) -> Trainer:
+        s = self.settings
+        config = TrainingConfig(batch_size=s.batch_size, weight_decay=s.weight_decay, precision=s.precision)
+        return Trainer(model, self.data, config, self.strategy, edit)
+
+    def _trainer_for(self, small: keras.Model) -> Trainer:
+        """The trainer of a pruned network; one of the same shape is used again."""
+        shape = tuple(int(np.prod(weight.shape)) for weight in small.weights)
+        if self._pruned_trainer is None or self._pruned_trainer[0] != shape:
+            self._pruned_trainer = (shape, self._trainer(small))
+        return self._pruned_trainer[1]
+
+    def _row(self, seed: int, regime: str, cost: Profile, history: list[dict], epochs: int, seconds: float) -> Row:
+        s = self.settings
+        config = {**self._plan_config(seed), "seed": None}
+        return Row(
+            dataset=s.dataset,
+            model=s.model,
+            width=s.width,
+            method=s.method,
+            setting=s.name,
+            regime=regime,
+            seed=seed,
+            test_accuracy=history[-1]["val_accuracy"],
+            best_accuracy=max(epoch["val_accuracy"] for epoch in history),
+            params=cost.params,
+            nonzero_params=cost.nonzero_params,
+            macs=cost.macs,
+            flops=cost.flops,
+            epochs=epochs,
+            train_seconds=round(seconds, 3),
+            train_examples=len(self.data.train_images),
+            test_examples=len(self.data.test_images),
+            study=hashlib.sha256(repr(sorted(config.items())).encode()).hexdigest()[:8],
+        )
+
+    def _export(self, model: keras.Model, stage: Stage, regime: str) -> None:
+        s = self.settings
+        setting = f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}".replace("=", "-")
+        folder = s.workdir / "export" / setting / regime
+        marker = folder / "stage.txt"
+        if not self.chief or (marker.is_file() and marker.read_text(encoding="utf-8") == stage.name):
+            return
+        export(model, folder)
+        marker.write_text(stage.name, encoding="utf-8")
+
+    def _say(self, text: str) -> None:
+        if self.chief:
+            print(text, flush=True)
+
+
+def _store_result(folder: Path, result: TrainingResult) -> None:
+    save_weights(folder, result.weights)
+    write_json(folder / "history.json", {"epochs": result.history, "seconds": result.seconds})
+
+
+def _model_identity(name: str) -> str:
+    """A model's name; a file is known by its content, wherever it lies."""
+    if not is_file(name):
+        return name
+    return f"{os.path.basename(name)}:{hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]}"
+
+
+def _rates(schedule: Schedule, epochs: int) -> str:
+    """The learning rates and the epochs from which they hold: "0.1, 0.01 from 80, 0.001 from 120"."""
+    parts = [f"{schedule.at(0):g}"]
+    parts += [f"{schedule.at(drop):g} from {drop}" for drop in schedule.drops if 0 < drop < epochs]
+    return ", ".join(parts)
