@@ -71,6 +71,8 @@ def measure_latency(
 
 def _compiled(model: keras.Model, batch_size: int, jit_compile: bool):
     inputs = [tf.constant(value) for value in random_inputs(model, batch_size)]
-    forward = tf.function(lambda *values: model(pack_inputs(model, list(values)), training=False), jit_compile=jit_compile)
+    forward = tf.function(
+        lambda *values: model(pack_inputs(model, list(values)), training=False), jit_compile=jit_compile
+    )
     # Fetching the result makes the time include work that a device does asynchronously.
     return lambda: [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(forward(*inputs))]

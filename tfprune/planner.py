@@ -130,8 +130,15 @@ def _prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[st
         skipped.update(matches)
     pools = {layers: groups for layers, groups in graph.pools().items() if not skipped.intersection(layers)}
     if not pools:
-        frozen = [f"{r.name}: {graph.frozen[g]}" for r in graph.producers() for g in [graph.group_of[r.created[0]]] if g in graph.frozen]
-        reasons = "; ".join([*frozen, *(f"{layer}: skipped" for layer in sorted(skipped))]) or "no layer creates channels"
+        frozen = [
+            f"{r.name}: {graph.frozen[g]}"
+            for r in graph.producers()
+            for g in [graph.group_of[r.created[0]]]
+            if g in graph.frozen
+        ]
+        reasons = (
+            "; ".join([*frozen, *(f"{layer}: skipped" for layer in sorted(skipped))]) or "no layer creates channels"
+        )
         raise PlanError(f"Nothing in {graph.model.name!r} can be pruned. {reasons}.")
     return pools
 

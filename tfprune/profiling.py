@@ -20,6 +20,12 @@ from tabulate import tabulate
 from tfprune.graph import Call, ChannelGraph, Kept, Record
 
 
+_POOLING = (
+    *(keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D),
+    *(keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerProfile:
     """The cost of one layer for one example.
@@ -144,8 +150,6 @@ def _flops_per_output(call: Call) -> int:
         return 1
     if isinstance(operation, kinds.Activation):
         return int(operation.activation is keras.activations.relu)
-    if isinstance(operation, (kinds.MaxPooling1D, kinds.MaxPooling2D, kinds.MaxPooling3D)) or isinstance(
-        operation, (kinds.AveragePooling1D, kinds.AveragePooling2D, kinds.AveragePooling3D)
-    ):
+    if isinstance(operation, _POOLING):
         return int(np.prod(operation.pool_size))
     return 0

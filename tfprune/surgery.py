@@ -45,9 +45,7 @@ def rebuild(
         return made[record.name](*args, **kwargs)
 
     model = graph.model
-    inputs = [
-        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs
-    ]
+    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs]
     outputs = replay(model, inputs, call)
     small = keras.Model(
         pack_inputs(model, inputs),
@@ -56,7 +54,9 @@ def rebuild(
     )
     if weights == "inherit":
         for record in graph.records.values():
-            for index, (new, old) in enumerate(zip(getattr(made[record.name], "weights", ()), record.weights, strict=True)):
+            for index, (new, old) in enumerate(
+                zip(getattr(made[record.name], "weights", ()), record.weights, strict=True)
+            ):
                 new.assign(keras.ops.convert_to_numpy(old)[np.ix_(*record.slices(index, kept))])
     return small
 
@@ -83,7 +83,9 @@ def _seeded(config: Any, seed: int, path: str) -> Any:
     return seeded
 
 
-def clone(model: keras.Model, edit: Edit | None = None, weights: str = "inherit", seed: int | None = None) -> keras.Model:
+def clone(
+    model: keras.Model, edit: Edit | None = None, weights: str = "inherit", seed: int | None = None
+) -> keras.Model:
     """The same network with layers of its own, weights copied or fresh; `edit` as for `rebuild`."""
     graph = ChannelGraph(model)
     return rebuild(graph, graph.keep_all(), weights, seed, edit)
@@ -157,7 +159,7 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
 
 
 def compare_outputs(expected: list, received: list, tolerance: float, what: str, error: type[Exception]) -> float:
-    """max |expected - received| / max |expected| over outputs; raises `error` above the tolerance."""
+    """Returns max |expected - received| / max |expected| over outputs; raises `error` above the tolerance."""
     worst = 0.0
     for one, other in zip(expected, received, strict=True):
         one, other = (keras.ops.convert_to_numpy(value).astype(np.float64) for value in (one, other))

@@ -23,9 +23,7 @@ DATASETS.add("cifar100", "tfprune.data.cifar:load_cifar100")
 DATASETS.add("synthetic", "tfprune.data.synthetic:load_synthetic")
 
 
-def load(
-    name: str, data_dir: str | os.PathLike[str] | None = None, train_examples: int | None = None
-) -> ImageData:
+def load(name: str, data_dir: str | os.PathLike[str] | None = None, train_examples: int | None = None) -> ImageData:
     """Loads a data set.
 
     Args:

@@ -102,9 +102,7 @@ class ImageData:
                 f"{available} training images: give a number from {self.num_classes} to {available}."
             )
         kept = stratified_indices(self.train_labels, train_examples)
-        return dataclasses.replace(
-            self, train_images=self.train_images[kept], train_labels=self.train_labels[kept]
-        )
+        return dataclasses.replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
 
 
 def stratified_indices(labels: np.ndarray, count: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from tfprune.errors import UsageError
+from tfprune.errors import TfpruneError, UsageError
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -29,8 +29,8 @@ def run_command(
         argv: Arguments without the program's name. `--flagfile=FILE` reads flags from a file.
 
     Returns:
-        The exit status: 0 done, 2 for a mistake of the user's, told in one line. Other exceptions pass
-        through.
+        The exit status: 0 done, 2 for a mistake of the user's, 1 for another failure that tfprune foresees,
+        such as a loss that is no number; both told in one line. Other exceptions pass through.
     """
     values = flags.FlagValues()
     define(values)
@@ -43,9 +43,9 @@ def run_command(
         except flags.Error as error:
             raise UsageError(f"{error} See --help.") from error
         run(values, arguments)
-    except UsageError as error:
+    except TfpruneError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE
+        return USAGE if isinstance(error, UsageError) else FAILED
     return DONE
 
 

@@ -1,6 +1,6 @@
 """The report of a workdir: results.csv, report.md and figures, rebuilt from the stages that are stored.
 
-    python -m tfprune.experiments.report WORKDIR...
+python -m tfprune.experiments.report WORKDIR...
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from tabulate import tabulate
 from tfprune.errors import UsageError
 from tfprune.experiments.command import run_command
 
-_HEADER = ("regime", "test accuracy %", "best %", "params", "nonzero", "MACs", "FLOPs", "epochs", "train s", "seeds")
+_HEADER = (
+    "regime", "test accuracy %", "best %", "params", "nonzero", "MACs", "FLOPs", "epochs", "train s", "seeds",
+)  # fmt: skip
 
 
 def write_report(workdir: Path) -> str:
@@ -32,7 +34,9 @@ def write_report(workdir: Path) -> str:
 
     results = collect(workdir)
     if not results.rows:
-        raise UsageError(f"{str(workdir)!r} holds no finished results. Run tfprune.experiments.run with this --workdir.")
+        raise UsageError(
+            f"{str(workdir)!r} holds no finished results. Run tfprune.experiments.run with this --workdir."
+        )
     write_csv(workdir / "results.csv", results.rows)
     (workdir / "figures").mkdir(exist_ok=True)
     screen, page = [], ["# Was pruning worth it?\n"]

@@ -82,7 +82,9 @@ def collect(workdir: Path) -> Results:
             rows.extend(found)
             if kind == "plan":
                 plans[found[0].study, found[0].seed] = load_plan(stage.folder / "plan.json")
-    rows.sort(key=lambda r: (r.dataset, r.model, r.method, r.setting, r.study, REGIME_ORDER.index(r.regime), r.epochs, r.seed))
+    rows.sort(
+        key=lambda r: (r.dataset, r.model, r.method, r.setting, r.study, REGIME_ORDER.index(r.regime), r.epochs, r.seed)
+    )
     return Results(rows, plans)
 
 

@@ -157,7 +157,9 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         if not 0.0 < ratio < 1.0:
             raise UsageError(f"--ratio={ratio:g} is outside (0, 1): give the fraction of channels to remove.")
     elif ratio is not None:
-        raise UsageError(f"Give either --ratio or --variant; received --ratio={ratio:g} and --variant={values.variant}.")
+        raise UsageError(
+            f"Give either --ratio or --variant; received --ratio={ratio:g} and --variant={values.variant}."
+        )
     else:
         get_variant(values.variant, values.method, values.model)
 
@@ -230,7 +232,7 @@ def _parse_seeds(texts: list[str]) -> tuple[int, ...]:
         numbers = ()
     if not numbers or min(numbers) < 0 or max(numbers) > 2**31 - 1 or len(set(numbers)) < len(numbers):
         raise UsageError(
-            f"--seeds={','.join(texts)} is neither a number of seeds (5) nor a list of different seeds of 0 or more (3,7)."
+            f"--seeds={','.join(texts)} is neither a number of seeds (5) nor a list of different seeds (3,7)."
         )
     if len(numbers) == 1 and numbers[0] == 0:
         raise UsageError("--seeds=0 asks for no seed at all. Give how many, or a list such as 0,1.")

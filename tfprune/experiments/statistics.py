@@ -59,35 +59,41 @@ def sampling_error(accuracy: float, test_examples: int) -> float:
 def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
     """Answers whether pruning was worth it, as far as the runs can tell.
 
+    With several seeds a difference counts as shown when its confidence interval excludes zero. One seed has
+    no spread; there it has to be larger than the sampling error of the test set, and the words say so.
+
     Args:
         accuracies: Regime -> seed -> test accuracy, as a fraction.
         test_examples: Number of test images behind each accuracy.
     """
     finetuned = accuracies.get("finetune", {})
-    labels = {"scratch_e": "Scratch-E", "scratch_b": "Scratch-B"}
-    sentences = []
-    for regime, label in labels.items():
-        scratch = accuracies.get(regime, {})
-        difference = paired_difference(scratch, finetuned)
-        if difference is not None:
-            sentences.append(_sentence(label, difference, np.mean(list(finetuned.values())), test_examples))
-    return " ".join(sentences) or "No verdict: it takes fine-tuned and scratch-trained runs of the same seeds."
+    shown, details = {}, []
+    for regime, label in (("scratch_e", "Scratch-E"), ("scratch_b", "Scratch-B")):
+        difference = paired_difference(accuracies.get(regime, {}), finetuned)
+        if difference is None:
+            continue
+        limit = sampling_error(float(np.mean(list(finetuned.values()))), test_examples)
+        is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > limit
+        shown[label] = np.sign(difference.mean) if is_shown else 0
+        details.append(_detail(label, difference, limit, test_examples))
+    if not shown:
+        return "No verdict: it takes fine-tuned and scratch-trained runs of the same seeds."
+    better = [label for label, sign in shown.items() if sign > 0]
+    if better:
+        lead = f"The inherited weights were not worth it: {better[-1]}, from new weights, did better than fine-tuning."
+    elif all(sign < 0 for sign in shown.values()):
+        lead = "Pruning was worth it: fine-tuning did better than training the smaller network from scratch."
+    else:
+        lead = "No advantage of scratch training over fine-tuning was shown."
+    return " ".join([lead, *details])
 
 
-def _sentence(label: str, difference: Difference, accuracy: float, test_examples: int) -> str:
-    better = "higher" if difference.mean > 0 else "lower"
-    if difference.n == 1:
-        limit = sampling_error(float(accuracy), test_examples)
-        within = abs(difference.mean) <= limit
-        judgement = "which the sampling error of the test set alone could make" if within else "more than"
-        judgement += "" if within else " the sampling error of the test set would make, but"
-        return (
-            f"{label} ended {abs(100 * difference.mean):.1f} points {better} than fine-tuning, {judgement} "
-            f"(±{100 * limit:.1f} points on {test_examples:,} images)"
-            + ("; one seed tells no more." if within else " one seed does not show the spread over seeds.")
-        )
-    interval = f"95 % confidence interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}, n={difference.n}"
-    points = f"{100 * difference.mean:+.1f} points"
-    if difference.shown:
-        return f"{label} was {better} than fine-tuning by {points} ({interval})."
-    return f"{label} against fine-tuning: no difference shown ({points}, {interval})."
+def _detail(label: str, difference: Difference, limit: float, test_examples: int) -> str:
+    points = f"{label} ended {100 * abs(difference.mean):.1f} points {'above' if difference.mean > 0 else 'below'} it"
+    if difference.n > 1:
+        interval = f"95 % confidence interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+        return f"{points} ({interval}, n={difference.n}{'' if difference.shown else ': no difference shown'})."
+    error = f"the sampling error of the test set (±{100 * limit:.1f} points on {test_examples:,} images)"
+    if abs(difference.mean) <= limit:
+        return f"{points}, within {error}: no difference shown."
+    return f"{points}, more than {error}; one seed does not show the spread over seeds."

@@ -30,7 +30,7 @@ from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model, is_file
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan, load_plan
-from tfprune.profiling import Profile, profile
+from tfprune.profiling import profile
 from tfprune.surgery import clone, verify
 from tfprune.training.distribution import agree, worker_index
 from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
@@ -77,7 +77,6 @@ class Study:
         self.data = load(settings.dataset, settings.data_dir, settings.train_examples)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.method = METHODS.get(settings.method)
-        self.profile = profile(self.model)
         worker = worker_index(strategy)
         self.chief = worker == 0
         # Workers do the same work and each keeps its own stages, so that none needs the others' disk.
@@ -90,7 +89,7 @@ class Study:
 
     def describe(self) -> str:
         """Tells the stages, epochs, costs and the FLOPs ratio behind Scratch-B."""
-        s, data, cost = self.settings, self.data, self.profile
+        s, data = self.settings, self.data
         plan, known = self._expected_plan()
         ratio = plan.flops[0] / plan.flops[1]
         height, width, channels = data.input_shape
@@ -98,15 +97,16 @@ class Study:
         replicas = self.strategy.num_replicas_in_sync
         device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
         penalty = f", L1 on gamma {s.gamma_l1:g}" if self.method.trains_sparse else ""
-        sure = "" if known else " if the widths were uniform; the real ones follow from the sparse training"
-        cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g} x the epochs"
+        about = "" if known else "about "
+        guess = "" if known else " (if the widths were uniform; the real ones follow from the training)"
+        cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
         lines = [
             f"data      {data.name}: {len(data.train_images):,} training and {len(data.test_images):,} test images "
             f"of {height}x{width}x{channels}, {data.num_classes} classes",
-            f"network   {s.model}{scale}: {cost.params:,} params, {cost.macs:,} MACs, {cost.flops:,} FLOPs",
+            f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
             f"pruning   {s.method}, {s.name}{penalty}",
-            f"pruned    {plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{sure}",
-            f"budget    the FLOPs ratio behind Scratch-B is {ratio:.2f}{sure}{cap}",
+            f"pruned    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
+            f"budget    {about}{ratio:.2f} x fewer FLOPs, so Scratch-B trains for {about}{ratio:.2f} x the epochs{cap}",
             f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
             f"{replicas} {device} replica{'s' * (replicas > 1)}",
             f"workdir   {s.workdir}",
@@ -176,7 +176,7 @@ class Study:
                 small.set_weights(result.weights)
                 with stage.writing() as folder:
                     _store_result(folder, result)
-                    row = self._row(seed, regime.name, profile(small), result.history, epochs, result.seconds)
+                    row = self._row(seed, regime.name, small, plan.flops[1], result.history, epochs, result.seconds)
                     write_json(folder / "rows.json", [dataclasses.asdict(row)])
             if export_networks:
                 small.set_weights(stage.weights())
@@ -202,8 +202,6 @@ class Study:
         if self._done(stage):
             return stage
         self._say(f"seed {seed}: plan")
-        self.model.set_weights(large.weights())
-        whole = profile(self.model)
         self.model.set_weights(to_prune.weights())
         plan = self.method.plan(self.model, self._method_settings(seed))
         small = plan.apply(self.model)
@@ -212,10 +210,12 @@ class Study:
         self._say(f"{plan}\nproof: masked and removed network differ by {error:.1e} of the largest output")
         trained, sparse = large.read("history.json"), to_prune.read("history.json")
         own_epochs, own_seconds = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
-        rows = [
-            self._row(seed, "unpruned", whole, trained["epochs"], s.epochs, trained["seconds"]),
-            self._row(seed, "pruned", profile(small), [{"val_accuracy": accuracy}], own_epochs, own_seconds),
-        ]
+        pruned = [{"val_accuracy": accuracy}]
+        rows = [self._row(seed, "pruned", small, plan.flops[1], pruned, own_epochs, own_seconds)]
+        self.model.set_weights(large.weights())
+        rows.append(
+            self._row(seed, "unpruned", self.model, plan.flops[0], trained["epochs"], s.epochs, trained["seconds"])
+        )
         with stage.writing() as folder:
             plan.save(folder / "plan.json")
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
@@ -292,8 +292,10 @@ class Study:
             self._pruned_trainer = (shape, self._trainer(small))
         return self._pruned_trainer[1]
 
-    def _row(self, seed: int, regime: str, cost: Profile, history: list[dict], epochs: int, seconds: float) -> Row:
-        s = self.settings
+    def _row(
+        self, seed: int, regime: str, model: keras.Model, flops: int, history: list[dict], epochs: int, seconds: float
+    ) -> Row:
+        s, cost = self.settings, profile(model)
         config = {**self._plan_config(seed), "seed": None}
         return Row(
             dataset=s.dataset,
@@ -308,7 +310,7 @@ class Study:
             params=cost.params,
             nonzero_params=cost.nonzero_params,
             macs=cost.macs,
-            flops=cost.flops,
+            flops=flops,
             epochs=epochs,
             train_seconds=round(seconds, 3),
             train_examples=len(self.data.train_images),

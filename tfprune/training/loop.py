@@ -181,7 +181,9 @@ class Trainer:
         for first in range(0, steps, _STEPS_PER_CALL):
             count = min(_STEPS_PER_CALL, steps - first)
             watchers.on_train_batch_begin(first)
-            done = self._train_steps(order[first : first + count], tf.constant(seed), tf.constant(epoch * steps + first))
+            done = self._train_steps(
+                order[first : first + count], tf.constant(seed), tf.constant(epoch * steps + first)
+            )
             sums += done.numpy()
             seen = first + count
             logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * batch))}
@@ -195,7 +197,7 @@ class Trainer:
 
     def _evaluate(self, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
         watchers.on_test_begin()
-        loss, hits = self._test_steps().numpy() / len(self.data.test_images)
+        loss, hits = self._test_steps().numpy().astype(np.float64) / len(self.data.test_images)
         logs = {"val_loss": float(loss), "val_accuracy": float(hits)}
         watchers.on_test_end(logs)
         return logs
@@ -204,7 +206,9 @@ class Trainer:
         """This replica's part of a global batch."""
         context = tf.distribute.get_replica_context()
         size = batch.shape[0] // context.num_replicas_in_sync
-        return tf.slice(batch, [context.replica_id_in_sync_group * size] + [0] * (len(batch.shape) - 1), [size, *batch.shape[1:]])
+        return tf.slice(
+            batch, [context.replica_id_in_sync_group * size] + [0] * (len(batch.shape) - 1), [size, *batch.shape[1:]]
+        )
 
     def _losses(self, labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Cross-entropy of every example, and the number of right answers."""
