@@ -19,7 +19,6 @@ from tabulate import tabulate
 
 from tfprune.graph import Call, ChannelGraph, Kept, Record
 
-
 _POOLING = (
     *(keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D),
     *(keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D),

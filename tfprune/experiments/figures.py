@@ -29,21 +29,32 @@ def accuracy_by_regime(path: Path, title: str, accuracies: Mapping[str, Sequence
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
+    floor = _floor(accuracies)
     for position, (regime, values) in enumerate(accuracies.items()):
         percent = 100 * np.asarray(values)
-        colour = _REGIME_COLOURS[regime]
+        colour, mean = _REGIME_COLOURS[regime], percent.mean()
+        if mean < floor:  # told, not drawn: it would squeeze all the others together
+            axes.annotate(f"{mean:.1f}", (position, floor), (position, floor + 1.5), ha="center", fontsize=9,
+                          arrowprops={"arrowstyle": "->", "color": colour})  # fmt: skip
+            continue
         axes.scatter(np.full(len(percent), position), percent, color=colour, alpha=0.55, zorder=3)
-        deviation = percent.std(ddof=1) if len(percent) > 1 else 0.0
-        axes.errorbar(
-            position + 0.14, percent.mean(), yerr=deviation or None, fmt="D", color=colour, capsize=4, zorder=4
-        )
-        axes.annotate(f"{percent.mean():.1f}", (position + 0.22, percent.mean()), va="center", fontsize=9)
+        if len(percent) > 1:
+            deviation = percent.std(ddof=1)
+            axes.errorbar(position + 0.14, mean, yerr=deviation, fmt="D", color=colour, capsize=4, zorder=4)
+        axes.annotate(f"{mean:.1f}", (position + 0.22, mean), va="center", fontsize=9)
+    axes.set_ylim(bottom=floor if floor > 0 else None)
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     axes.set_xlim(-0.5, len(accuracies) - 0.2)
     axes.set_ylabel("test accuracy after the last epoch (%)")
     axes.set_title(title, fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def _floor(accuracies: Mapping[str, Sequence[float]]) -> float:
+    """Where the axis of accuracies begins: below everything that was trained, in percent."""
+    trained = [100 * min(values) for regime, values in accuracies.items() if regime != "pruned"]
+    return max(0.0, min(trained) - 5.0)
 
 
 def channels_per_layer(path: Path, title: str, plans: Sequence[ChannelPlan]) -> None:
