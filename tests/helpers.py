@@ -1,0 +1,84 @@
+"""What several test files share: random weights and statistics, and small models."""
+
+import keras
+import numpy as np
+from keras import layers
+
+
+def randomize(model, seed=0):
+    """Gives every weight of a model random, non-trivial values: no gamma of one, no mean of zero."""
+    generator = np.random.default_rng(seed)
+    for variable in model.weights:
+        shape, name = tuple(variable.shape), variable.name
+        if name == "gamma":
+            value = generator.uniform(0.3, 1.3, shape) * generator.choice([-1.0, 1.0], shape, p=[0.2, 0.8])
+        elif name in ("beta", "bias", "moving_mean"):
+            value = generator.normal(0.0, 0.3, shape)
+        elif name == "moving_variance":
+            value = generator.uniform(0.5, 2.0, shape)
+        else:
+            fan_in = max(1, int(np.prod(shape[:-1])))
+            value = generator.normal(0.0, fan_in**-0.5, shape)
+        variable.assign(value.astype("float32"))
+    return model
+
+
+def predict(model, *inputs):
+    """The flat list of a model's outputs for some inputs, as arrays."""
+    outputs = model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
+    return [np.asarray(keras.ops.convert_to_numpy(output)) for output in keras.tree.flatten(outputs)]
+
+
+def relative_error(expected, received):
+    """max |expected - received| / max |expected|, the worst over pairs of outputs."""
+    worst = 0.0
+    for one, other in zip(expected, received, strict=True):
+        assert one.shape == other.shape
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        worst = max(worst, np.abs(one - other).max() / np.abs(one).max())
+    return worst
+
+
+def images(model, examples=3, seed=0):
+    """Random normal inputs for a model with a single input."""
+    shape = tuple(size or 12 for size in model.input_shape[1:])
+    return np.random.default_rng(seed).standard_normal((examples, *shape)).astype("float32")
+
+
+def weights_by_path(model):
+    """Weight path -> value."""
+    return {weight.path: np.array(weight.numpy()) for weight in model.weights}
+
+
+def plain_cnn(seed=0, classes=5):
+    """conv_a (6) - bn - relu - pool - conv_b (10) - bn - relu - flatten - dense fc (8) - relu - logits."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="conv_a")(inputs)
+    x = layers.BatchNormalization(name="bn_a")(x)
+    x = layers.ReLU(name="relu_a")(x)
+    x = layers.MaxPooling2D(2, name="pool")(x)
+    x = layers.Conv2D(10, 3, padding="same", name="conv_b")(x)
+    x = layers.BatchNormalization(name="bn_b")(x)
+    x = layers.ReLU(name="relu_b")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(8, activation="relu", name="fc")(x)
+    outputs = layers.Dense(classes, name="logits")(x)
+    return randomize(keras.Model(inputs, outputs, name="plain_cnn"), seed)
+
+
+def residual_cnn(seed=0, classes=5):
+    """stem (8) -> block: branch_a (6) -> branch_b (8) + stem -> global pool -> logits."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    stem = layers.Conv2D(8, 3, padding="same", use_bias=False, name="stem")(inputs)
+    stem = layers.BatchNormalization(name="bn_stem")(stem)
+    stem = layers.ReLU(name="relu_stem")(stem)
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="branch_a")(stem)
+    x = layers.BatchNormalization(name="bn_branch_a")(x)
+    x = layers.ReLU(name="relu_branch_a")(x)
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="branch_b")(x)
+    x = layers.BatchNormalization(name="bn_branch_b")(x)
+    x = layers.Add(name="add")([stem, x])
+    x = layers.ReLU(name="relu_out")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = layers.Dense(classes, name="logits")(x)
+    return randomize(keras.Model(inputs, outputs, name="residual_cnn"), seed)

@@ -1,0 +1,226 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfprune
+from tests.helpers import plain_cnn, randomize, residual_cnn
+from tfprune.errors import PlanError, UsageError
+from tfprune.methods import METHODS
+from tfprune.methods.base import MethodSettings
+from tfprune.methods.variants import VARIANTS, get_variant
+from tfprune.models import build_model
+from tfprune.surgery import clone
+from tfprune.training.regimes import REGIMES
+
+# The table of the paper, by hand: model, kept widths of the layers in question, params and FLOPs cut.
+TABLE = {
+    "VGG-16-A": (
+        "vgg16_l1",
+        [32, 64, 128, 128, 256, 256, 256, 256, 256, 256, 256, 256, 256],
+        (14_987_722, 5_397_034),
+        0.342,
+        243,
+    ),
+    "ResNet-56-A": (
+        "resnet56",
+        [14] * 7 + [16, 14] + [32] + [28] * 8 + [64] + [57] * 7 + [64],
+        (853_018, 773_336),
+        0.104,
+        178,
+    ),
+    "ResNet-56-B": (
+        "resnet56",
+        [6] * 7 + [16, 16] + [32] + [22] * 6 + [32, 22] + [64] + [57] * 7 + [64],
+        (853_018, 735_712),
+        0.275,
+        220,
+    ),
+    "ResNet-110-A": ("resnet110", [8] * 17 + [16] + [32] * 18 + [64] * 18, (1_727_962, 1_688_522), 0.158, 190),
+    "ResNet-110-B": (
+        "resnet110",
+        [8] * 17 + [16] + [32] + [19] * 17 + [64] + [44] * 17,
+        (1_727_962, 1_168_424),
+        0.386,
+        260,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Each network of the table once, with random weights."""
+    return {name: randomize(build_model(name, (32, 32, 3), 10), 3) for name in {row[0] for row in TABLE.values()}}
+
+
+@pytest.fixture(scope="module")
+def plans(networks):
+    return {
+        name: METHODS.get("l1_norm").plan(networks[row[0]], MethodSettings(ratios=VARIANTS[name].ratios))
+        for name, row in TABLE.items()
+    }
+
+
+def studied(model_name, count):
+    """The layers of the table's rows: all convolutions of VGG, the first of each block of a ResNet."""
+    return [f"conv_{n}" for n in (range(1, 14) if "vgg" in model_name else range(2, 2 * count + 1, 2))]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_variant_has_the_widths_params_flops_and_budget_of_the_paper(name, plans):
+    model_name, widths, params, cut, epochs = TABLE[name]
+    plan = plans[name]
+    layers_of_row = studied(model_name, len(widths))
+    assert [len(plan.keep[layer]) for layer in layers_of_row] == widths
+    others = set(plan.keep) - set(layers_of_row)
+    assert all(len(plan.keep[layer]) == plan.widths[layer] for layer in others)
+    assert plan.params == params
+    before, after = plan.flops
+    assert 1 - after / before == pytest.approx(cut, abs=0.0006)
+    assert int(160 * before / after) == epochs
+    assert REGIMES["scratch_b"].epochs(160, 40, before / after, None) == epochs
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_variant_keeps_the_filters_with_the_largest_sum_of_absolute_weights(name, plans, networks):
+    model_name, widths, *_ = TABLE[name]
+    for layer, width in zip(studied(model_name, len(widths)), widths, strict=True):
+        sums = np.abs(networks[model_name].get_layer(layer).kernel.numpy().astype("float64")).sum((0, 1, 2))
+        largest = np.sort(np.argsort(sums)[len(sums) - width :])
+        assert plans[name].keep[layer] == tuple(largest), layer
+
+
+def test_variants_are_those_of_the_table():
+    assert set(VARIANTS) == set(TABLE)
+    for name, row in TABLE.items():
+        assert get_variant(name, "l1_norm", row[0]).models[0] == row[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (("VGG-16-B", "l1_norm", "vgg16"), ("'VGG-16-B'", "Did you mean 'VGG-16-A'?", "ResNet-110-B")),
+        (("VGG-16-A", "uniform", "vgg16"), ("--method=l1_norm", "--method=uniform")),
+        (("VGG-16-A", "l1_norm", "resnet56"), ("vgg16_l1 or vgg16", "resnet56", "ResNet-56-A, ResNet-56-B")),
+        (("VGG-16-A", "l1_norm", "vgg19"), ("vgg19", "no variants", "--ratio")),
+    ],
+)
+def test_variant_that_does_not_fit_is_told(arguments, fragments):
+    with pytest.raises(UsageError) as error:
+        get_variant(*arguments)
+    assert all(fragment in str(error.value) for fragment in fragments)
+
+
+def test_l1_norm_by_ratio_takes_uncoupled_convolutions_only():
+    plan = METHODS.get("l1_norm").plan(residual_cnn(), MethodSettings(ratio=0.5))
+    assert {layer: len(keep) for layer, keep in plan.keep.items()} == {
+        "stem": 8,
+        "branch_a": 3,
+        "branch_b": 8,
+        "logits": 5,
+    }
+    plan = METHODS.get("l1_norm").plan(plain_cnn(), MethodSettings(ratio=0.5))
+    assert [len(plan.keep[layer]) for layer in ("conv_a", "conv_b", "fc")] == [3, 5, 8]
+
+
+def test_l1_norm_without_an_uncoupled_convolution_is_told():
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(4)(inputs)), name="dense_only")
+    with pytest.raises(PlanError, match=r"'dense_only' has none.*'uniform'"):
+        METHODS.get("l1_norm").plan(model, MethodSettings(ratio=0.5))
+
+
+def slimmable(gammas):
+    """A chain of convolutions, one for each list of gammas."""
+    inputs = x = keras.Input((8, 8, 3))
+    for number, values in enumerate(gammas):
+        x = layers.Conv2D(len(values), 3, padding="same", name=f"conv_{number}")(x)
+        x = layers.BatchNormalization(name=f"bn_{number}")(x)
+        x = layers.ReLU()(x)
+    model = randomize(keras.Model(inputs, layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x))))
+    for number, values in enumerate(gammas):
+        model.get_layer(f"bn_{number}").gamma.assign(np.asarray(values, "float32"))
+    return model
+
+
+def removed(plan):
+    return {
+        (layer, channel) for layer, keep in plan.keep.items() for channel in set(range(plan.widths[layer])) - set(keep)
+    }
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.7])
+def test_slimming_removes_exactly_the_lowest_ranked_gammas(ratio):
+    generator = np.random.default_rng(5)
+    gammas = [generator.normal(0, 1, n) for n in (12, 20, 8)]
+    plan = METHODS.get("network_slimming").plan(slimmable(gammas), MethodSettings(ratio=ratio))
+    owners = [(f"conv_{number}", index) for number, values in enumerate(gammas) for index in range(len(values))]
+    order = np.argsort(np.abs(np.concatenate(gammas)), kind="stable")
+    keep = {0.1: 36, 0.25: 30, 0.5: 20, 0.7: 12}[ratio]  # floor of 40 * (1 - ratio)
+    assert removed(plan) == {owners[index] for index in order[: 40 - keep]}
+    assert plan.notes == ()
+
+
+def test_slimming_cuts_ties_by_position_so_the_count_is_exact():
+    plan = METHODS.get("network_slimming").plan(slimmable([[0.5] * 10, [-0.5] * 10]), MethodSettings(ratio=0.45))
+    assert removed(plan) == {("conv_0", index) for index in range(9)}
+
+
+def test_slimming_holds_every_layer_at_its_minimum_and_tells():
+    low, high = np.linspace(0.01, 0.02, 40), np.linspace(0.5, 1.0, 60)
+    plan = METHODS.get("network_slimming").plan(slimmable([low, high]), MethodSettings(ratio=0.5))
+    # 50 of 100 go. All of conv_0 ranks lowest, but 5 % of 40 channels stay; conv_1 gives 12 instead of 10.
+    assert plan.keep["conv_0"] == (38, 39)
+    assert plan.keep["conv_1"] == tuple(range(12, 60))
+    (note,) = plan.notes
+    assert "conv_0" in note
+    assert "minimum of 2 of 40" in note
+    assert "removed 2 more" in note
+
+
+def test_slimming_tells_when_every_layer_is_at_its_minimum():
+    plan = METHODS.get("network_slimming").plan(slimmable([[0.1] * 20, [0.2] * 20]), MethodSettings(ratio=0.99))
+    assert [len(plan.keep[layer]) for layer in ("conv_0", "conv_1")] == [1, 1]
+    assert any("2 channels fewer than asked" in note for note in plan.notes)
+
+
+def test_slimming_trains_with_the_gradient_lambda_sign_gamma():
+    import tensorflow as tf
+
+    method = METHODS.get("network_slimming")
+    model = slimmable([[0.5, -2.0, 0.0], [1.0, -0.25]])
+    sparse = clone(model, method.edit(MethodSettings(gamma_l1=0.003)))
+    gammas = [sparse.get_layer(f"bn_{n}").gamma.value for n in range(2)]
+    with tf.GradientTape() as tape:
+        penalty = tf.add_n(sparse.losses)
+    assert float(penalty) == pytest.approx(0.003 * 3.75)
+    for gradient, signs in zip(tape.gradient(penalty, gammas), ([1, -1, 0], [1, -1]), strict=True):
+        assert np.allclose(gradient, 0.003 * np.asarray(signs))
+    assert len(sparse.losses) == 2  # gammas alone
+    assert METHODS.get("l1_norm").edit(MethodSettings()) is None
+
+
+def test_uniform_and_random_take_every_layer_by_the_same_ratio():
+    model = plain_cnn()
+    uniform = METHODS.get("uniform").plan(model, MethodSettings(ratio=0.3))
+    chance = METHODS.get("random").plan(model, MethodSettings(ratio=0.3, seed=1))
+    other = METHODS.get("random").plan(model, MethodSettings(ratio=0.3, seed=2))
+    for plan in (uniform, chance, other):
+        assert [len(plan.keep[layer]) for layer in ("conv_a", "conv_b", "fc", "logits")] == [4, 7, 5, 5]
+    assert chance.keep != other.keep
+    assert chance.keep == METHODS.get("random").plan(model, MethodSettings(ratio=0.3, seed=1)).keep
+    sums = np.abs(model.get_layer("conv_b").kernel.numpy()).sum((0, 1, 2))
+    assert uniform.keep["conv_b"] == tuple(np.sort(np.argsort(sums)[3:]))
+
+
+def test_which_methods_train_sparse_and_which_widths_follow_from_weights():
+    traits = {name: (METHODS.get(name).trains_sparse, METHODS.get(name).automatic) for name in METHODS.names()}
+    assert traits["network_slimming"] == (True, True)
+    assert traits["l1_norm"] == traits["uniform"] == traits["random"] == (False, False)
+
+
+def test_uniform_on_vgg_reaches_the_parameter_counts_of_the_paper():
+    # Figure 3 of the paper, x axis, in units of 1e7: 10 % to 60 % removed from VGG-16.
+    model = build_model("vgg16", (32, 32, 3), 100)
+    for ratio, params in ((0.1, 1.189), (0.3, 0.720), (0.6, 0.234)):
+        assert tfprune.plan_channels(model, ratio).params[1] / 1e7 == pytest.approx(params, abs=0.006)

@@ -1,0 +1,91 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.helpers import plain_cnn
+from tfprune.training.optimizer import CoupledSGD
+
+RATES = (0.1, 0.1, 0.01, 0.01, 0.001)  # two drops within five steps
+
+
+def textbook(weights, gradients, rates, momentum, decay, nesterov):
+    """SGD as torch.optim.SGD documents it, in float64; `gradients` is one list a step."""
+    weights = [np.asarray(weight, np.float64) for weight in weights]
+    velocities = [np.zeros_like(weight) for weight in weights]
+    for rate, step in zip(rates, gradients, strict=True):
+        for index, gradient in enumerate(step):
+            g = np.asarray(gradient, np.float64) + decay * weights[index]
+            velocities[index] = momentum * velocities[index] + g
+            direction = g + momentum * velocities[index] if nesterov else velocities[index]
+            weights[index] = weights[index] - rate * direction
+    return weights
+
+
+def take_steps(optimizer, variables, gradients, rates):
+    optimizer.build(variables)
+    for rate, step in zip(rates, gradients, strict=True):
+        optimizer.learning_rate = rate
+        optimizer.apply([tf.constant(gradient) for gradient in step], variables)
+    return [variable.numpy() for variable in variables]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("momentum", "decay"), [(0.9, 5e-2), (0.9, 0.0), (0.0, 5e-2)])
+def test_five_steps_equal_the_textbook_on_every_trainable_variable(momentum, decay, nesterov):
+    variables = plain_cnn().trainable_variables
+    assert {"kernel", "bias", "gamma", "beta"} == {variable.name for variable in variables}
+    generator = np.random.default_rng(3)
+    gradients = [[generator.normal(size=v.shape).astype(np.float32) for v in variables] for _ in RATES]
+    expected = textbook([v.numpy() for v in variables], gradients, RATES, momentum, decay, nesterov)
+    optimizer = CoupledSGD(momentum=momentum, coupled_weight_decay=decay, nesterov=nesterov)
+    received = take_steps(optimizer, variables, gradients, RATES)
+    for one, other in zip(expected, received, strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_decay_goes_through_the_momentum_also_without_a_gradient(nesterov):
+    variables = [keras.Variable(np.float32([2.0, -3.0]), name=name) for name in ("gamma", "beta", "bias")]
+    gradients = [[np.zeros(2, np.float32)] * 3] * len(RATES)
+    received = take_steps(
+        CoupledSGD(momentum=0.9, coupled_weight_decay=0.1, nesterov=nesterov), variables, gradients, RATES
+    )
+    (expected,) = textbook([[2.0, -3.0]], [[np.zeros(2)]] * len(RATES), RATES, 0.9, 0.1, nesterov)
+    assert np.abs(expected - [2.0, -3.0]).min() > 0.05
+    for weights in received:
+        np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-6)
+
+
+def test_a_drop_of_the_rate_takes_hold_at_once():
+    # With buffers that hold steps instead of gradients (Keras' SGD), the step after the drop would be -0.091.
+    variable = keras.Variable(np.float32([0.0]))
+    (received,) = take_steps(CoupledSGD(), [variable], [[np.float32([1.0])]] * 2, (0.1, 0.001))
+    np.testing.assert_allclose(received, [-0.1 - 0.001 * 1.9], atol=1e-7)
+
+
+def test_the_gradient_of_an_embedding_is_decayed_densely():
+    variable = keras.Variable(np.arange(6, dtype=np.float32).reshape(3, 2))
+    optimizer = CoupledSGD(coupled_weight_decay=0.1)
+    optimizer.build([variable])
+    optimizer.learning_rate = 0.5
+    optimizer.apply([tf.IndexedSlices(tf.ones((1, 2)), tf.constant([1]), tf.constant([3, 2]))], [variable])
+    gradient = np.float64([[0, 0], [1, 1], [0, 0]])
+    (expected,) = textbook([np.arange(6).reshape(3, 2)], [[gradient]], (0.5,), 0.9, 0.1, False)
+    np.testing.assert_allclose(variable.numpy(), expected, atol=1e-6)
+
+
+def test_constraints_of_variables_hold_after_a_step():
+    variable = keras.Variable(np.float32([0.1, 5.0]))
+    variable.constraint = keras.constraints.NonNeg()
+    (received,) = take_steps(CoupledSGD(), [variable], [[np.float32([10.0, 1.0])]], (0.1,))
+    np.testing.assert_allclose(received, [0.0, 4.9], atol=1e-6)
+
+
+def test_it_can_be_rebuilt_from_its_config():
+    optimizer = CoupledSGD(0.25, momentum=0.8, coupled_weight_decay=0.3, nesterov=True)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(again, CoupledSGD)
+    assert again.get_config() == optimizer.get_config()
+    assert again.get_config()["coupled_weight_decay"] == 0.3
+    assert (again.momentum, again.nesterov, float(again.learning_rate)) == (0.8, True, 0.25)

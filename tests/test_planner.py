@@ -1,0 +1,236 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfprune
+from tests.helpers import plain_cnn, randomize, residual_cnn
+from tfprune.errors import PlanError, UsageError
+from tfprune.planner import kept_channels
+
+LAYERS = ("conv_a", "conv_b", "fc")  # of plain_cnn: 6, 10 and 8 channels that can go
+
+
+@pytest.fixture(scope="module")
+def model():
+    return plain_cnn()
+
+
+def widths(plan):
+    return [len(plan.keep[layer]) for layer in LAYERS]
+
+
+def dense(*units):
+    inputs = x = keras.Input((4,))
+    for number, count in enumerate(units):
+        x = layers.Dense(count, name=f"dense_{number}")(x)
+    return randomize(keras.Model(inputs, layers.Dense(2, name="head")(x)))
+
+
+def test_kept_channels_is_the_exact_floor():
+    assert kept_channels(10, 0.9) == 1  # in binary 10 * (1 - .9) is below 1
+    for width in (1, 2, 3, 7, 10, 16, 64, 100, 512):
+        for percent in range(1, 100):
+            assert kept_channels(width, percent / 100) == width * (100 - percent) // 100
+
+
+def test_ratio_keeps_the_floor_in_every_layer(model):
+    assert widths(tfprune.plan_channels(model, 0.5)) == [3, 5, 4]
+    assert widths(tfprune.plan_channels(model, 0.9)) == [1, 1, 1]
+    assert widths(tfprune.plan_channels(model, 0.3)) == [4, 7, 5]
+    assert len(tfprune.plan_channels(model, 0.3).keep["logits"]) == 5
+    assert len(tfprune.plan_channels(dense(10), 0.9).keep["dense_0"]) == 1
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+def test_ratio_removes_the_channels_of_least_norm(model, criterion):
+    plan = tfprune.plan_channels(model, 0.4, criterion=criterion)
+    for layer, keep in (("conv_a", 3), ("conv_b", 6), ("fc", 4)):
+        kernel = model.get_layer(layer).kernel.numpy().astype("float64")
+        filters = kernel.reshape(-1, kernel.shape[-1])
+        norm = np.linalg.norm(filters, ord=1 if criterion == "l1" else 2, axis=0)
+        assert plan.keep[layer] == tuple(np.sort(np.argsort(norm)[-keep:]))
+
+
+def test_coupled_layers_lose_the_same_channels():
+    plan = tfprune.plan_channels(residual_cnn(), 0.5)
+    assert plan.keep["stem"] == plan.keep["branch_b"]
+    assert len(plan.keep["stem"]) == 4
+
+
+def test_every_part_of_a_zero_padded_stream_loses_the_ratio():
+    inputs = keras.Input((8, 8, 3))
+    stem = layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    short = keras.ops.pad(stem, ((0, 0), (0, 0), (0, 0), (4, 4)))
+    x = layers.Add()([short, layers.Conv2D(16, 3, padding="same", name="wide")(stem)])
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    plan = tfprune.plan_channels(model, 0.25)
+    assert len(plan.keep["stem"]) == 6
+    assert len(plan.keep["wide"]) == 12
+    assert tuple(c - 4 for c in plan.keep["wide"] if 4 <= c < 12) == plan.keep["stem"]
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("target", [0.9, 0.5, 0.2])
+def test_macs_target_is_reached_with_as_few_channels_as_possible(model, scope, target):
+    plan = tfprune.plan_channels(model, macs=target, scope=scope)
+    whole, left = plan.macs
+    assert left <= target * whole
+    # By brute force: every ratio there is, in steps of one of the 24 channels.
+    ladder = [tfprune.plan_channels(model, step / 24, scope=scope) for step in range(1, 24)]
+    step = next(index for index, rung in enumerate(ladder) if rung.macs[1] <= target * whole)
+    assert plan.keep == ladder[step].keep
+    if step:
+        assert ladder[step - 1].macs[1] > target * whole
+
+
+def test_macs_that_cannot_be_reached_are_told_with_what_can():
+    with pytest.raises(PlanError, match=r"macs=0.01 cannot be reached: .* 0\.\d\d\d of the MACs are left"):
+        tfprune.plan_channels(plain_cnn(), macs=0.01, min_channels=4)
+
+
+def test_ratios_of_single_layers(model):
+    assert widths(tfprune.plan_channels(model, ratios={"conv_b": 0.5})) == [6, 5, 8]
+    assert widths(tfprune.plan_channels(model, 0.5, ratios={"conv_b": 0.2, "fc": 0.0})) == [3, 8, 8]
+
+
+def test_skip_takes_names_and_patterns(model):
+    assert widths(tfprune.plan_channels(model, 0.5, skip=["conv_*"])) == [6, 10, 4]
+    assert widths(tfprune.plan_channels(model, 0.5, skip=["conv_a", "fc"])) == [6, 5, 8]
+    plan = tfprune.plan_channels(residual_cnn(), 0.5, skip=["branch_b"])
+    assert [len(plan.keep[layer]) for layer in ("stem", "branch_a", "branch_b")] == [8, 3, 8]
+
+
+def test_round_to_keeps_a_multiple_and_the_best_of_the_removed(model):
+    assert widths(tfprune.plan_channels(model, 0.5, round_to=4)) == [4, 8, 4]
+    exact, rounded = tfprune.plan_channels(model, 0.5), tfprune.plan_channels(model, 0.5, round_to=4)
+    sums = np.abs(model.get_layer("conv_b").kernel.numpy()).sum((0, 1, 2))
+    assert rounded.keep["conv_b"] == tuple(np.sort(np.argsort(sums)[2:]))
+    assert set(exact.keep["conv_b"]) < set(rounded.keep["conv_b"])
+
+
+def test_min_channels_and_max_ratio_hold_and_are_told(model):
+    plan = tfprune.plan_channels(model, 0.8, min_channels=3)
+    assert widths(plan) == [3, 3, 3]
+    assert len(plan.notes) == 3
+    assert "conv_b: held at the minimum of 3 of 10 channels" in plan.notes[1]
+    plan = tfprune.plan_channels(model, 0.8, max_ratio=0.5)
+    assert widths(plan) == [3, 5, 4]
+    assert widths(tfprune.plan_channels(model, 0.8, min_channels=7)) == [6, 7, 7]
+
+
+def test_global_scope_ranks_all_layers_together(model):
+    plan = tfprune.plan_channels(model, 0.5, scope="global")
+    scores, owners = [], []
+    for layer in LAYERS:
+        kernel = model.get_layer(layer).kernel.numpy().astype("float64")
+        sums = np.abs(kernel.reshape(-1, kernel.shape[-1])).sum(0)
+        scores.append(sums / sums.mean())
+        owners += [(layer, index) for index in range(len(sums))]
+    lowest = {owners[index] for index in np.argsort(np.concatenate(scores), kind="stable")[:12]}
+    assert {(la, c) for la in LAYERS for c in range(plan.widths[la]) if c not in plan.keep[la]} == lowest
+    assert plan.notes == ()
+
+
+def test_global_scope_leaves_a_channel_of_every_layer():
+    plan = tfprune.plan_channels(dense(5, 40), 0.9, scope="global")
+    assert sum(len(plan.keep[layer]) for layer in ("dense_0", "dense_1")) == 4  # floor of 4.5
+    assert all(plan.keep.values())
+
+
+def test_gamma_prunes_only_what_has_a_gamma(model):
+    assert widths(tfprune.plan_channels(model, 0.5, criterion="gamma")) == [3, 5, 8]
+
+
+def test_random_follows_its_seed(model):
+    plans = [tfprune.plan_channels(model, 0.5, criterion="random", seed=seed) for seed in (1, 1, 2)]
+    assert plans[0].keep == plans[1].keep != plans[2].keep
+
+
+def test_origin_tells_what_was_asked(model):
+    plan = tfprune.plan_channels(model, 0.5, criterion="l2", skip=["fc"])
+    assert {key: plan.origin[key] for key in ("ratio", "criterion", "skip")} == {
+        "ratio": 0.5,
+        "criterion": "l2",
+        "skip": ["fc"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ({}, ("either ratio", "macs")),
+        ({"ratio": 0.5, "macs": 0.5}, ("either ratio", "macs")),
+        ({"ratio": 0.0}, ("ratio=0.0", "(0, 1)")),
+        ({"ratio": 1.0}, ("ratio=1.0", "(0, 1)")),
+        ({"ratio": 1.5}, ("ratio=1.5", "(0, 1)")),
+        ({"ratio": math.nan}, ("ratio=nan", "(0, 1)")),
+        ({"ratio": "0.5"}, ("ratio", "0.5")),
+        ({"macs": -0.1}, ("macs=-0.1", "(0, 1)")),
+        ({"ratio": 0.5, "scope": "model"}, ("'model'", "'layer'", "'global'")),
+        ({"ratio": 0.5, "round_to": 0}, ("round_to=0", "at least 1")),
+        ({"ratio": 0.5, "min_channels": 0}, ("min_channels=0", "at least 1")),
+        ({"ratio": 0.5, "max_ratio": 0.0}, ("max_ratio=0.0", "(0, 1]")),
+        ({"ratio": 0.5, "max_ratio": 1.1}, ("max_ratio=1.1", "(0, 1]")),
+        ({"ratios": {"conv_a": 1.0}}, ("ratios['conv_a']=1.0", "[0, 1)")),
+        ({"ratios": {"conv_z": 0.5}}, ("'conv_z'", "conv_a, conv_b, fc, logits")),
+        ({"ratios": {"conv_a": 0.5}, "scope": "global"}, ("ratios=", "scope='layer'")),
+        ({"ratios": {"conv_a": 0.5}, "macs": 0.5}, ("ratios=", "macs=")),
+        ({"ratios": {"conv_a": 0.0}}, ("no channel",)),
+        ({"ratios": {"logits": 0.5}}, ("logits", "model output")),
+        ({"ratios": {"logits": 0.5, "conv_a": 0.5}}, ("logits", "model output")),
+        ({"ratio": 0.5, "skip": ["block_*"]}, ("'block_*'", "conv_a, conv_b, fc, logits")),
+        ({"ratio": 0.5, "skip": ["*"]}, ("Nothing in 'plain_cnn'", "conv_a: skipped", "model output")),
+        ({"ratio": 0.1, "round_to": 32}, ("removes no channel", "10 channels", "round_to")),
+        ({"ratio": 0.5, "criterion": "l3"}, ("'l3'", "Did you mean", "l1, l2, gamma, random")),
+    ],
+    ids=str,
+)
+def test_wrong_argument_is_told(model, arguments, fragments):
+    with pytest.raises(UsageError) as error:
+        tfprune.plan_channels(model, **arguments)
+    message = str(error.value)
+    assert all(fragment in message for fragment in fragments), message
+    assert "\n" not in message
+
+
+def test_skip_may_be_a_single_pattern_or_is_told_as_it_was_given(model):
+    try:
+        plan = tfprune.plan_channels(model, 0.5, skip="conv_*")
+    except PlanError as error:
+        assert "conv_*" in str(error)  # noqa: PT017
+    else:
+        assert widths(plan) == [6, 10, 4]
+
+
+def test_models_that_cannot_be_planned_are_told():
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return x
+
+    for wrong, fragment in (
+        (Subclassed(), "subclassed Subclassed"),
+        (keras.Sequential([layers.Dense(3)]), "model.build"),
+        (None, "NoneType"),
+        ("vgg16", "builtins.str"),
+    ):
+        with pytest.raises(PlanError, match=fragment):
+            tfprune.plan_channels(wrong, 0.5)
+
+
+def test_nothing_prunable_is_told_with_the_reasons():
+    inputs = keras.Input((4,))
+    x = layers.LayerNormalization(name="norm")(layers.Dense(6, name="wide")(inputs))
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x), name="stuck")
+    with pytest.raises(PlanError) as error:
+        tfprune.plan_channels(model, 0.5)
+    assert "Nothing in 'stuck' can be pruned" in str(error.value)
+    assert "wide: norm (LayerNormalization) is not known to tfprune" in str(error.value)
+    assert "head: model output" in str(error.value)
+
+
+def test_model_without_gammas_is_told():
+    with pytest.raises(PlanError, match="'gamma' scores no channel"):
+        tfprune.plan_channels(dense(4), 0.5, criterion="gamma")

@@ -1,0 +1,227 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfprune
+from tests.helpers import images, plain_cnn, predict, randomize, residual_cnn, weights_by_path
+from tfprune.errors import PlanError, UsageError
+from tfprune.models import build_model
+from tfprune.plans import ChannelPlan, load_plan
+
+
+@pytest.fixture(scope="module")
+def model():
+    return plain_cnn()
+
+
+def test_by_hand_removes_what_was_named(model):
+    plan = ChannelPlan.from_removed(model, {"conv_a": [5, 0], "fc": np.array([2])})
+    assert plan.keep == {
+        "conv_a": (1, 2, 3, 4),
+        "conv_b": tuple(range(10)),
+        "fc": (0, 1, 3, 4, 5, 6, 7),
+        "logits": (0, 1, 2, 3, 4),
+    }
+    assert plan.widths == {"conv_a": 6, "conv_b": 10, "fc": 8, "logits": 5}
+    assert plan.frozen == {"logits": "model output"}
+
+
+def test_coupled_layers_follow_by_themselves():
+    plan = ChannelPlan.from_removed(residual_cnn(), {"branch_b": [3]})
+    assert plan.keep["stem"] == plan.keep["branch_b"] == (0, 1, 2, 4, 5, 6, 7)
+    assert plan == ChannelPlan.from_removed(residual_cnn(), {"stem": [3, 3]})
+
+
+def test_keep_is_of_plain_sorted_integers(model):
+    plan = tfprune.plan_channels(model, 0.5)
+    for channels in plan.keep.values():
+        assert list(channels) == sorted(channels)
+        assert {type(channel) for channel in channels} == {int}
+
+
+def test_printed_table_has_layers_totals_reasons_and_notes(model):
+    plan = ChannelPlan.from_removed(model, {"conv_a": [0, 1]}, notes=["a word"])
+    lines = str(plan).splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("conv_a")]
+    assert row == ["conv_a", "6", "4", "162", "108", "10,368", "6,912"]
+    (total,) = [line.split() for line in lines if line.startswith("total")]
+    assert total[1:3] == ["29", "27"]
+    assert total[3] == "2,077"
+    # Less: 2 filters of 27 weights, 2 gammas and betas, 2 inputs of 9 x 10 weights.
+    assert total[4] == f"{2077 - 54 - 4 - 180:,}"
+    assert "frozen: logits (model output)" in lines
+    assert lines[-1] == "note: a word"
+
+
+@pytest.mark.parametrize(
+    ("removed", "fragments"),
+    [
+        ({"conv_z": [0]}, ("'conv_z'", "conv_a, conv_b, fc, logits")),
+        ({"relu_a": [0]}, ("'relu_a'", "creates channels")),
+        ({"conv_a": [6]}, ("conv_a", "0 to 5", "received 6")),
+        ({"conv_a": [-1]}, ("conv_a", "0 to 5", "received -1")),
+        ({"conv_a": [1.5]}, ("conv_a", "1.5")),
+        ({"logits": [0]}, ("frozen", "model output")),
+        ({"conv_a": range(6)}, ("conv_a", "without any channel")),
+    ],
+    ids=str,
+)
+def test_wrong_hand_made_plan_is_told(model, removed, fragments):
+    with pytest.raises(PlanError) as error:
+        ChannelPlan.from_removed(model, removed)
+    assert all(fragment in str(error.value) for fragment in fragments), str(error.value)
+
+
+def test_frozen_channel_is_told_with_its_layer(model):
+    with pytest.raises(PlanError, match="logits"):
+        ChannelPlan.from_removed(model, {"logits": [0]})
+
+
+def test_unknown_weights_are_told(model):
+    with pytest.raises(PlanError, match=r"weights='old'.*'inherit'.*'fresh'"):
+        tfprune.plan_channels(model, 0.5).apply(model, weights="old")
+
+
+def test_saved_and_loaded_plan_is_the_same(model, tmp_path):
+    plan = tfprune.plan_channels(model, 0.6, min_channels=4, skip=["fc"])
+    assert plan.notes
+    plan.save(tmp_path / "plan.json")
+    loaded = tfprune.load_plan(tmp_path / "plan.json")
+    assert loaded == plan
+    assert str(loaded) == str(plan)
+    assert load_plan(str(tmp_path / "plan.json")).keep == plan.keep
+
+
+def test_plan_asked_for_with_numpy_scalars_is_saved(model, tmp_path):
+    plan = tfprune.plan_channels(model, np.float32(0.5), seed=np.int64(3), max_ratio=np.float64(0.9))
+    plan.save(tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json").keep == plan.keep
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fragments"),
+    [
+        (residual_cnn, ("'conv_a'", "6 channels", "no such layer", "residual_cnn")),
+        (lambda: other_width(), ("'conv_b'", "10 channels", "12 channels")),
+        (lambda: coupled_otherwise(), ("another model", "conv_a", "coupled")),
+    ],
+    ids=["other layers", "other width", "other coupling"],
+)
+def test_plan_for_another_model_names_the_layer_that_differs(model, wrong, fragments):
+    plan = ChannelPlan.from_removed(model, {"conv_a": [0], "fc": [1]})
+    for use in (plan.apply, lambda other: tfprune.verify(other, plan)):
+        with pytest.raises(PlanError) as error:
+            use(wrong())
+        assert all(fragment in str(error.value) for fragment in fragments), str(error.value)
+
+
+def other_width():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, name="conv_a")(inputs)
+    x = layers.Conv2D(12, 3, name="conv_b")(x)
+    x = layers.Dense(8, name="fc")(layers.Flatten()(x))
+    return keras.Model(inputs, layers.Dense(5, name="logits")(x))
+
+
+def coupled_otherwise():
+    """The layers of `plain_cnn`, with channels of conv_a and fc that go together."""
+    inputs = keras.Input((8, 8, 3))
+    a = layers.Conv2D(6, 3, name="conv_a")(inputs)
+    b = layers.GlobalAveragePooling2D()(layers.Conv2D(10, 3, name="conv_b")(inputs))
+    fc = layers.Dense(8, name="fc")(b)
+    padded = keras.ops.pad(layers.GlobalAveragePooling2D()(a), ((0, 0), (0, 2)))
+    return keras.Model(inputs, layers.Dense(5, name="logits")(layers.Add()([fc, padded])))
+
+
+def damage(change):
+    def apply(content):
+        change(content)
+        return json.dumps(content)
+
+    return apply
+
+
+DAMAGES = {
+    "text": lambda content: "not a plan",
+    "cut off": lambda content: json.dumps(content)[:-40],
+    "a list": lambda content: "[1, 2]",
+    "other format": damage(lambda content: content.update(format="tfprune channel plan 0")),
+    "no keep": damage(lambda content: content.pop("keep")),
+    "no rows": damage(lambda content: content.pop("rows")),
+    "rows without costs": damage(lambda content: content.update(rows=[{"layer": "conv_a"}])),
+    "keep a list": damage(lambda content: content.update(keep=[1])),
+    "channels null": damage(lambda content: content["keep"].update(conv_a=None)),
+    "flops a number": damage(lambda content: content.update(flops=3)),
+    "widths a list": damage(lambda content: content.update(widths=[1])),
+    "keep lacks a layer": damage(lambda content: content["keep"].pop("conv_a")),
+    "keep has a layer more": damage(lambda content: content["keep"].update(extra=[0])),
+    "keep out of range": damage(lambda content: content["keep"].update(conv_a=[0, 99])),
+    "keep of text": damage(lambda content: content["keep"].update(conv_a=["a"])),
+    "empty layer": damage(lambda content: content["keep"].update(conv_a=[])),
+    "frozen channel": damage(lambda content: content["keep"].update(logits=[0])),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_plan_file_is_told_at_the_latest_when_it_is_applied(name, model, tmp_path):
+    path = tmp_path / "plan.json"
+    tfprune.plan_channels(model, 0.5).save(path)
+    path.write_text(DAMAGES[name](json.loads(path.read_text())))
+    with pytest.raises(PlanError):
+        load_plan(path).apply(model)
+
+
+def test_missing_and_binary_plan_files_are_told(tmp_path):
+    with pytest.raises(UsageError, match=r"Cannot read the plan .*nowhere\.json.*No such file"):
+        load_plan(tmp_path / "nowhere.json")
+    with pytest.raises(PlanError, match="Cannot read"):
+        load_plan(tmp_path)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PlanError, match="is no plan"):
+        load_plan(tmp_path / "binary")
+
+
+APPLY = """
+import sys, json, keras, numpy, tfprune
+folder = sys.argv[1]
+model = keras.models.load_model(folder + "/model.keras")
+small = tfprune.load_plan(folder + "/plan.json").apply(model)
+fresh = tfprune.load_plan(folder + "/plan.json").apply(model, weights="fresh", seed=4)
+for name, made in (("small", small), ("fresh", fresh)):
+    numpy.savez(f"{folder}/{name}.npz", *[weight.numpy() for weight in made.weights])
+json.dump(small.get_config(), open(folder + "/config.json", "w"))
+"""
+
+
+@pytest.mark.slow
+def test_plan_applied_in_another_process_gives_the_identical_network(tmp_path):
+    model = randomize(build_model("resnet20", (32, 32, 3), 10, 0.25))
+    plan = tfprune.plan_channels(model, 0.4)
+    model.save(tmp_path / "model.keras")
+    plan.save(tmp_path / "plan.json")
+    small, fresh = plan.apply(model), plan.apply(model, weights="fresh", seed=4)
+    keras.utils.set_random_seed(999)  # nothing may depend on the state of a process
+    subprocess.run([sys.executable, "-c", APPLY, str(tmp_path)], check=True, capture_output=True)
+    for name, here in (("small", small), ("fresh", fresh)):
+        there = np.load(tmp_path / f"{name}.npz")
+        assert len(there.files) == len(here.weights)
+        for index, weight in enumerate(here.weights):
+            assert np.array_equal(there[f"arr_{index}"], weight.numpy()), weight.path
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(small.get_config()))
+
+
+def test_one_plan_after_another_equals_their_union(model):
+    first = ChannelPlan.from_removed(model, {"conv_a": [1, 4], "conv_b": [0]})
+    small = first.apply(model)
+    # What was channel 5 of conv_a is now channel 3; channel 9 of conv_b is now 8.
+    twice = ChannelPlan.from_removed(small, {"conv_a": [3], "conv_b": [8], "fc": [7]}).apply(small)
+    union = ChannelPlan.from_removed(model, {"conv_a": [1, 4, 5], "conv_b": [0, 9], "fc": [7]}).apply(model)
+    one, other = weights_by_path(twice), weights_by_path(union)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[path], other[path]) for path in one)
+    assert np.array_equal(predict(twice, images(model))[0], predict(union, images(model))[0])

@@ -1,0 +1,138 @@
+import dataclasses
+import re
+
+import matplotlib.image
+import pytest
+
+import tfprune
+from tests.helpers import plain_cnn
+from tests.test_results import ROW, write_stage
+from tfprune.experiments.report import main, write_report
+from tfprune.experiments.statistics import verdict
+from tfprune.experiments.store import Store
+
+ACCURACY = {"unpruned": 0.93, "pruned": 0.31, "finetune": 0.90, "scratch_e": 0.905, "scratch_b": 0.92}
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return tfprune.plan_channels(plain_cnn(), ratio=0.5)
+
+
+def fill(workdir, plan, seeds=(0,), scratch_b_epochs=(12,), **changes):
+    """Stages as a study leaves them; Scratch-B's length differs by seed where the plans do."""
+    store = Store(workdir)
+    for number, seed in enumerate(seeds):
+        rows = {}
+        for regime, accuracy in ACCURACY.items():
+            epochs = scratch_b_epochs[number % len(scratch_b_epochs)] if regime == "scratch_b" else 6
+            accuracy += 0.001 * (number + (number % 2) * (regime == "scratch_b"))
+            rows[regime] = dataclasses.replace(
+                ROW, regime=regime, seed=seed, test_accuracy=accuracy, epochs=epochs, **changes
+            )
+        write_stage(store, "plan", [rows["unpruned"], rows["pruned"]], plan)
+        for regime in ("finetune", "scratch_e", "scratch_b"):
+            write_stage(store, regime, [rows[regime]])
+
+
+def table_lines(text):
+    """Regime -> its lines of the table on the terminal."""
+    found = {}
+    for line in text.splitlines():
+        word = line.split(" ", 1)[0]
+        if word in ACCURACY:
+            found.setdefault(word, []).append(line)
+    return found
+
+
+def test_a_report_holds_csv_table_verdict_and_figures(tmp_path, plan):
+    fill(tmp_path, plan)
+    shown = write_report(tmp_path)
+    assert list(table_lines(shown)) == list(ACCURACY)
+    assert "93.00" in table_lines(shown)["unpruned"][0]
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    words = verdict({"finetune": {0: 0.90}, "scratch_e": {0: 0.905}, "scratch_b": {0: 0.92}}, 128)
+    assert words in shown
+    assert words in page
+    assert len((tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()) == 6
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
+    assert len(pictures) == 2
+    for picture in pictures:
+        pixels = matplotlib.image.imread(tmp_path / picture)
+        assert min(pixels.shape[:2]) > 200
+        assert pixels[..., :3].std() > 0.01
+
+
+def test_several_seeds_have_one_line_a_regime_with_mean_and_deviation(tmp_path, plan):
+    fill(tmp_path, plan, seeds=(0, 1, 2))
+    lines = table_lines(write_report(tmp_path))
+    assert {regime: len(found) for regime, found in lines.items()} == dict.fromkeys(ACCURACY, 1)
+    assert "90.10 ± 0.10" in lines["finetune"][0]  # 90.0, 90.1, 90.2
+    assert lines["finetune"][0].split()[-1] == "3"
+
+
+def test_seeds_whose_plans_give_scratch_b_other_lengths_are_judged_together(tmp_path, plan):
+    # Network Slimming's widths, and so the FLOPs ratio, differ by seed.
+    fill(tmp_path, plan, seeds=(0, 1, 2), scratch_b_epochs=(12, 14, 13))
+    shown = write_report(tmp_path)
+    accuracies = {regime: {seed: ACCURACY[regime] + 0.001 * seed for seed in range(3)} for regime in ACCURACY}
+    accuracies["scratch_b"][1] += 0.001
+    assert "n=3" in verdict(accuracies, 128).split("Scratch-B ended")[1]
+    assert verdict(accuracies, 128) in shown
+    lines = table_lines(shown)
+    assert len(lines["scratch_b"]) == 1
+    assert lines["scratch_b"][0].split()[-1] == "3"
+
+
+def test_of_several_lengths_of_a_regime_the_longest_is_judged(tmp_path, plan):
+    fill(tmp_path, plan, seeds=(0, 1))
+    for seed in (0, 1):
+        longer = dataclasses.replace(ROW, regime="finetune", seed=seed, epochs=40, test_accuracy=0.95 + 0.001 * seed)
+        write_stage(Store(tmp_path), "finetune", [longer])
+    shown = write_report(tmp_path)
+    accuracies = {regime: {seed: ACCURACY[regime] + 0.001 * seed for seed in range(2)} for regime in ACCURACY}
+    accuracies["finetune"] = {0: 0.95, 1: 0.951}
+    accuracies["scratch_b"][1] += 0.001
+    assert verdict(accuracies, 128) in shown
+
+
+def test_every_setting_has_a_section_and_figures_of_its_own(tmp_path, plan):
+    fill(tmp_path, plan)
+    fill(tmp_path, plan, method="l1_norm", study="bbbbbbbb")
+    fill(tmp_path, plan, width=0.5, study="cccccccc")
+    write_report(tmp_path)
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert sorted(titles) == [
+        "synthetic, vgg16 x 0.25, l1_norm, ratio=0.5",
+        "synthetic, vgg16 x 0.25, uniform, ratio=0.5",
+        "synthetic, vgg16 x 0.5, uniform, ratio=0.5",
+    ]
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
+
+
+def test_the_command_rebuilds_what_was_deleted(tmp_path, plan, capsys):
+    fill(tmp_path / "a", plan)
+    fill(tmp_path / "b", plan, seeds=(0, 1))
+    before = write_report(tmp_path / "a")
+    for file in ("results.csv", "report.md"):
+        (tmp_path / "a" / file).unlink()
+    capsys.readouterr()
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    shown = capsys.readouterr().out
+    assert before in shown
+    assert "n=2" in shown
+    for folder in "ab":
+        assert (tmp_path / folder / "report.md").is_file()
+        assert (tmp_path / folder / "results.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [([], "workdir"), (["/nowhere/at/all"], "/nowhere/at/all"), (["{empty}"], "no finished")]
+)
+def test_a_workdir_without_results_is_status_2_and_one_line(arguments, told, tmp_path, capsys):
+    assert main([argument.format(empty=tmp_path) for argument in arguments]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1
+    assert told in shown.err
+    assert list(tmp_path.iterdir()) == []

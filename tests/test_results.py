@@ -1,0 +1,79 @@
+import csv
+import dataclasses
+
+import pytest
+
+import tfprune
+from tests.helpers import plain_cnn
+from tfprune.experiments.results import REGIME_ORDER, Row, collect, write_csv
+from tfprune.experiments.store import Store, write_json
+
+CONTRACT = (
+    "dataset,model,method,setting,regime,seed,test_accuracy,best_accuracy,params,nonzero_params,macs,flops,"
+    "epochs,train_seconds"
+).split(",")
+ROW = Row(
+    dataset="synthetic", model="vgg16", width=0.25, method="uniform", setting="ratio=0.5", regime="finetune",
+    seed=0, test_accuracy=0.1 + 0.2, best_accuracy=0.5, params=10, nonzero_params=9, macs=100, flops=200,
+    epochs=6, train_seconds=1.5, train_examples=256, test_examples=128, study="aaaaaaaa",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return tfprune.plan_channels(plain_cnn(), ratio=0.5)
+
+
+def write_stage(store, kind, rows, plan=None):
+    with store.stage(kind, f"seed{rows[0].seed}", {"rows": [dataclasses.asdict(row) for row in rows]}).writing() as f:
+        write_json(f / "rows.json", [dataclasses.asdict(row) for row in rows])
+        if plan is not None:
+            plan.save(f / "plan.json")
+
+
+def test_the_csv_has_the_columns_of_the_contract_and_one_line_a_row(tmp_path):
+    rows = [ROW, dataclasses.replace(ROW, model="a,b\"c", regime="pruned")]
+    write_csv(tmp_path / "results.csv", rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+    with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
+        read = list(csv.DictReader(file))
+    assert set(CONTRACT) <= set(read[0])
+    assert len(read) == 2
+    for row, line in zip(rows, read, strict=True):
+        for field in dataclasses.fields(Row):
+            value = getattr(row, field.name)
+            assert type(value)(line[field.name]) == value  # floats to the last digit
+    assert "\r" not in (tmp_path / "results.csv").read_bytes().decode()
+
+
+def test_rows_and_plans_of_finished_stages_are_collected_in_order(tmp_path, plan):
+    store = Store(tmp_path)
+
+    def row(regime, seed, **changes):
+        return dataclasses.replace(ROW, regime=regime, seed=seed, **changes)
+
+    for seed in (1, 0):
+        write_stage(store, "scratch_b", [row("scratch_b", seed, epochs=12)])
+        write_stage(store, "scratch_e", [row("scratch_e", seed)])
+        write_stage(store, "finetune", [row("finetune", seed)])
+        write_stage(store, "plan", [row("pruned", seed), row("unpruned", seed)], plan)
+    write_stage(store, "finetune", [row("finetune", 0, method="l1_norm", study="bbbbbbbb")])
+    results = collect(tmp_path)
+    expected = [("l1_norm", "finetune", 0)]
+    expected += [("uniform", regime, seed) for regime in REGIME_ORDER for seed in (0, 1)]
+    assert [(r.method, r.regime, r.seed) for r in results.rows] == expected
+    assert sorted(results.plans) == [("aaaaaaaa", 0), ("aaaaaaaa", 1)]
+    assert results.plans["aaaaaaaa", 0].keep == plan.keep
+
+
+def test_regimes_are_in_the_order_of_the_contract():
+    assert REGIME_ORDER == ("unpruned", "pruned", "finetune", "scratch_e", "scratch_b")
+
+
+def test_what_is_not_finished_is_not_collected(tmp_path):
+    store = Store(tmp_path)
+    write_stage(store, "finetune", [ROW])
+    (stage,) = store.finished("finetune")
+    (stage.folder / "DONE").unlink()
+    assert collect(tmp_path).rows == []
+    assert collect(tmp_path / "nowhere").rows == []

@@ -1,0 +1,374 @@
+import gzip
+import json
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import pytest
+from absl import flags
+from keras import layers
+
+from tfprune.experiments.run import main
+from tfprune.experiments.settings import define_flags, settings_from_flags
+from tfprune.training.regimes import REGIMES
+
+
+def parse(*argv):
+    values = flags.FlagValues()
+    define_flags(values)
+    values(["run", "--dry_run", *argv])
+    return settings_from_flags(values)
+
+
+# Defaults.
+
+
+def test_no_flag_at_all_is_the_quickstart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = parse()
+    assert (settings.dataset, settings.model, settings.width) == ("fashion_mini", "vgg16", 0.25)
+    assert (settings.method, settings.ratio, settings.variant) == ("network_slimming", 0.5, None)
+    assert settings.regimes == ("finetune", "scratch_e", "scratch_b")
+    assert settings.seeds == (0,)
+    assert (settings.epochs, settings.finetune_epochs, settings.batch_size) == (6, 2, 64)
+    assert (settings.learning_rate, settings.weight_decay) == (0.1, 1e-4)
+    assert (settings.budget_cap, settings.train_examples, settings.data_dir) == (None, None, None)
+    assert (settings.strategy, settings.precision, settings.export) == ("auto", "float32", True)
+    assert settings.workdir == Path("runs")
+    assert settings.name == "ratio=0.5"
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "fashion_mnist"])
+def test_other_data_sets_have_the_papers_recipe(dataset):
+    settings = parse(f"--dataset={dataset}")
+    assert (settings.epochs, settings.width, settings.batch_size, settings.finetune_epochs) == (160, 1.0, 64, 40)
+    assert (settings.learning_rate, settings.weight_decay, settings.gamma_l1) == (0.1, 1e-4, 1e-4)
+    assert settings.model == "vgg16"
+
+
+def test_a_model_that_is_named_has_its_full_width():
+    assert parse("--model=vgg16").width == 1.0
+    assert parse("--model=resnet20").width == 1.0
+    assert parse("--width=0.5").width == 0.5
+    assert parse("--model=MobileNetV2").width == 1.0
+
+
+def test_finetuning_takes_a_quarter_of_the_epochs_rounded_up():
+    lengths = [parse(f"--epochs={epochs}").finetune_epochs for epochs in (1, 2, 4, 5, 160)]
+    assert lengths == [1, 1, 1, 2, 40]
+    assert parse("--epochs=10", "--finetune_epochs=7").finetune_epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("5", (0, 1, 2, 3, 4)), ("1", (0,)), ("3,7", (3, 7)), ("7,3", (7, 3)), ("0,1", (0, 1))]
+)
+def test_seeds_are_a_number_of_them_or_a_list(text, seeds):
+    assert parse(f"--seeds={text}").seeds == seeds
+
+
+def test_every_flag_reaches_the_settings():
+    settings = parse(
+        "--dataset=cifar10", "--data_dir=/d", "--model=vgg16_l1", "--width=.75", "--method=l1_norm",
+        "--variant=VGG-16-A", "--regimes=scratch_b,finetune", "--seeds=3,7", "--epochs=9", "--finetune_epochs=3",
+        "--batch_size=32", "--learning_rate=.05", "--weight_decay=0", "--budget_cap=2", "--train_examples=100",
+        "--strategy=mirrored", "--precision=mixed_bfloat16", "--workdir=w", "--noexport", "--gamma_l1=.01",
+    )  # fmt: skip
+    expected = dict(
+        dataset="cifar10", data_dir="/d", model="vgg16_l1", width=0.75, method="l1_norm", ratio=None,
+        variant="VGG-16-A", regimes=("finetune", "scratch_b"), seeds=(3, 7), epochs=9, finetune_epochs=3,
+        batch_size=32, learning_rate=0.05, weight_decay=0.0, budget_cap=2.0, train_examples=100,
+        strategy="mirrored", precision="mixed_bfloat16", workdir=Path("w"), export=False, gamma_l1=0.01, dry_run=True,
+    )  # fmt: skip
+    assert {name: getattr(settings, name) for name in expected} == expected
+    assert settings.name == "VGG-16-A"
+    assert settings.ratios == {f"conv_{number}": 0.5 for number in (1, 8, 9, 10, 11, 12, 13)}
+    assert settings.regime_list == [REGIMES["finetune"], REGIMES["scratch_b"]]
+
+
+def test_a_flagfile_is_read(tmp_path):
+    (tmp_path / "flags").write_text("--dataset=cifar10\n--model=resnet56\n--seeds=5\n", encoding="utf-8")
+    settings = parse(f"--flagfile={tmp_path / 'flags'}", "--ratio=0.3")
+    assert (settings.dataset, settings.model, len(settings.seeds), settings.ratio) == ("cifar10", "resnet56", 5, 0.3)
+    assert settings.width == 1.0
+
+
+def test_smoke_shrinks_any_command():
+    settings = parse("--smoke", "--dataset=cifar100", "--data_dir=/d", "--model=resnet56", "--epochs=160", "--ratio=.3")
+    assert (settings.dataset, settings.data_dir, settings.train_examples) == ("synthetic", None, None)
+    assert (settings.epochs, settings.finetune_epochs, settings.budget_cap) == (1, 1, 2.0)
+    assert settings.width == 0.25
+    assert (settings.model, settings.ratio) == ("resnet56", 0.3)
+    assert parse("--smoke", "--model=MobileNetV2").width == 1.0  # has no multiplier of ours
+
+
+def test_the_workdir_is_made_unless_nothing_is_to_be_written(tmp_path):
+    parse(f"--workdir={tmp_path / 'a' / 'b'}")
+    assert list(tmp_path.iterdir()) == []
+    parse("--nodry_run", f"--workdir={tmp_path / 'a' / 'b'}")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+# Mistakes that are known before TensorFlow is imported: one process for all of them, where importing it fails.
+
+L1 = ("--method=l1_norm", "--model=vgg16_l1")
+EARLY = {
+    "data set": (["--dataset=cifar11"], ["'cifar11'", "Did you mean 'cifar10'?", "fashion_mini"]),
+    "model": (["--model=resnet21"], ["'resnet21'", "Did you mean 'resnet", "vgg16", "MobileNetV2", ".keras"]),
+    "application": (["--model=mobilenetv2"], ["'mobilenetv2'", "Did you mean 'MobileNetV2'?"]),
+    "method": (["--method=l1norm"], ["'l1norm'", "Did you mean 'l1_norm'?", "network_slimming"]),
+    "regime": (["--regimes=finetune,scratchb"], ["'scratchb'", "Did you mean 'scratch_b'?", "scratch_e", "all"]),
+    "no regime": (["--regimes="], ["finetune", "all"]),
+    "strategy": (["--strategy=miror"], ["'miror'", "Did you mean 'mirrored'?", "multi_worker"]),
+    "precision": (["--precision=float16"], ["'float16'", "float32", "mixed_bfloat16"]),
+    "variant": ([*L1, "--variant=VGG16-A"], ["'VGG16-A'", "Did you mean 'VGG-16-A'?", "ResNet-56-B"]),
+    "ratio 0": (["--ratio=0"], ["--ratio=0", "(0, 1)"]),
+    "ratio 1": (["--ratio=1"], ["--ratio=1", "(0, 1)"]),
+    "ratio -1": (["--ratio=-1"], ["--ratio=-1", "(0, 1)"]),
+    "ratio 2": (["--ratio=2"], ["--ratio=2", "(0, 1)"]),
+    "ratio nan": (["--ratio=nan"], ["--ratio=nan", "(0, 1)"]),
+    "ratio text": (["--ratio=half"], ["--ratio", "half"]),
+    "ratio and variant": ([*L1, "--variant=VGG-16-A", "--ratio=.5"], ["--ratio=0.5", "--variant=VGG-16-A"]),
+    "variant of another network": (
+        ["--method=l1_norm", "--model=resnet110", "--variant=ResNet-56-A"],
+        ["'ResNet-56-A'", "--model=resnet56", "resnet110", "ResNet-110-A, ResNet-110-B"],
+    ),
+    "variant for a network without": (
+        ["--method=l1_norm", "--model=vgg19", "--variant=VGG-16-A"],
+        ["--model=vgg16_l1", "vgg19", "--ratio"],
+    ),
+    "variant of another method": (
+        ["--model=vgg16_l1", "--variant=VGG-16-A"],
+        ["--method=l1_norm", "network_slimming"],
+    ),
+    "epochs 0": (["--epochs=0"], ["--epochs=0", "at least 1"]),
+    "epochs -3": (["--epochs=-3"], ["--epochs=-3", "at least 1"]),
+    "epochs 1.5": (["--epochs=1.5"], ["--epochs", "1.5"]),
+    "finetune epochs": (["--finetune_epochs=0"], ["--finetune_epochs=0", "at least 1"]),
+    "batch size": (["--batch_size=0"], ["--batch_size=0", "at least 1"]),
+    "learning rate 0": (["--learning_rate=0"], ["--learning_rate=0", "above 0"]),
+    "learning rate nan": (["--learning_rate=nan"], ["--learning_rate=nan", "above 0"]),
+    "weight decay": (["--weight_decay=-1e-4"], ["--weight_decay=-0.0001", "0 or more"]),
+    "weight decay nan": (["--weight_decay=nan"], ["--weight_decay=nan", "0 or more"]),
+    "gamma_l1": (["--gamma_l1=-1"], ["--gamma_l1=-1", "0 or more"]),
+    "width 0": (["--width=0"], ["0", "above 0"]),
+    "width nan": (["--width=nan"], ["nan", "above 0"]),
+    "width inf": (["--width=inf"], ["inf"]),
+    "width of an application": (["--model=MobileNetV2", "--width=.5"], ["0.5", "'MobileNetV2'", "resnet20"]),
+    "unknown flag": (["--seed=3"], ["seed", "seeds"]),
+    "seeds 0": (["--seeds=0"], ["--seeds=0", "0,1"]),
+    "seeds -1": (["--seeds=-1"], ["--seeds=-1", "3,7"]),
+    "seeds x": (["--seeds=x"], ["--seeds=x", "3,7"]),
+    "seeds twice": (["--seeds=3,3"], ["--seeds=3,3", "different"]),
+    "seeds empty": (["--seeds="], ["--seeds=", "3,7"]),
+    "seeds too large": (["--seeds=1,99999999999"], ["99999999999", "3,7"]),
+    "more seeds than anyone runs": (["--seeds=2000000000"], ["--seeds=2000000000"]),
+    "budget cap": (["--budget_cap=.5"], ["--budget_cap=0.5", "at least 1"]),
+    "budget cap nan": (["--budget_cap=nan"], ["--budget_cap=nan", "at least 1"]),
+    "train examples": (["--train_examples=0"], ["--train_examples=0", "at least 1"]),
+    "missing model": (["--model=nowhere/net.keras"], ["'nowhere/net.keras'"]),
+    "model that is a folder": (["--model=./"], ["'./'"]),
+    "stray argument": (["vgg16"], ["'vgg16'", "--name=value"]),
+    "workdir that is a file": (["--workdir=a_file"], ["'a_file'", "--workdir"]),
+    "workdir below a file": (["--workdir=a_file/runs"], ["'a_file/runs'", "--workdir"]),
+    "missing flagfile": (["--flagfile=nowhere"], ["nowhere"]),
+}
+DRIVER = """
+import contextlib, io, json, resource, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("tensorflow", "keras"):
+            raise ImportError(f"{name} was wanted")
+
+sys.meta_path.insert(0, Absent())
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+from tfprune.experiments.run import main
+results = {}
+for name, argv in json.load(sys.stdin).items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(argv)
+        except BaseException as error:
+            status = f"{type(error).__name__}: {error}"
+    results[name] = [status, out.getvalue(), err.getvalue()]
+print(json.dumps([results, sorted({"tensorflow", "keras"} & set(sys.modules))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("early")
+    (folder / "a_file").touch()
+    commands = {name: argv for name, (argv, _) in EARLY.items()} | {"help": ["--help"], "help too": ["--epochs=0", "-h"]}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER], input=json.dumps(commands), cwd=folder, capture_output=True, text=True,
+        timeout=120, check=True,
+    )  # fmt: skip
+    results, imported = json.loads(done.stdout)
+    assert imported == []
+    return results | {"left": sorted(path.name for path in folder.iterdir())}
+
+
+def test_a_mistake_leaves_nothing_behind(early):
+    assert early["left"] == ["a_file"]
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_a_mistake_is_told_in_one_line_before_tensorflow_is_imported(case, early):
+    status, out, err = early[case]
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    for word in EARLY[case][1]:
+        assert word in err
+
+
+def test_help_names_every_flag_and_needs_no_tensorflow(early):
+    for case in ("help", "help too"):
+        status, out, err = early[case]
+        assert (status, err) == (0, "")
+        names = (
+            "dataset data_dir model width method ratio variant regimes seeds epochs finetune_epochs batch_size "
+            "learning_rate weight_decay budget_cap train_examples strategy precision workdir export smoke dry_run"
+        )
+        for name in names.split():
+            assert f"--{name}:" in out
+        assert "network_slimming" in out
+        assert "mixed_bfloat16" in out
+
+
+# Mistakes that only the data or the network show.
+
+
+def refused(capsys, *argv):
+    assert main(list(argv)) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    return err
+
+
+def save(path, *last, size=32, channels=1):
+    inputs = keras.Input((size, size, channels))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(inputs))
+    for layer in last:
+        x = layer(x)
+    keras.Model(inputs, x).save(path)
+    return path
+
+
+def test_a_missing_data_dir(capsys, tmp_path):
+    for dataset in ("fashion_mnist", "cifar10", "cifar100"):
+        err = refused(
+            capsys, f"--dataset={dataset}", f"--data_dir={tmp_path / 'nowhere'}", f"--workdir={tmp_path / 'w'}"
+        )
+        assert str(tmp_path / "nowhere") in err
+
+
+def test_a_truncated_data_file(capsys, tmp_path):
+    whole = struct.pack(">4B3I", 0, 0, 8, 3, 10, 28, 28) + bytes(10 * 28 * 28)
+    with gzip.open(tmp_path / "train-images-idx3-ubyte.gz", "wb") as file:
+        file.write(whole[:-100])
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 10) + bytes(range(10)))
+    err = refused(capsys, "--dataset=fashion_mnist", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'w'}")
+    assert "train-images-idx3-ubyte.gz" in err
+    assert str(10 * 28 * 28) in err
+
+
+def test_a_data_dir_for_a_data_set_that_reads_none(capsys, tmp_path):
+    err = refused(capsys, f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'w'}")
+    assert "fashion_mini" in err
+    assert str(tmp_path) in err
+
+
+def test_a_number_of_training_examples_that_the_data_does_not_have(capsys, tmp_path):
+    for count in (6001, 9):
+        err = refused(capsys, f"--train_examples={count}", f"--workdir={tmp_path / 'w'}")
+        assert str(count) in err
+        assert "6000" in err
+
+
+def test_a_batch_larger_than_the_data(capsys, tmp_path):
+    err = refused(capsys, "--smoke", "--batch_size=257", f"--workdir={tmp_path / 'w'}")
+    assert "257" in err
+    assert "256" in err
+
+
+@pytest.mark.parametrize("content", ["text", "empty", "zip", "zip with a config"])
+def test_a_model_file_that_is_none(content, capsys, tmp_path):
+    path = tmp_path / "net.keras"
+    if content.startswith("zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json" if "config" in content else "other.txt", "{}")
+    else:
+        path.write_text("no network" * (content == "text"), encoding="utf-8")
+    err = refused(capsys, "--smoke", f"--model={path}", f"--workdir={tmp_path / 'w'}")
+    assert str(path) in err
+
+
+def test_a_model_file_that_does_not_fit_the_data(capsys, tmp_path):
+    for path in (
+        save(tmp_path / "classes.keras", layers.Dense(7)),
+        save(tmp_path / "size.keras", layers.Dense(10), size=28),
+        save(tmp_path / "colours.keras", layers.Dense(10), channels=3),
+    ):
+        err = refused(capsys, "--smoke", f"--model={path}", f"--workdir={tmp_path / 'w'}")
+        assert str(path) in err
+        assert "(32, 32, 1)" in err
+
+
+def test_a_width_for_a_model_file(capsys, tmp_path):
+    path = save(tmp_path / "net.keras", layers.Dense(10))
+    err = refused(capsys, "--smoke", f"--model={path}", "--width=.5", f"--workdir={tmp_path / 'w'}")
+    assert "width=0.5" in err
+    assert "resnet20" in err
+
+
+def test_a_model_file_with_code_in_it_is_not_run(capsys, tmp_path):
+    path = save(tmp_path / "net.keras", layers.Dense(10), layers.Lambda(lambda x: x + 1))
+    assert str(path) in refused(capsys, "--smoke", f"--model={path}", f"--workdir={tmp_path / 'w'}")
+
+
+def test_an_application_that_is_too_large_for_the_images(capsys, tmp_path):
+    err = refused(capsys, "--smoke", "--model=InceptionV3", f"--workdir={tmp_path / 'w'}")
+    assert "'InceptionV3'" in err
+    assert "(32, 32, 1)" in err
+
+
+def test_a_method_that_finds_nothing_to_prune(capsys, tmp_path):
+    inputs = keras.Input((32, 32, 1))
+    outputs = layers.Dense(10)(layers.GlobalAveragePooling2D()(inputs))
+    keras.Model(inputs, outputs, name="bare").save(tmp_path / "bare.keras")
+    for method in ("l1_norm", "uniform", "network_slimming"):
+        err = refused(
+            capsys, "--smoke", f"--model={tmp_path / 'bare.keras'}", f"--method={method}", f"--workdir={tmp_path / 'w'}"
+        )
+        assert "bare" in err
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        "no json",
+        "[]",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "first"}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 5}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "master", "index": 0}}',
+        '{"cluster": "a:1", "task": {"type": "worker", "index": 0}}',
+    ],
+)
+def test_a_cluster_that_cannot_be_read(config, capsys, tmp_path, monkeypatch):
+    if config is None:
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+    else:
+        monkeypatch.setenv("TF_CONFIG", config)
+    err = refused(capsys, "--smoke", "--strategy=multi_worker", f"--workdir={tmp_path / 'w'}")
+    assert "TF_CONFIG" in err
+    assert '"cluster"' in err  # an example
