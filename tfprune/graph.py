@@ -143,6 +143,14 @@ class Call:
         """Shape of the (first) output tensor, batch axis included."""
         return tuple(self.node.outputs[0].shape)
 
+    def run(self, arrays: list[np.ndarray]) -> Any:
+        """Runs the operation itself on arrays in the place of its input tensors, whatever they hold."""
+        values = iter(arrays)
+        args, kwargs = self.node.arguments.convert(
+            lambda value: next(values) if isinstance(value, keras.KerasTensor) else value
+        )
+        return self.operation.call(*args, **kwargs)
+
     def channels(self, index: int = 0, axis: int = -1) -> np.ndarray:
         """The labels of an input along one axis, 1-D, one per channel.
 

@@ -75,6 +75,9 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
         config = _seeded(config, seed, record.name)
     if edit is not None:
         kind, config = edit(record, config)
+    if kind is keras.layers.Lambda:  # Keras refuses to make functions from configs, and here is the function
+        layer = record.operation
+        return kind(layer.function, layer._output_shape, layer.mask, layer.arguments, name=record.name)
     return kind.from_config(config)
 
 

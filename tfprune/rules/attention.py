@@ -10,7 +10,7 @@ from tfprune.rules import give_up, rule
 
 
 @rule("MultiHeadAttention")
-def multi_head_attention(call: Call) -> list[np.ndarray]:
+def _multi_head_attention(call: Call) -> list[np.ndarray]:
     """Heads are created and mixed by the output projection; what they project from is mixed as well.
 
     The widths of keys and values stay: the scores are divided by the square root of the key width, which

@@ -26,23 +26,23 @@ def freeze_softmax(call: Call, created: np.ndarray) -> None:
     "Expm1", "Floor", "Log", "Log10", "Log1p", "Log2", "Negative", "Reciprocal", "Round", "Rsqrt", "Sign", "Sin",
     "Sinh", "Sqrt", "Square", "Tan", "Tanh", "Erf", "Cast", "StopGradient", "NanToNum", "Copy",
 )  # fmt: skip
-def elementwise(call: Call) -> np.ndarray:
+def _elementwise(call: Call) -> np.ndarray:
     return call.inputs[0]
 
 
 @rule("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
-def spatial_dropout(call: Call) -> np.ndarray:
+def _spatial_dropout(call: Call) -> np.ndarray:
     return call.inputs[0]
 
 
 @rule("Activation")
-def activation(call: Call) -> np.ndarray:
+def _activation(call: Call) -> np.ndarray:
     freeze_softmax(call, call.inputs[0])
     return call.inputs[0]
 
 
 @rule("Softmax", "LogSoftmax")
-def softmax(call: Call) -> np.ndarray:
+def _softmax(call: Call) -> np.ndarray:
     """A softmax normalizes over an axis; over the channels a removed one would change all others."""
     axes = call.operation.axis if call.operation.axis is not None else range(call.inputs[0].ndim)
     axes = axes if isinstance(axes, (tuple, list, range)) else (axes,)
@@ -52,7 +52,7 @@ def softmax(call: Call) -> np.ndarray:
 
 
 @rule("PReLU")
-def prelu(call: Call) -> np.ndarray:
+def _prelu(call: Call) -> np.ndarray:
     """Slopes of the shape of one example, 1 along shared axes."""
     layer, labels = call.operation, call.inputs[0]
     axes = {}
@@ -66,7 +66,7 @@ def prelu(call: Call) -> np.ndarray:
 
 
 @rule("Rescaling")
-def rescaling(call: Call) -> np.ndarray:
+def _rescaling(call: Call) -> np.ndarray:
     constants = (call.operation.scale, call.operation.offset)
     if any(np.size(constant) > 1 for constant in constants):
         call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")
@@ -74,14 +74,14 @@ def rescaling(call: Call) -> np.ndarray:
 
 
 @rule("Masking")
-def masking(call: Call) -> np.ndarray:
+def _masking(call: Call) -> np.ndarray:
     """Whether a time step is masked depends on all of its channels."""
     call.freeze(call.inputs[0], f"{call.record.name} looks at all channels")
     return call.inputs[0]
 
 
 @rule("LayerScale")
-def layer_scale(call: Call) -> np.ndarray:
+def _layer_scale(call: Call) -> np.ndarray:
     """ConvNeXt's scale per channel."""
     channels = call.channels(0, -1)
     call.weight(call.operation.gamma, {0: channels})

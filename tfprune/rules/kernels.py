@@ -22,7 +22,7 @@ def positions(shape: tuple, axis: int) -> int:
 
 
 @rule("Conv1D", "Conv2D", "Conv3D")
-def convolution(call: Call) -> np.ndarray:
+def _convolution(call: Call) -> np.ndarray:
     layer, axis = call.operation, channel_axis(call)
     rank = len(layer.kernel.shape)
     if layer.groups > 1 and layer.groups == call.input_shapes[0][axis]:
@@ -59,7 +59,7 @@ def _one_channel_groups(call: Call, axis: int, rank: int) -> np.ndarray:
 
 
 @rule("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-def transposed_convolution(call: Call) -> np.ndarray:
+def _transposed_convolution(call: Call) -> np.ndarray:
     layer, axis = call.operation, channel_axis(call)
     rank = len(layer.kernel.shape)
     source, created = call.mix(0, axis), call.create(layer.filters)
@@ -71,7 +71,7 @@ def transposed_convolution(call: Call) -> np.ndarray:
 
 
 @rule("DepthwiseConv1D", "DepthwiseConv2D")
-def depthwise_convolution(call: Call) -> np.ndarray:
+def _depthwise_convolution(call: Call) -> np.ndarray:
     layer, axis = call.operation, channel_axis(call)
     source = call.channels(0, axis)
     call.weight(layer.kernel, {len(layer.kernel.shape) - 2: source}, positions(call.output_shape, axis))
@@ -81,7 +81,7 @@ def depthwise_convolution(call: Call) -> np.ndarray:
 
 
 @rule("SeparableConv1D", "SeparableConv2D")
-def separable_convolution(call: Call) -> np.ndarray:
+def _separable_convolution(call: Call) -> np.ndarray:
     layer, axis = call.operation, channel_axis(call)
     rank = len(layer.depthwise_kernel.shape)
     source, created = call.mix(0, axis), call.create(layer.filters)
@@ -96,7 +96,7 @@ def separable_convolution(call: Call) -> np.ndarray:
 
 
 @rule("Dense")
-def dense(call: Call) -> np.ndarray:
+def _dense(call: Call) -> np.ndarray:
     layer = call.operation
     source, created = call.mix(0), call.create(layer.units)
     call.weight(layer.kernel, {0: source, 1: created}, positions(call.output_shape, -1))
@@ -107,7 +107,7 @@ def dense(call: Call) -> np.ndarray:
 
 
 @rule("Embedding")
-def embedding(call: Call) -> np.ndarray:
+def _embedding(call: Call) -> np.ndarray:
     layer = call.operation
     call.freeze(call.inputs[0], f"indices into {call.record.name}")
     created = call.create(layer.output_dim)

@@ -14,7 +14,7 @@ from tfprune.rules import give_up, rule
     "Divide", "TrueDivide", "DivideNoNan", "Power", "Where", "Mod", "Arctan2",
     "Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr",
 )  # fmt: skip
-def merge(call: Call) -> np.ndarray | list[np.ndarray]:
+def _merge(call: Call) -> np.ndarray | list[np.ndarray]:
     """Makes the labels of all operands equal, position by position."""
     reason = _constant_per_channel(call)
     if reason:
@@ -46,7 +46,7 @@ def _constant_per_channel(call: Call) -> str:
 
 
 @rule("Matmul")
-def matmul(call: Call) -> np.ndarray | list[np.ndarray]:
+def _matmul(call: Call) -> np.ndarray | list[np.ndarray]:
     """Rows of one by columns of the other: sums over the axis that both share, as attention does."""
     if len(call.inputs) != 2 or min(labels.ndim for labels in call.inputs) < 3:
         return give_up(call, f"{call.record.name} multiplies by a constant or by vectors")
@@ -69,6 +69,6 @@ def matmul(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("CustomScaleLayer")
-def scaled_residual(call: Call) -> np.ndarray | list[np.ndarray]:
+def _scaled_residual(call: Call) -> np.ndarray | list[np.ndarray]:
     """InceptionResNet's residual: the sum of two tensors, one of them scaled."""
-    return merge(call)
+    return _merge(call)

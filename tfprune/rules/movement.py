@@ -7,7 +7,7 @@ import itertools
 import keras
 import numpy as np
 
-from tfprune.graph import Call, Kept, map_tensors
+from tfprune.graph import Call, Kept
 from tfprune.rules import give_up, rule
 
 
@@ -16,16 +16,11 @@ def run_on_labels(call: Call) -> list[np.ndarray]:
 
     Axes of unknown size stand for one position; along them labels never vary.
     """
-
-    def whole(index: int, labels: np.ndarray) -> np.ndarray:
-        sizes = [1, *(size or 1 for size in call.input_shapes[index][1:])]
-        return np.ascontiguousarray(np.broadcast_to(labels, sizes))
-
-    arguments = call.node.arguments
-    labels = iter(call.inputs)
-    args, kwargs = arguments.convert(lambda value: next(labels) if isinstance(value, keras.KerasTensor) else value)
-    args, kwargs = map_tensors(call.node, args, kwargs, whole)
-    moved = keras.tree.flatten(call.operation.call(*args, **kwargs))
+    whole = [
+        np.ascontiguousarray(np.broadcast_to(labels, [1, *(size or 1 for size in shape[1:])]))
+        for labels, shape in zip(call.inputs, call.input_shapes, strict=True)
+    ]
+    moved = keras.tree.flatten(call.run(whole))
     return [compress(keras.ops.convert_to_numpy(labels)) for labels in moved]
 
 
@@ -47,17 +42,17 @@ def varying(labels: np.ndarray) -> list[int]:
     "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip", "Concatenate", "Stack",
     "Ravel", "Hstack", "Dstack",
 )  # fmt: skip
-def movement(call: Call) -> list[np.ndarray]:
+def _movement(call: Call) -> list[np.ndarray]:
     return run_on_labels(call)
 
 
 @rule("RepeatVector")
-def repeat_vector(call: Call) -> np.ndarray:
+def _repeat_vector(call: Call) -> np.ndarray:
     return call.inputs[0][:, None]
 
 
 @rule("Reshape")
-def reshape(call: Call) -> np.ndarray | list[np.ndarray]:
+def _reshape(call: Call) -> np.ndarray | list[np.ndarray]:
     """The layer and the operation; a hard-coded size follows the labels along its axis."""
     key = "target_shape" if isinstance(call.operation, keras.layers.Layer) else "newshape"
     sizes = list(call.operation.get_config()[key])
@@ -85,7 +80,7 @@ def reshape(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("Pad")
-def pad(call: Call) -> np.ndarray | list[np.ndarray]:
+def _pad(call: Call) -> np.ndarray | list[np.ndarray]:
     """`keras.ops.pad`; padding of the channel axis brings channels of their own, constant zero."""
     operation, labels = call.operation, call.inputs[0]
     widths = [tuple(width) for width in operation.pad_width]
@@ -108,7 +103,7 @@ def pad(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("Split")
-def split(call: Call) -> list[np.ndarray]:
+def _split(call: Call) -> list[np.ndarray]:
     """`keras.ops.split`; along the channels, the places of the cuts follow the labels."""
     axis = call.operation.axis % call.inputs[0].ndim
     parts = run_on_labels(call)
@@ -124,7 +119,7 @@ def split(call: Call) -> list[np.ndarray]:
 
 
 @rule("GetItem")
-def get_item(call: Call) -> np.ndarray | list[np.ndarray]:
+def _get_item(call: Call) -> np.ndarray | list[np.ndarray]:
     """Indexing; a slice of the channels begins and ends where its kept channels do."""
     arguments = call.node.arguments
     key = arguments.args[1] if len(arguments.args) > 1 else arguments.kwargs["key"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from tfprune.graph import Call
-from tfprune.rules import rule
+from tfprune.rules import give_up, rule
 
 
 @rule("BatchNormalization")
-def batch_normalization(call: Call) -> np.ndarray:
+def _batch_normalization(call: Call) -> np.ndarray:
     layer = call.operation
     source = call.channels(0, layer.axis)
     for variable in (layer.gamma, layer.beta):
@@ -20,20 +20,21 @@ def batch_normalization(call: Call) -> np.ndarray:
 
 
 @rule("GroupNormalization")
-def group_normalization(call: Call) -> np.ndarray:
+def _group_normalization(call: Call) -> np.ndarray:
     """Statistics over groups of channels change with every channel, unless a group is one channel."""
     layer, size = call.operation, call.input_shapes[0][call.operation.axis]
     source = call.channels(0, layer.axis)
     if layer.groups not in (-1, size):
         call.freeze(source, f"{call.record.name} normalizes over groups of channels")
+    else:
+        call.count("groups", source)
     for variable in (layer.gamma, layer.beta):
         call.weight(variable, {0: source})
-    call.count("groups", source)
     return call.place(source, layer.axis)
 
 
 @rule("LayerNormalization", "RMSNormalization", "UnitNormalization")
-def over_channels(call: Call) -> np.ndarray:
+def _over_channels(call: Call) -> np.ndarray:
     """Normalizes over axes; frozen when channels are among them."""
     layer, labels = call.operation, call.inputs[0]
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else (layer.axis,)
@@ -43,14 +44,12 @@ def over_channels(call: Call) -> np.ndarray:
 
 
 @rule("SpectralNormalization")
-def spectral_normalization(call: Call) -> list[np.ndarray]:
-    from tfprune.rules import give_up
-
+def _spectral_normalization(call: Call) -> list[np.ndarray]:
     return give_up(call, f"{call.record.name} normalizes a whole kernel")
 
 
 @rule("Normalization")
-def feature_normalization(call: Call) -> np.ndarray:
+def _feature_normalization(call: Call) -> np.ndarray:
     """Constants of the data, per feature: they belong to inputs, which are frozen anyway."""
     call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")
     return call.inputs[0]

@@ -16,7 +16,7 @@ from tfprune.rules.kernels import channel_axis
     "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
     "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D",
 )  # fmt: skip
-def spatial(call: Call) -> np.ndarray:
+def _spatial(call: Call) -> np.ndarray:
     """Positions change, channels do not; channels that vary with the position cannot be followed."""
     axis = channel_axis(call)
     return call.place(call.channels(0, axis), axis)
@@ -26,13 +26,13 @@ def spatial(call: Call) -> np.ndarray:
     "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
     "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
 )  # fmt: skip
-def global_pooling(call: Call) -> np.ndarray:
+def _global_pooling(call: Call) -> np.ndarray:
     axis = channel_axis(call)
     return call.place(call.channels(0, axis), axis if call.operation.keepdims else -1)
 
 
 @rule("Mean", "Max", "Min", "Sum", "Var", "Std", "Prod", "Amax", "Amin")
-def reduction(call: Call) -> np.ndarray | list[np.ndarray]:
+def _reduction(call: Call) -> np.ndarray | list[np.ndarray]:
     """Over positions, a reduction keeps every channel apart; over channels only a sum can lose some."""
     labels, axes = call.inputs[0], call.operation.axis
     axes = range(labels.ndim) if axes is None else axes if isinstance(axes, (tuple, list)) else (axes,)

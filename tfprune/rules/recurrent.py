@@ -15,7 +15,7 @@ _GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 
 
 @rule("LSTM", "GRU", "SimpleRNN")
-def recurrent(call: Call) -> list[np.ndarray]:
+def _recurrent(call: Call) -> list[np.ndarray]:
     """Units are created, and mixed by the recurrent kernel in every step."""
     layer = call.operation
     units = call.create(layer.units)
@@ -37,7 +37,7 @@ def _cell(call: Call, layer: Any, units: np.ndarray, source: np.ndarray) -> None
 
 
 @rule("Bidirectional")
-def bidirectional(call: Call) -> list[np.ndarray]:
+def _bidirectional(call: Call) -> list[np.ndarray]:
     """Both directions have the same units, so they are pruned alike."""
     wrapper = call.operation
     directions = (wrapper.forward_layer, wrapper.backward_layer)
@@ -66,7 +66,7 @@ def bidirectional(call: Call) -> list[np.ndarray]:
 
 
 @rule("TimeDistributed")
-def time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
+def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
     """The rule of the layer inside, on one time step."""
     inner = call.operation.layer
     known = find_rule(inner)
@@ -74,9 +74,10 @@ def time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
     if known is None or isinstance(inner, keras.Model) or len(call.inputs) > 1 or labels.shape[1] > 1:
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
     steps = call.input_shapes[0][1] or 1
-    step = _Step(call, inner, steps)
+    step = _Step(call, inner)
     inside = known(step)
-    if isinstance(inside, list) or step.arguments is not None:
+    outputs = inside if isinstance(inside, list) else [inside]
+    if len(outputs) > 1 or step.arguments is not None:
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
     record: Record = call.record
     record.created = step.record.created
@@ -92,19 +93,22 @@ def time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
             return _without_shapes(edit)
 
         call.setting("layer", edited)
-    return inside[:, None]
+    return outputs[0][:, None]
 
 
 class _Step(Call):
     """A call of the layer inside of a TimeDistributed, on one time step."""
 
-    def __init__(self, call: Call, inner: Any, steps: int):
+    def __init__(self, call: Call, inner: Any):
         record = Record(call.record.name, inner, created=call.record.created)
         super().__init__(call.node, [call.inputs[0][:, 0]], record, call.graph)
 
     @property
     def operation(self) -> Any:
         return self.record.operation
+
+    def run(self, arrays: list[np.ndarray]) -> Any:
+        return self.operation.call(*arrays)
 
     @property
     def input_shapes(self) -> list[tuple]:
