@@ -70,6 +70,7 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
     kind, config = type(record.operation), record.operation.get_config()
     for key, value in record.settings.items():
         config[key] = value(kept)
+    config = _without_shapes(config)
     config["name"] = record.name
     if seed is not None:
         config = _seeded(config, seed, record.name)
@@ -79,6 +80,13 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
         layer = record.operation
         return kind(layer.function, layer._output_shape, layer.mask, layer.arguments, name=record.name)
     return kind.from_config(config)
+
+
+def _without_shapes(config: Any) -> Any:
+    """Drops the shapes with which Keras would build the layers inside of wrappers; they are the old ones."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_shapes(value) for key, value in config.items() if key != "build_config"}
 
 
 def _seeded(config: Any, seed: int, path: str) -> Any:

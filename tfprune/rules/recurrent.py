@@ -54,7 +54,7 @@ def _bidirectional(call: Call) -> list[np.ndarray]:
         def edited(kept: Kept) -> dict:
             edit = copy.deepcopy(config)
             edit["config"]["units"] = int(kept[units].sum())
-            return _without_shapes(edit)
+            return edit
 
         return edited
 
@@ -90,7 +90,7 @@ def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
         def edited(kept: Kept) -> dict:
             edit = copy.deepcopy(config)
             edit["config"].update({key: value(kept) for key, value in step.record.settings.items()})
-            return _without_shapes(edit)
+            return edit
 
         call.setting("layer", edited)
     return outputs[0][:, None]
@@ -118,9 +118,3 @@ class _Step(Call):
     def output_shape(self) -> tuple:
         shape = super().output_shape
         return shape[:1] + shape[2:]
-
-
-def _without_shapes(config: dict) -> dict:
-    """Drops the shapes that Keras stores of a layer that was built; they are the old ones."""
-    config.pop("build_config", None)
-    return config
