@@ -52,12 +52,13 @@ def filter_norms(graph: ChannelGraph, order: int) -> Iterator[tuple[str, np.ndar
     for record in graph.producers():
         first, total = record.created[0], np.zeros(len(record.created))
         for index, axes in record.axes.items():
-            weight = np.abs(keras.ops.convert_to_numpy(record.weights[index]).astype(np.float64)) ** order
             for axis, labels in axes.items():
                 own = labels - first  # created labels are consecutive
-                if weight.ndim > 1 and own.min() >= 0 and own.max() < len(total):
+                if len(record.weights[index].shape) > 1 and own.min() >= 0 and own.max() < len(total):
+                    weight = keras.ops.convert_to_numpy(record.weights[index])
+                    power = np.abs(weight) if order == 1 else np.square(weight, dtype=np.float64)
                     other = tuple(other for other in range(weight.ndim) if other != axis)
-                    np.add.at(total, own, weight.sum(axis=other))
+                    np.add.at(total, own, power.sum(axis=other, dtype=np.float64))
         if total.any():
             yield record.name, record.created, total ** (1 / order)
 

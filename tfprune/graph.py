@@ -377,7 +377,7 @@ class ChannelGraph:
         """
         owners: dict[int, list[str]] = {}
         for record in self.producers():
-            for group in dict.fromkeys(self.group_of[record.created].tolist()):
+            for group in np.unique(self.group_of[record.created]).tolist():
                 if group not in self.frozen:
                     owners.setdefault(group, []).append(record.name)
         pools: dict[tuple[str, ...], list[int]] = {}
