@@ -23,6 +23,7 @@ _PUBLIC = {
     "measure_latency": "tfprune.latency",
     "plan_channels": "tfprune.planner",
     "profile": "tfprune.profiling",
+    "rule": "tfprune.rules",
     "verify": "tfprune.surgery",
 }
 

@@ -50,12 +50,17 @@ def filter_norms(graph: ChannelGraph, order: int) -> Iterator[tuple[str, np.ndar
         order: 1 for the sum of absolute weights, 2 for the Euclidean norm.
     """
     for record in graph.producers():
+        first, total = record.created[0], np.zeros(len(record.created))
         for index, axes in record.axes.items():
-            weight = keras.ops.convert_to_numpy(record.weights[index]).astype(np.float64)
-            axis = next((axis for axis, labels in axes.items() if labels is record.created), None)
-            if axis is not None and weight.ndim > 1:
-                filters = np.moveaxis(weight, axis, 0).reshape(len(record.created), -1)
-                yield record.name, record.created, np.linalg.norm(filters, ord=order, axis=1)
+            for axis, labels in axes.items():
+                own = labels - first  # created labels are consecutive
+                if len(record.weights[index].shape) > 1 and own.min() >= 0 and own.max() < len(total):
+                    weight = keras.ops.convert_to_numpy(record.weights[index])
+                    power = np.abs(weight) if order == 1 else np.square(weight, dtype=np.float64)
+                    other = tuple(other for other in range(weight.ndim) if other != axis)
+                    np.add.at(total, own, power.sum(axis=other, dtype=np.float64))
+        if total.any():
+            yield record.name, record.created, total ** (1 / order)
 
 
 def _relative(norms: Iterator[tuple[str, np.ndarray, np.ndarray]]) -> Scores:

@@ -6,7 +6,7 @@ array has the rank of the tensor, and size 1 along every axis on which the label
 convolution's output of shape `(None, 32, 32, 64)` carries an array of shape `(1, 1, 1, 64)`, and flattening
 it gives one of shape `(1, 65536)` in which each of the 64 labels stands 1,024 times.
 
-What an operation does to the labels is told by a *rule* (`tfprune/rules.py`). Rules tie labels that must
+What an operation does to the labels is told by a *rule* (`tfprune/rules/`). Rules tie labels that must
 stay or go together (the operands of an addition), and freeze labels that cannot go (a model's inputs and
 outputs, whatever an unknown operation touches). The connected components of the ties are the coupled
 **groups**: the smallest sets of channels that can be removed.
@@ -112,6 +112,9 @@ class Call:
         inputs: Label arrays of the tensors among its arguments.
         mixed: Index of input -> its label array, for the inputs over whose labels the operation sums.
         kernels: (weight index, positions) pairs: the weight is multiplied at so many positions.
+        products: Functions of the kept labels: multiply-accumulates that involve no weight.
+        arguments: How the arguments of the call follow from the labels that are kept, where they do:
+            `arguments(kept, args, kwargs)` returns the new ones.
         output: Label array of the (first) output.
     """
 
@@ -121,6 +124,8 @@ class Call:
     graph: ChannelGraph
     mixed: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     kernels: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    products: list[Callable[[Kept], int]] = dataclasses.field(default_factory=list)
+    arguments: Callable[[Kept, tuple, dict], tuple[tuple, dict]] | None = None
     output: np.ndarray | None = None
 
     @property
@@ -138,6 +143,14 @@ class Call:
         """Shape of the (first) output tensor, batch axis included."""
         return tuple(self.node.outputs[0].shape)
 
+    def run(self, arrays: list[np.ndarray]) -> Any:
+        """Runs the operation itself on arrays in the place of its input tensors, whatever they hold."""
+        values = iter(arrays)
+        args, kwargs = self.node.arguments.convert(
+            lambda value: next(values) if isinstance(value, keras.KerasTensor) else value
+        )
+        return self.operation.call(*args, **kwargs)
+
     def channels(self, index: int = 0, axis: int = -1) -> np.ndarray:
         """The labels of an input along one axis, 1-D, one per channel.
 
@@ -151,13 +164,17 @@ class Call:
 
     def mix(self, index: int = 0, axis: int = -1) -> np.ndarray:
         """Like `channels`, for an operation that sums over them: here a removed channel must be zero."""
-        self.mixed[index] = self.inputs[index]
+        self.mix_all(index)
         return self.channels(index, axis)
+
+    def mix_all(self, index: int) -> None:
+        """Tells that the operation sums over all labels of an input."""
+        self.mixed[index] = self.inputs[index]
 
     def create(self, count: int) -> np.ndarray:
         """Fresh labels for the channels that this layer creates; the same ones when it is called again."""
         if self.record.created is None:
-            self.record.created = self.graph._fresh(count)
+            self.record.created = self.graph.fresh(count)
         return self.record.created
 
     def place(self, channels: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -176,7 +193,12 @@ class Call:
         self.graph._freeze(labels, reason)
 
     def weight(
-        self, variable: Any, axes: dict[int, np.ndarray], positions: int | None = None, state: bool = False
+        self,
+        variable: Any,
+        axes: dict[int, np.ndarray],
+        positions: int | None = None,
+        state: bool = False,
+        mixed: int | None = None,
     ) -> None:
         """Tells which axes of a weight are indexed by which labels.
 
@@ -186,6 +208,8 @@ class Call:
             positions: For a kernel, the number of positions (per example) at which it is applied; its
                 multiply-accumulates are its size times this.
             state: The weight is state (moving statistics), not a parameter; profiles do not count it.
+            mixed: An axis over which the layer sums channels of its own (the units of a recurrent kernel): a
+                removed channel has zero weights there.
         """
         if variable is None:
             return
@@ -196,6 +220,8 @@ class Call:
                 self.tie(known[axis], labels)
         if state:
             self.record.state.add(index)
+        if mixed is not None:
+            self.record.inner_mixed[index] = mixed
         if positions is not None:
             self.kernels.append((index, positions))
 
@@ -218,6 +244,7 @@ class Record:
         created: Labels of the channels it creates, in order, or None.
         axes: Index into `operation.weights` -> {axis: labels}.
         state: Indices of the weights that are state, not parameters.
+        inner_mixed: Index of weight -> the axis over which the layer sums channels of its own.
         settings: Config field -> function of the kept labels.
         calls: Its calls, in order.
     """
@@ -227,6 +254,7 @@ class Record:
     created: np.ndarray | None = None
     axes: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
     state: set[int] = dataclasses.field(default_factory=set)
+    inner_mixed: dict[int, int] = dataclasses.field(default_factory=dict)
     settings: dict[str, Callable[[Kept], Any]] = dataclasses.field(default_factory=dict)
     calls: list[Call] = dataclasses.field(default_factory=list)
 
@@ -256,6 +284,7 @@ class ChannelGraph:
 
     Attributes:
         records: Operation name -> `Record`, in the order of execution.
+        calls: Every call, in the order in which `replay` makes them.
         group_of: (labels,) int array: the coupled group of every label.
         group_count: Number of groups.
         frozen: Group -> the reason why it cannot be removed.
@@ -269,6 +298,7 @@ class ChannelGraph:
 
         self.model = functional(model)
         self.records: dict[str, Record] = {}
+        self.calls: list[Call] = []
         self._by_operation: dict[int, Record] = {}
         self._edges: list[tuple[np.ndarray, np.ndarray]] = []
         self._frozen_labels: list[tuple[np.ndarray, str]] = []
@@ -277,7 +307,7 @@ class ChannelGraph:
         inputs = []
         for tensor in self.model.inputs:
             channels = tensor.shape[-1] if len(tensor.shape) > 1 and tensor.shape[-1] else 1
-            labels = self._fresh(channels).reshape((1,) * (len(tensor.shape) - 1) + (channels,))
+            labels = self.fresh(channels).reshape((1,) * (len(tensor.shape) - 1) + (channels,))
             self._freeze(labels, "model input")
             inputs.append(labels)
 
@@ -287,6 +317,7 @@ class ChannelGraph:
             map_tensors(node, args, kwargs, lambda _, labels: arrays.append(labels))
             entry = Call(node, arrays, record, self)
             record.calls.append(entry)
+            self.calls.append(entry)
             outputs = trace(entry)
             entry.output = outputs[0]
             return outputs
@@ -295,7 +326,8 @@ class ChannelGraph:
             self._freeze(labels, "model output")
         self._connect()
 
-    def _fresh(self, count: int) -> np.ndarray:
+    def fresh(self, count: int) -> np.ndarray:
+        """(count,) labels that were never used before."""
         first = self._label_count
         self._label_count += count
         return np.arange(first, self._label_count)
@@ -323,10 +355,6 @@ class ChannelGraph:
             for group in np.unique(self.group_of[labels]).tolist():
                 self.frozen.setdefault(group, reason)
 
-    def record_of(self, operation: Any) -> Record:
-        """The record of an operation of the model."""
-        return self._by_operation[id(operation)]
-
     def producers(self) -> Iterator[Record]:
         """The records of the layers that create channels, in the order of execution."""
         return (record for record in self.records.values() if record.created is not None)
@@ -349,7 +377,7 @@ class ChannelGraph:
         """
         owners: dict[int, list[str]] = {}
         for record in self.producers():
-            for group in dict.fromkeys(self.group_of[record.created].tolist()):
+            for group in np.unique(self.group_of[record.created]).tolist():
                 if group not in self.frozen:
                     owners.setdefault(group, []).append(record.name)
         pools: dict[tuple[str, ...], list[int]] = {}

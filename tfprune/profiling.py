@@ -120,6 +120,9 @@ def _profile_record(record: Record, kept: Kept, count_zeros: bool) -> LayerProfi
             # The paper discounts the zeros of convolutions, never those of dense layers.
             weights = sizes[index] if isinstance(record.operation, keras.layers.Dense) else nonzero[index]
             flops += 2 * weights * positions
+        products = sum(count(kept) for count in call.products)
+        macs += products
+        flops += 2 * products
         if call.kernels and getattr(record.operation, "use_bias", False):
             flops += outputs
         flops += _flops_per_output(call) * outputs

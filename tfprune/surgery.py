@@ -38,10 +38,15 @@ def rebuild(
     """
     made: dict[str, Any] = {}
 
+    calls = iter(graph.calls)
+
     def call(node, args, kwargs):
-        record = graph.record_of(node.operation)
+        entry = next(calls)
+        record = entry.record
         if record.name not in made:
             made[record.name] = _remake(record, kept, seed, edit)
+        if entry.arguments is not None:
+            args, kwargs = entry.arguments(kept, args, kwargs)
         return made[record.name](*args, **kwargs)
 
     model = graph.model
@@ -65,12 +70,23 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
     kind, config = type(record.operation), record.operation.get_config()
     for key, value in record.settings.items():
         config[key] = value(kept)
+    config = _without_shapes(config)
     config["name"] = record.name
     if seed is not None:
         config = _seeded(config, seed, record.name)
     if edit is not None:
         kind, config = edit(record, config)
+    if kind is keras.layers.Lambda:  # Keras refuses to make functions from configs, and here is the function
+        layer = record.operation
+        return kind(layer.function, layer._output_shape, layer.mask, layer.arguments, name=record.name)
     return kind.from_config(config)
+
+
+def _without_shapes(config: Any) -> Any:
+    """Drops the shapes with which Keras would build the layers inside of wrappers; they are the old ones."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_shapes(value) for key, value in config.items() if key != "build_config"}
 
 
 def _seeded(config: Any, seed: int, path: str) -> Any:
@@ -102,23 +118,40 @@ def masked_outputs(graph: ChannelGraph, kept: Kept, inputs: list) -> list:
     Returns:
         The outputs, flat.
     """
-    masks = {}
-    for record in graph.records.values():
-        for entry in record.calls:
-            for index, labels in entry.mixed.items():
-                if not kept[labels].all():
-                    masks[id(entry.node), index] = kept[labels]
+    calls = iter(graph.calls)
 
     def call(node, args, kwargs):
+        entry = next(calls)
+
         def mask(index, value):
-            keep = masks.get((id(node), index))
+            labels = entry.mixed.get(index)
+            if labels is None or kept[labels].all():
+                return value
             # Selection, not a product with zero: what an overflowing channel holds must not come through.
-            return value if keep is None else keras.ops.where(keep, value, keras.ops.zeros_like(value))
+            return keras.ops.where(kept[labels], value, keras.ops.zeros_like(value))
 
         args, kwargs = map_tensors(node, args, kwargs, mask)
-        return node.operation(*args, **kwargs)
+        return _masked_operation(entry.record, kept, args, kwargs)(*args, **kwargs)
 
     return replay(graph.model, [keras.ops.convert_to_tensor(value) for value in inputs], call)
+
+
+def _masked_operation(record: Record, kept: Kept, args: tuple, kwargs: dict) -> Any:
+    """The operation itself; where it mixes channels of its own, a copy with the weights of removed ones zero."""
+    removed = {
+        index: (axis, np.flatnonzero(~kept[record.axes[index][axis]])) for index, axis in record.inner_mixed.items()
+    }
+    if not any(len(channels) for _, channels in removed.values()):
+        return record.operation
+    twin = type(record.operation).from_config(record.operation.get_config())
+    twin(*args, **kwargs)  # builds it
+    for index, (new, old) in enumerate(zip(twin.weights, record.weights, strict=True)):
+        value = np.array(keras.ops.convert_to_numpy(old))
+        if index in removed:
+            axis, channels = removed[index]
+            value[(slice(None),) * axis + (channels,)] = 0
+        new.assign(value)
+    return twin
 
 
 def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.ndarray]:

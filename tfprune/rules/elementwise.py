@@ -1,0 +1,89 @@
+"""Operations on single elements: what enters a channel leaves it."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tfprune.graph import Call
+from tfprune.rules import rule
+
+
+def freeze_softmax(call: Call, created: np.ndarray) -> None:
+    """Freezes the channels of a layer whose own activation is a softmax over them."""
+    if getattr(call.operation, "activation", None) in (keras.activations.softmax, keras.activations.log_softmax):
+        call.freeze(created, f"softmax over the channels in {call.record.name}")
+
+
+@rule(
+    # layers
+    "ReLU", "LeakyReLU", "ELU", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity",
+    "ActivityRegularization",
+    # operations
+    "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu",
+    "Squareplus", "LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu",
+    "TanhShrink", "HardTanh", "HardShrink", "Threshold", "Absolute", "Abs", "Ceil", "Clip", "Cos", "Cosh", "Exp",
+    "Expm1", "Floor", "Log", "Log10", "Log1p", "Log2", "Negative", "Reciprocal", "Round", "Rsqrt", "Sign", "Sin",
+    "Sinh", "Sqrt", "Square", "Tan", "Tanh", "Erf", "Cast", "StopGradient", "NanToNum", "Copy",
+)  # fmt: skip
+def _elementwise(call: Call) -> np.ndarray:
+    return call.inputs[0]
+
+
+@rule("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
+def _spatial_dropout(call: Call) -> np.ndarray:
+    return call.inputs[0]
+
+
+@rule("Activation")
+def _activation(call: Call) -> np.ndarray:
+    freeze_softmax(call, call.inputs[0])
+    return call.inputs[0]
+
+
+@rule("Softmax", "LogSoftmax")
+def _softmax(call: Call) -> np.ndarray:
+    """A softmax normalizes over an axis; over the channels a removed one would change all others."""
+    axes = call.operation.axis if call.operation.axis is not None else range(call.inputs[0].ndim)
+    axes = axes if isinstance(axes, (tuple, list, range)) else (axes,)
+    if any(call.inputs[0].shape[axis] > 1 for axis in axes):
+        call.freeze(call.inputs[0], f"softmax over the channels in {call.record.name}")
+    return call.inputs[0]
+
+
+@rule("PReLU")
+def _prelu(call: Call) -> np.ndarray:
+    """Slopes of the shape of one example, 1 along shared axes."""
+    layer, labels = call.operation, call.inputs[0]
+    axes = {}
+    for axis, size in enumerate(labels.shape[1:]):
+        if size > 1:
+            channels = call.channels(0, axis + 1)
+            if layer.alpha.shape[axis] > 1:
+                axes[axis] = channels
+    call.weight(layer.alpha, axes)
+    return labels
+
+
+@rule("Rescaling")
+def _rescaling(call: Call) -> np.ndarray:
+    constants = (call.operation.scale, call.operation.offset)
+    if any(np.size(constant) > 1 for constant in constants):
+        call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")
+    return call.inputs[0]
+
+
+@rule("Masking")
+def _masking(call: Call) -> np.ndarray:
+    """Whether a time step is masked depends on all of its channels."""
+    call.freeze(call.inputs[0], f"{call.record.name} looks at all channels")
+    return call.inputs[0]
+
+
+@rule("LayerScale")
+def _layer_scale(call: Call) -> np.ndarray:
+    """ConvNeXt's scale per channel."""
+    channels = call.channels(0, -1)
+    call.weight(call.operation.gamma, {0: channels})
+    call.count("projection_dim", channels)
+    return call.inputs[0]
