@@ -19,9 +19,7 @@ from tfprune.data.idx import read_idx
 from tfprune.data.image_data import ImageData, stratified_indices
 from tfprune.errors import DataError, UsageError
 
-IDX_NAMES = tuple(
-    f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-)
+IDX_NAMES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 SOURCES = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}
 LABEL_COUNTS = {"cifar10": (10,), "cifar100": (20, 100)}
 
@@ -474,9 +472,7 @@ def write_cifar(source: cifar.Source, folder) -> dict[str, tuple[bytes, np.ndarr
 def check_cifar(data: ImageData, files) -> None:
     *train, test = files.values()
     np.testing.assert_array_equal(data.train_images, np.concatenate([images for _, images, _ in train]))
-    np.testing.assert_array_equal(
-        data.train_labels, np.concatenate([labels[:, -1] for _, _, labels in train])
-    )
+    np.testing.assert_array_equal(data.train_labels, np.concatenate([labels[:, -1] for _, _, labels in train]))
     np.testing.assert_array_equal(data.test_images, test[1])
     np.testing.assert_array_equal(data.test_labels, test[2][:, -1])
 
@@ -500,9 +496,7 @@ def test_cifar_is_decoded_exactly(name, folder, train_files, num_classes, parent
     assert data.train_images.flags.c_contiguous
 
 
-@pytest.mark.parametrize(
-    ("name", "file"), [(name, file) for name in SOURCES for file in cifar_files(SOURCES[name])]
-)
+@pytest.mark.parametrize(("name", "file"), [(name, file) for name in SOURCES for file in cifar_files(SOURCES[name])])
 def test_a_bad_cifar_file_is_named(name, file, tmp_path):
     source = SOURCES[name]
     path = tmp_path / source.folder / file
@@ -510,9 +504,7 @@ def test_a_bad_cifar_file_is_named(name, file, tmp_path):
     damaged = [(good[:-1], "record"), (good + b"\0", "record"), (b"", "0 bytes")]
     for column, count in enumerate(LABEL_COUNTS[name]):
         start = len(good) // 4  # the second of four records
-        damaged.append(
-            (good[: start + column] + bytes([count]) + good[start + column + 1 :], f"has {count} ")
-        )
+        damaged.append((good[: start + column] + bytes([count]) + good[start + column + 1 :], f"has {count} "))
     for content, word in damaged:
         path.write_bytes(content)
         with pytest.raises(DataError) as error:
@@ -541,9 +533,7 @@ def served_archive(tmp_path, monkeypatch):
 
     cache = tmp_path / "cache"
     cache.mkdir()
-    monkeypatch.setattr(
-        keras.utils, "get_file", functools.partial(keras.utils.get_file, cache_dir=str(cache))
-    )
+    monkeypatch.setattr(keras.utils, "get_file", functools.partial(keras.utils.get_file, cache_dir=str(cache)))
 
     def serve(source, name):
         files = cifar_files(source)
@@ -618,6 +608,4 @@ def test_synthetic_can_be_learnt_but_not_by_heart():
     centres = np.stack([train[data.train_labels == label].mean(0) for label in range(10)])
     nearest = ((test[:, None] - centres) ** 2).sum(-1).argmin(1)
     assert (nearest == data.test_labels).mean() > 0.95
-    assert not {image.tobytes() for image in data.train_images} & {
-        image.tobytes() for image in data.test_images
-    }
+    assert not {image.tobytes() for image in data.train_images} & {image.tobytes() for image in data.test_images}

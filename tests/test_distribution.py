@@ -281,7 +281,7 @@ from tfprune.training.distribution import agree, make_strategy, worker_index
 strategy = make_strategy("auto")
 index = worker_index(strategy)
 report = {"index": index, "replicas": strategy.num_replicas_in_sync}
-report["agree"] = [agree(strategy, True), agree(strategy, False), agree(strategy, index == 0), agree(strategy, index == 1)]
+report["agree"] = [agree(strategy, flag) for flag in (True, False, index == 0, index == 1)]
 trainer, result = train(strategy, normalize=True)
 report["history"] = result.history
 report["weights"] = [weight.tolist() for weight in result.weights]

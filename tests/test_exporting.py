@@ -201,5 +201,5 @@ def test_a_litert_model_is_compared_too(tmp_path, monkeypatch):
 
     run = exporting._run_litert
     monkeypatch.setattr(exporting, "_run_litert", lambda *args: [1.001 * output for output in run(*args)])
-    with pytest.raises(ExportError, match="model.tflite"):
+    with pytest.raises(ExportError, match=r"model\.tflite"):
         export(model, tmp_path / "out", litert=True)

@@ -163,9 +163,7 @@ def test_bfloat16_inputs_keep_float32_statistics(shape):
     assert {w.dtype for w in layer.weights} == {"float32"}
     rounded = np.float64(tf.cast(tf.cast(values(shape), tf.bfloat16), tf.float32)).reshape(COUNT, -1)
     np.testing.assert_allclose(layer.moving_mean.numpy(), 0.01 * rounded.mean(axis=0), rtol=1e-4)
-    np.testing.assert_allclose(
-        layer.moving_variance.numpy(), 0.99 + 0.01 * rounded.var(axis=0, ddof=1), rtol=1e-4
-    )
+    np.testing.assert_allclose(layer.moving_variance.numpy(), 0.99 + 0.01 * rounded.var(axis=0, ddof=1), rtol=1e-4)
 
 
 def test_the_slimming_penaltys_gradient_is_lambda_times_the_sign_of_gamma():

@@ -144,10 +144,10 @@ class ByHand:
         logits = pooled @ self.dense + self.bias
         shifted = logits - logits.max(1, keepdims=True)
         probabilities = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
-        return x, z, mean, variance, normal, active, pooled, probabilities
+        return x, mean, variance, normal, active, pooled, probabilities
 
     def step(self, images, labels, rate):
-        x, z, mean, variance, normal, active, pooled, probabilities = self.forward(images, training=True)
+        x, mean, variance, normal, active, pooled, probabilities = self.forward(images, training=True)
         batch = len(images)
         loss = -np.log(probabilities[np.arange(batch), labels]).mean() + self.gamma_l1 * np.abs(self.gamma).sum()
         hits = (probabilities.argmax(1) == labels).mean()
@@ -155,9 +155,9 @@ class ByHand:
         d_active = (d_logits @ self.dense.T)[:, None, None, :] / (32 * 32) * (active > 0)
         d_normal = d_active * self.gamma
         count = batch * 32 * 32
-        d_z = (
-            d_normal - d_normal.mean((0, 1, 2)) - normal * (d_normal * normal).sum((0, 1, 2)) / count
-        ) / np.sqrt(variance + 1e-5)
+        d_z = (d_normal - d_normal.mean((0, 1, 2)) - normal * (d_normal * normal).sum((0, 1, 2)) / count) / np.sqrt(
+            variance + 1e-5
+        )
         gradients = {
             "kernel": np.einsum("nijk,nijf->kf", x, d_z).reshape(3, 3, 1, FILTERS),
             "gamma": (d_active * normal).sum((0, 1, 2)) + self.gamma_l1 * np.sign(self.gamma),
@@ -470,14 +470,11 @@ def test_training_learns(trainer):
     assert [epoch["epoch"] for epoch in result.history] == list(range(1, 26))
 
 
-@pytest.mark.parametrize(
-    "ending", ["softmax argument", "softmax activation", "softmax layer", "softmax operation"]
-)
+@pytest.mark.parametrize("ending", ["softmax argument", "softmax activation", "softmax layer", "softmax operation"])
 def test_a_network_that_ends_in_a_softmax_trains_as_the_one_that_ends_in_logits(ending):
     weights = conv_bn_dense().get_weights()
     expected, received = (
-        make_trainer(conv_bn_dense(ending=end)).run(weights, 2, Schedule(0.1), seed=0)
-        for end in ("logits", ending)
+        make_trainer(conv_bn_dense(ending=end)).run(weights, 2, Schedule(0.1), seed=0) for end in ("logits", ending)
     )
     for one, other in zip(expected.history, received.history, strict=True):
         assert other == pytest.approx(one, abs=1e-4)

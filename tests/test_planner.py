@@ -227,7 +227,7 @@ def test_nothing_prunable_is_told_with_the_reasons():
     with pytest.raises(PlanError) as error:
         tfprune.plan_channels(model, 0.5)
     assert "Nothing in 'stuck' can be pruned" in str(error.value)
-    assert "wide: norm (LayerNormalization) is not known to tfprune" in str(error.value)
+    assert "wide: norm normalizes over the channels" in str(error.value)
     assert "head: model output" in str(error.value)
 
 

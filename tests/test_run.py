@@ -37,10 +37,10 @@ def small(tmp_path_factory):
 def user_network():
     inputs = keras.Input((32, 32, 1))
     x = layers.Conv2D(8, 3, strides=2, use_bias=False, name="first")(inputs)
-    x = layers.BatchNormalization(name="bn_first")(x)
+    x = layers.BatchNormalization(momentum=0.8, name="bn_first")(x)
     x = layers.ReLU(name="relu_first")(x)
     x = layers.Conv2D(12, 3, strides=2, name="second")(x)
-    x = layers.BatchNormalization(name="bn_second")(x)
+    x = layers.BatchNormalization(momentum=0.8, name="bn_second")(x)
     x = layers.ReLU(name="relu_second")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(10, activation="softmax", name="classes")(x), name="mine")
@@ -147,8 +147,8 @@ def test_what_is_exported_has_the_accuracy_and_size_of_its_row(quickstart):
         assert trainable(model) == int(row["params"])
         assert not any("Fused" in type(layer).__name__ for layer in model.layers)
         batch = tf.random.stateless_normal((3, 32, 32, 1), (1, 2))
-        served = tf.saved_model.load(str(folder / "saved_model")).serve(batch)
-        np.testing.assert_allclose(served, model(batch, training=False), atol=1e-5)
+        loaded = tf.saved_model.load(str(folder / "saved_model"))
+        np.testing.assert_allclose(loaded.serve(batch), model(batch, training=False), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -230,6 +230,18 @@ def test_a_network_of_the_users_goes_the_whole_way(small, tmp_path):
         assert {variable.dtype for variable in model.variables} == {"float32"}
 
 
+def test_what_is_exported_after_some_epochs_has_the_accuracy_of_its_row(small, tmp_path):
+    argv = [f"--model={small}", "--dataset=synthetic", "--epochs=5", "--batch_size=16", "--method=random"]
+    assert main([*argv, f"--workdir={tmp_path}"]) == 0
+    rows = read(tmp_path)
+    (setting,) = (tmp_path / "export").iterdir()
+    accuracies = [float(row["test_accuracy"]) for row in rows]
+    for row, accuracy in zip(rows, accuracies, strict=True):
+        assert accuracy_of(setting / row["regime"] / "model.keras")[1] == pytest.approx(accuracy, abs=1e-6)
+    assert accuracies[0] > 0.2  # something was learnt
+    assert len(set(accuracies)) >= 3
+
+
 def test_a_model_file_is_known_by_its_content(small, tmp_path, monkeypatch, trained):
     smoke(tmp_path / "w", f"--model={small}", "--noexport", "--regimes=finetune")
     assert len(trained) == 3
@@ -293,7 +305,9 @@ def test_a_seed_added_later_trains_that_seed_only(small, tmp_path, trained):
     ]
 
 
-@pytest.mark.parametrize("flag", ["--learning_rate=.05", "--weight_decay=0", "--batch_size=32", "--precision=mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "flag", ["--learning_rate=.05", "--weight_decay=0", "--batch_size=32", "--precision=mixed_bfloat16"]
+)
 def test_a_setting_that_changes_the_training_trains_anew(small, tmp_path, trained, flag):
     argv = [f"--model={small}", "--noexport", "--method=uniform", "--regimes=finetune"]
     smoke(tmp_path, *argv)
@@ -346,14 +360,14 @@ def make_study(tmp_path, *argv):
     return Study(settings_module.settings_from_flags(values), tf.distribute.get_strategy())
 
 
+@pytest.mark.slow
 def test_the_trainer_of_one_pruned_network_is_used_for_another_only_if_it_computes_the_same(tmp_path):
     # In a ResNet the zero channels of the shortcuts lie elsewhere when other channels go: the same shapes of
     # weights, another network.
     study = make_study(tmp_path, "--model=resnet20", "--width=.5", "--method=random", "--ratio=.4")
     data = study.data
     images = ((data.test_images / 255 - data.mean) / data.std).astype(np.float32)
-    checked = 0
-    for seed in range(6):
+    for seed in range(4):
         plan = study.method.plan(study.model, study._method_settings(seed))
         small = randomize(plan.apply(study.model), 0)
         loss = study._trainer_for(small).evaluate(small.get_weights())["val_loss"]
@@ -362,8 +376,6 @@ def test_the_trainer_of_one_pruned_network_is_used_for_another_only_if_it_comput
         chosen = outputs[np.arange(len(outputs)), data.test_labels]
         expected = (np.log(np.exp(outputs).sum(-1)) - chosen).mean()
         assert loss == pytest.approx(expected, rel=1e-4), seed
-        checked += 1
-    assert checked == 6
 
 
 def test_networks_of_one_shape_share_a_trainer(tmp_path, small):

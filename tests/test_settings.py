@@ -76,12 +76,13 @@ def test_every_flag_reaches_the_settings():
         "--batch_size=32", "--learning_rate=.05", "--weight_decay=0", "--budget_cap=2", "--train_examples=100",
         "--strategy=mirrored", "--precision=mixed_bfloat16", "--workdir=w", "--noexport", "--gamma_l1=.01",
     )  # fmt: skip
-    expected = dict(
-        dataset="cifar10", data_dir="/d", model="vgg16_l1", width=0.75, method="l1_norm", ratio=None,
-        variant="VGG-16-A", regimes=("finetune", "scratch_b"), seeds=(3, 7), epochs=9, finetune_epochs=3,
-        batch_size=32, learning_rate=0.05, weight_decay=0.0, budget_cap=2.0, train_examples=100,
-        strategy="mirrored", precision="mixed_bfloat16", workdir=Path("w"), export=False, gamma_l1=0.01, dry_run=True,
-    )  # fmt: skip
+    expected = {
+        "dataset": "cifar10", "data_dir": "/d", "model": "vgg16_l1", "width": 0.75, "method": "l1_norm", "ratio": None,
+        "variant": "VGG-16-A", "regimes": ("finetune", "scratch_b"), "seeds": (3, 7), "epochs": 9, "finetune_epochs": 3,
+        "batch_size": 32, "learning_rate": 0.05, "weight_decay": 0.0, "budget_cap": 2.0, "train_examples": 100,
+        "strategy": "mirrored", "precision": "mixed_bfloat16", "workdir": Path("w"), "export": False,
+        "gamma_l1": 0.01, "dry_run": True,
+    }  # fmt: skip
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.name == "VGG-16-A"
     assert settings.ratios == {f"conv_{number}": 0.5 for number in (1, 8, 9, 10, 11, 12, 13)}
@@ -203,7 +204,8 @@ print(json.dumps([results, sorted({"tensorflow", "keras"} & set(sys.modules))]))
 def early(tmp_path_factory):
     folder = tmp_path_factory.mktemp("early")
     (folder / "a_file").touch()
-    commands = {name: argv for name, (argv, _) in EARLY.items()} | {"help": ["--help"], "help too": ["--epochs=0", "-h"]}
+    commands = {name: argv for name, (argv, _) in EARLY.items()}
+    commands |= {"help": ["--help"], "help too": ["--epochs=0", "-h"]}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER], input=json.dumps(commands), cwd=folder, capture_output=True, text=True,
         timeout=120, check=True,

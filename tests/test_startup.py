@@ -62,9 +62,7 @@ def test_if_the_import_fails_what_was_held_back_is_shown(tmp_path):
     (tmp_path / "keras.py").write_text(
         "import os; os.write(2, b'the reason\\n'); raise ImportError('no keras')", encoding="utf-8"
     )
-    done = python(
-        "from tfprune.startup import import_tensorflow; import_tensorflow()", {"PYTHONPATH": str(tmp_path)}
-    )
+    done = python("from tfprune.startup import import_tensorflow; import_tensorflow()", {"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1
     assert "the reason\n" in done.stderr
     assert "ImportError: no keras" in done.stderr

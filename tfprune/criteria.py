@@ -50,7 +50,7 @@ def filter_norms(graph: ChannelGraph, order: int) -> Iterator[tuple[str, np.ndar
         order: 1 for the sum of absolute weights, 2 for the Euclidean norm.
     """
     for record in graph.producers():
-        first, total = record.created[0], np.zeros(len(record.created))
+        first, total, kernels = record.created[0], np.zeros(len(record.created)), 0
         for index, axes in record.axes.items():
             for axis, labels in axes.items():
                 own = labels - first  # created labels are consecutive
@@ -59,7 +59,8 @@ def filter_norms(graph: ChannelGraph, order: int) -> Iterator[tuple[str, np.ndar
                     power = np.abs(weight) if order == 1 else np.square(weight, dtype=np.float64)
                     other = tuple(other for other in range(weight.ndim) if other != axis)
                     np.add.at(total, own, power.sum(axis=other, dtype=np.float64))
-        if total.any():
+                    kernels += 1
+        if kernels:
             yield record.name, record.created, total ** (1 / order)
 
 

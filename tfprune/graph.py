@@ -225,13 +225,23 @@ class Call:
         if positions is not None:
             self.kernels.append((index, positions))
 
-    def setting(self, key: str, value: Callable[[Kept], Any]) -> None:
-        """Tells how a field of the layer's config follows from the labels that are kept."""
-        self.record.settings[key] = value
+    def setting(self, key: str, value: Callable[[Kept], Any], labels: np.ndarray) -> None:
+        """Tells how a field of the layer's config follows from the labels that are kept.
+
+        Args:
+            key: The field.
+            value: A function of the kept labels.
+            labels: The labels on which it depends; when the layer is called again, those of the calls are tied,
+                because one config serves them all.
+        """
+        if key in self.record.settings:
+            self.tie(self.record.settings[key][1], labels)
+        else:
+            self.record.settings[key] = (value, labels)
 
     def count(self, key: str, labels: np.ndarray) -> None:
         """A setting that is the number of kept labels (`filters`, `units`)."""
-        self.setting(key, lambda kept: int(kept[labels].sum()))
+        self.setting(key, lambda kept: int(kept[labels].sum()), labels)
 
 
 @dataclasses.dataclass(eq=False)
@@ -245,7 +255,7 @@ class Record:
         axes: Index into `operation.weights` -> {axis: labels}.
         state: Indices of the weights that are state, not parameters.
         inner_mixed: Index of weight -> the axis over which the layer sums channels of its own.
-        settings: Config field -> function of the kept labels.
+        settings: Config field -> (function of the kept labels, the labels on which it depends).
         calls: Its calls, in order.
     """
 
@@ -255,7 +265,7 @@ class Record:
     axes: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
     state: set[int] = dataclasses.field(default_factory=set)
     inner_mixed: dict[int, int] = dataclasses.field(default_factory=dict)
-    settings: dict[str, Callable[[Kept], Any]] = dataclasses.field(default_factory=dict)
+    settings: dict[str, tuple[Callable[[Kept], Any], np.ndarray]] = dataclasses.field(default_factory=dict)
     calls: list[Call] = dataclasses.field(default_factory=list)
 
     @property

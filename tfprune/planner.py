@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -62,6 +63,7 @@ def plan_channels(
             (with the reasons), or a ratio so small that nothing would be removed.
         UsageError: For an unknown criterion.
     """
+    skip = [skip] if isinstance(skip, str) else list(skip)
     _check(ratio, macs, ratios, scope, round_to, min_channels, max_ratio)
     graph = ChannelGraph(model)
     pools = _prunable_pools(graph, skip, ratios or {})
@@ -77,12 +79,13 @@ def plan_channels(
         ratio = cut.ratio_for_macs(macs)
     groups, notes = cut.groups(ratio or 0.0)
     if not len(groups):
+        what = f"ratios={dict(ratios)}" if ratio is None else f"ratio={ratio:.3g}"
         raise PlanError(
-            f"ratio={ratio:.3g} removes no channel at all: the largest layer that can be pruned has "
+            f"{what} removes no channel at all: the largest layer that can be pruned has "
             f"{max(map(len, pools.values()))} channels. Ask for more, or relax round_to, min_channels and skip."
         )
     asked = {
-        "criterion": criterion, "scope": scope, "ratio": ratio, "macs": macs, "ratios": ratios, "skip": list(skip),
+        "criterion": criterion, "scope": scope, "ratio": ratio, "macs": macs, "ratios": ratios, "skip": skip,
         "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio, "seed": seed,
     }  # fmt: skip
     return ChannelPlan.from_groups(graph, groups.tolist(), notes, {k: v for k, v in asked.items() if v})
@@ -101,8 +104,8 @@ def _check(ratio, macs, ratios, scope, round_to, min_channels, max_ratio) -> Non
     if (ratio is None) == (macs is None) and not (ratio is None and macs is None and ratios):
         raise PlanError("Give either ratio (of the channels to remove) or macs (the fraction of MACs to keep).")
     for name, value in (("ratio", ratio), ("macs", macs)):
-        if value is not None and not 0.0 < value < 1.0:
-            raise PlanError(f"{name}={value} is outside (0, 1).")
+        if value is not None and not (isinstance(value, numbers.Real) and 0.0 < value < 1.0):
+            raise PlanError(f"{name}={value!r} is no number in (0, 1).")
     if scope not in ("layer", "global"):
         raise PlanError(f"Unknown scope {scope!r}. Valid: 'layer', 'global'.")
     if ratios and (scope == "global" or macs is not None):
@@ -122,6 +125,11 @@ def _prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[st
     for layer in ratios:
         if layer not in names:
             raise PlanError(f"ratios names {layer!r}, which creates no channels. Valid: {', '.join(names)}.")
+    free = {name for layers in graph.pools() for name in layers}
+    for layer in ratios:
+        if layer not in free:
+            reason = graph.frozen[graph.group_of[graph.records[layer].created[0]]]
+            raise PlanError(f"ratios names {layer!r}, whose channels cannot be removed: {reason}.")
     skipped = set()
     for pattern in skip:
         matches = fnmatch.filter(names, pattern)

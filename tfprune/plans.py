@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,7 +95,8 @@ class ChannelPlan:
         """Makes the plan that removes these coupled groups of a graph."""
         for group in groups:
             if group in graph.frozen:
-                raise PlanError(f"Cannot remove a frozen channel: {graph.frozen[group]}.")
+                owners = ", ".join(r.name for r in graph.producers() if group in graph.group_of[r.created])
+                raise PlanError(f"Cannot remove a frozen channel of {owners}: {graph.frozen[group]}.")
         kept = graph.kept(groups)
         keep = {r.name: tuple(np.flatnonzero(kept[r.created]).tolist()) for r in graph.producers()}
         for layer, channels in keep.items():
@@ -133,8 +135,12 @@ class ChannelPlan:
                 )
         groups = set()
         for layer, channels in self.keep.items():
+            if not channels:
+                raise PlanError(f"The plan would leave {layer!r} without any channel.")
             removed = np.setdiff1d(np.arange(widths[layer]), channels)
             groups.update(_groups_of(graph, layer, removed))
+        for group in groups.intersection(graph.frozen):
+            raise PlanError(f"The plan is for another model: it removes a frozen channel ({graph.frozen[group]}).")
         kept = graph.kept(sorted(groups))
         for record in graph.producers():
             left = tuple(np.flatnonzero(kept[record.created]).tolist())
@@ -174,7 +180,7 @@ class ChannelPlan:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the plan as JSON."""
         content = {"format": _FORMAT, **dataclasses.asdict(self)}
-        text = json.dumps(content, indent=1)
+        text = json.dumps(content, indent=1, default=lambda number: number.item())  # numpy's numbers
         Path(path).write_text(text + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
@@ -203,6 +209,8 @@ def load_plan(path: str | os.PathLike) -> ChannelPlan:
     if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
         raise PlanError(f"{os.fspath(path)!r} is no plan of this version; its format should be {_FORMAT!r}.")
     try:
+        if content["keep"].keys() != content["widths"].keys():
+            raise KeyError(*(content["keep"].keys() ^ content["widths"].keys()))
         return ChannelPlan(
             keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
             widths=content["widths"],
@@ -224,9 +232,10 @@ def _groups_of(graph: ChannelGraph, layer: str, channels: Sequence[int]) -> list
     if record is None or record.created is None:
         names = ", ".join(r.name for r in graph.producers())
         raise PlanError(f"The model has no layer {layer!r} that creates channels. It has: {names}.")
-    wrong = [index for index in channels if not 0 <= index < len(record.created)]
+    count = len(record.created)
+    wrong = [index for index in channels if not (isinstance(index, numbers.Integral) and 0 <= index < count)]
     if wrong:
-        raise PlanError(f"{layer} has channels 0 to {len(record.created) - 1}; received {wrong[0]}.")
+        raise PlanError(f"{layer} has channels 0 to {count - 1}; received {wrong[0]}.")
     return graph.group_of[record.created[np.asarray(channels, dtype=np.int64)]].tolist()
 
 

@@ -6,6 +6,7 @@ called in the order of the graph, and given their weights sliced. What comes out
 
 from __future__ import annotations
 
+import secrets
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,8 @@ def rebuild(
     Returns:
         A functional model; nested models have become part of it.
     """
+    if weights == "fresh" and seed is None:
+        seed = secrets.randbits(31)
     made: dict[str, Any] = {}
 
     calls = iter(graph.calls)
@@ -50,7 +53,10 @@ def rebuild(
         return made[record.name](*args, **kwargs)
 
     model = graph.model
-    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs]
+    inputs = [
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
+        for tensor in model.inputs
+    ]
     outputs = replay(model, inputs, call)
     small = keras.Model(
         pack_inputs(model, inputs),
@@ -63,15 +69,19 @@ def rebuild(
                 zip(getattr(made[record.name], "weights", ()), record.weights, strict=True)
             ):
                 new.assign(keras.ops.convert_to_numpy(old)[np.ix_(*record.slices(index, kept))])
+            if hasattr(made[record.name], "finalize_state"):  # Normalization computes with copies of its weights
+                made[record.name].finalize_state()
     return small
 
 
 def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> Any:
     kind, config = type(record.operation), record.operation.get_config()
-    for key, value in record.settings.items():
+    for key, (value, _) in record.settings.items():
         config[key] = value(kept)
     config = _without_shapes(config)
     config["name"] = record.name
+    if "activation" in config and hasattr(record.operation, "activation"):
+        config["activation"] = record.operation.activation  # the function itself; its name may be nobody's
     if seed is not None:
         config = _seeded(config, seed, record.name)
     if edit is not None:
@@ -90,7 +100,7 @@ def _without_shapes(config: Any) -> Any:
 
 
 def _seeded(config: Any, seed: int, path: str) -> Any:
-    """Gives every unset `seed` field in a config a value that follows from the seed and the field's path."""
+    """Gives every `seed` field in a config a value that follows from the seed and the field's path."""
     if not isinstance(config, dict):
         return config
     seeded = {key: _seeded(value, seed, f"{path}/{key}") for key, value in config.items()}

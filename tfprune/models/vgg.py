@@ -63,7 +63,7 @@ def conv_bn_relu(
     would pad below and to the right only.
     """
     if strides > 1:
-        x = layers.ZeroPadding2D(1, name=f"pad_{suffix}")(x)
+        x = layers.ZeroPadding2D(1, name=f"zero_padding_{suffix}")(x)
     x = layers.Conv2D(
         filters,
         3,

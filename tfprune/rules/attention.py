@@ -35,7 +35,7 @@ def _multi_head_attention(call: Call) -> list[np.ndarray]:
     pairs = length * _length_of(call.input_shapes[1])
     call.products.append(lambda kept: int(kept[heads].sum()) * pairs * (layer.key_dim + layer.value_dim))
     width = call.output_shape[-1]
-    call.setting("output_shape", lambda kept: (width,))
+    call.setting("output_shape", lambda kept: (width,), heads)
     labels = call.graph.fresh(width)
     call.freeze(labels, f"output of {call.record.name}")
     return [call.place(labels)]

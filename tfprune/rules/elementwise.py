@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
 from tfprune.graph import Call
 from tfprune.rules import rule
 
+# Activations that look at one element at a time; any other function may look at all channels.
+_POINTWISE = {
+    getattr(keras.activations, name)
+    for name in (
+        "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "sigmoid", "log_sigmoid",
+        "tanh", "softplus", "softsign", "exponential", "mish", "hard_sigmoid", "hard_silu", "hard_tanh",
+        "hard_shrink", "soft_shrink", "tanh_shrink", "squareplus", "sparse_plus", "sparse_sigmoid", "threshold",
+    )
+}  # fmt: skip
 
-def freeze_softmax(call: Call, created: np.ndarray) -> None:
-    """Freezes the channels of a layer whose own activation is a softmax over them."""
-    if getattr(call.operation, "activation", None) in (keras.activations.softmax, keras.activations.log_softmax):
-        call.freeze(created, f"softmax over the channels in {call.record.name}")
+
+def activated(call: Call, labels: np.ndarray, function: Callable | None = None) -> np.ndarray:
+    """The labels behind an activation, frozen unless it works element by element.
+
+    Args:
+        call: The call of the layer.
+        labels: Labels that the activation is applied to.
+        function: The activation; None for the layer's own.
+    """
+    function = call.operation.activation if function is None else function
+    if function not in _POINTWISE:
+        name = getattr(function, "__name__", str(function))
+        call.freeze(labels, f"{name} over the channels in {call.record.name}")
+    return labels
 
 
 @rule(
@@ -37,8 +58,7 @@ def _spatial_dropout(call: Call) -> np.ndarray:
 
 @rule("Activation")
 def _activation(call: Call) -> np.ndarray:
-    freeze_softmax(call, call.inputs[0])
-    return call.inputs[0]
+    return activated(call, call.inputs[0])
 
 
 @rule("Softmax", "LogSoftmax")

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfprune.graph import Call
 from tfprune.rules import rule
-from tfprune.rules.elementwise import freeze_softmax
+from tfprune.rules.elementwise import activated
 
 
 def channel_axis(call: Call) -> int:
@@ -36,8 +36,7 @@ def _convolution(call: Call) -> np.ndarray:
     call.weight(layer.kernel, axes, positions(call.output_shape, axis))
     call.weight(layer.bias, {0: created})
     call.count("filters", created)
-    freeze_softmax(call, created)
-    return call.place(created, axis)
+    return activated(call, call.place(created, axis))
 
 
 def _tie_groups(call: Call, labels: np.ndarray, groups: int) -> np.ndarray:
@@ -55,7 +54,7 @@ def _one_channel_groups(call: Call, axis: int, rank: int) -> np.ndarray:
     call.weight(layer.bias, {0: repeated})
     call.count("filters", repeated)
     call.count("groups", source)
-    return call.place(repeated, axis)
+    return activated(call, call.place(repeated, axis))
 
 
 @rule("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
@@ -66,8 +65,7 @@ def _transposed_convolution(call: Call) -> np.ndarray:
     call.weight(layer.kernel, {rank - 1: source, rank - 2: created}, positions(call.input_shapes[0], axis))
     call.weight(layer.bias, {0: created})
     call.count("filters", created)
-    freeze_softmax(call, created)
-    return call.place(created, axis)
+    return activated(call, call.place(created, axis))
 
 
 @rule("DepthwiseConv1D", "DepthwiseConv2D")
@@ -77,7 +75,7 @@ def _depthwise_convolution(call: Call) -> np.ndarray:
     call.weight(layer.kernel, {len(layer.kernel.shape) - 2: source}, positions(call.output_shape, axis))
     repeated = np.repeat(source, layer.depth_multiplier)
     call.weight(layer.bias, {0: repeated})
-    return call.place(repeated, axis)
+    return activated(call, call.place(repeated, axis))
 
 
 @rule("SeparableConv1D", "SeparableConv2D")
@@ -91,8 +89,7 @@ def _separable_convolution(call: Call) -> np.ndarray:
     call.weight(layer.pointwise_kernel, {rank - 2: repeated, rank - 1: created}, outputs)
     call.weight(layer.bias, {0: created})
     call.count("filters", created)
-    freeze_softmax(call, created)
-    return call.place(created, axis)
+    return activated(call, call.place(created, axis))
 
 
 @rule("Dense")
@@ -102,8 +99,7 @@ def _dense(call: Call) -> np.ndarray:
     call.weight(layer.kernel, {0: source, 1: created}, positions(call.output_shape, -1))
     call.weight(layer.bias, {0: created})
     call.count("units", created)
-    freeze_softmax(call, created)
-    return call.place(created)
+    return activated(call, call.place(created))
 
 
 @rule("Embedding")

@@ -16,6 +16,8 @@ from tfprune.rules import give_up, rule
 )  # fmt: skip
 def _merge(call: Call) -> np.ndarray | list[np.ndarray]:
     """Makes the labels of all operands equal, position by position."""
+    if type(call.operation).__name__ == "Average" and not isinstance(call.operation, keras.layers.Layer):
+        return give_up(call, f"{call.record.name} averages over axes")
     reason = _constant_per_channel(call)
     if reason:
         return give_up(call, reason)

@@ -17,7 +17,7 @@ def run_on_labels(call: Call) -> list[np.ndarray]:
     Axes of unknown size stand for one position; along them labels never vary.
     """
     whole = [
-        np.ascontiguousarray(np.broadcast_to(labels, [1, *(size or 1 for size in shape[1:])]))
+        np.broadcast_to(labels, [1, *(size or 1 for size in shape[1:])]).astype(np.int32)
         for labels, shape in zip(call.inputs, call.input_shapes, strict=True)
     ]
     moved = keras.tree.flatten(call.run(whole))
@@ -43,7 +43,11 @@ def varying(labels: np.ndarray) -> list[int]:
     "Ravel", "Hstack", "Dstack",
 )  # fmt: skip
 def _movement(call: Call) -> list[np.ndarray]:
-    return run_on_labels(call)
+    moved = run_on_labels(call)
+    for labels, tensor in zip(moved, call.node.outputs, strict=True):
+        if any(tensor.shape[axis] is None for axis in varying(labels)):
+            return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
+    return moved
 
 
 @rule("RepeatVector")
@@ -57,6 +61,9 @@ def _reshape(call: Call) -> np.ndarray | list[np.ndarray]:
     key = "target_shape" if isinstance(call.operation, keras.layers.Layer) else "newshape"
     sizes = list(call.operation.get_config()[key])
     first = len(call.output_shape) - len(sizes)  # the layer's shape has no batch axis
+    unknown = None in call.input_shapes[0][1:]
+    if unknown and (varying(call.inputs[0]) != [call.inputs[0].ndim - 1] or sizes[-1] != call.input_shapes[0][-1]):
+        return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
     (moved,) = run_on_labels(call)
     axes = varying(moved)
     if 0 in axes or len(axes) > 2 or any(call.output_shape[axis] is None for axis in axes):
@@ -73,7 +80,7 @@ def _reshape(call: Call) -> np.ndarray | list[np.ndarray]:
         def resized(kept: Kept) -> tuple[int, ...]:
             return tuple(int(kept[labels].sum()) if index == position else n for index, n in enumerate(sizes))
 
-        call.setting(key, resized)
+        call.setting(key, resized, labels)
     elif len(axes) == 2 and sizes[axes[0] - first] == -1:
         return give_up(call, f"{call.record.name} spreads channels over several axes")
     return moved
@@ -98,7 +105,7 @@ def _pad(call: Call) -> np.ndarray | list[np.ndarray]:
         own = (int(kept[before].sum()), int(kept[after].sum()))
         return tuple(own if index == axis else width for index, width in enumerate(widths))
 
-    call.setting("pad_width", pad_width)
+    call.setting("pad_width", pad_width, np.concatenate([before, after]))
     return call.place(np.concatenate([before, channels, after]), axis)
 
 
@@ -114,7 +121,7 @@ def _split(call: Call) -> list[np.ndarray]:
     def cuts(kept: Kept) -> list[int]:
         return list(itertools.accumulate(int(kept[part].sum()) for part in whole))[:-1]
 
-    call.setting("indices_or_sections", cuts)
+    call.setting("indices_or_sections", cuts, np.concatenate(whole))
     return parts
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfprune.graph import Call, Kept, Record
 from tfprune.rules import find_rule, give_up, rule
+from tfprune.rules.elementwise import activated
 
 _GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 
@@ -21,9 +22,16 @@ def _recurrent(call: Call) -> list[np.ndarray]:
     units = call.create(layer.units)
     _cell(call, layer, units, call.mix(0, -1))
     call.count("units", units)
+    _activations(call, layer, units)
     for state in range(1, len(call.inputs)):  # an initial state, unit by unit
         call.tie(call.channels(state, -1), units)
     return [units.reshape((1,) * (len(tensor.shape) - 1) + (-1,)) for tensor in call.node.outputs]
+
+
+def _activations(call: Call, layer: Any, units: np.ndarray) -> None:
+    for function in (layer.activation, getattr(layer, "recurrent_activation", None)):
+        if function is not None:
+            activated(call, units, function)
 
 
 def _cell(call: Call, layer: Any, units: np.ndarray, source: np.ndarray) -> None:
@@ -47,6 +55,7 @@ def _bidirectional(call: Call) -> list[np.ndarray]:
     source = call.mix(0, -1)
     for layer in directions:
         _cell(call, layer, units, source)
+        _activations(call, layer, units)
 
     def units_of(key: str):
         config = wrapper.get_config()[key]
@@ -59,7 +68,7 @@ def _bidirectional(call: Call) -> list[np.ndarray]:
         return edited
 
     for key in ("layer", "backward_layer"):
-        call.setting(key, units_of(key))
+        call.setting(key, units_of(key), units)
     widths = [units if tensor.shape[-1] == len(units) else np.tile(units, 2) for tensor in call.node.outputs]
     pairs = zip(widths, call.node.outputs, strict=True)
     return [labels.reshape((1,) * (len(tensor.shape) - 1) + (-1,)) for labels, tensor in pairs]
@@ -84,15 +93,16 @@ def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
     record.axes, record.state, record.inner_mixed = step.record.axes, step.record.state, step.record.inner_mixed
     call.kernels = [(index, positions * steps) for index, positions in step.kernels]
     call.mixed = {index: labels[:, None] for index, labels in step.mixed.items()}
-    if step.record.settings:
+    settings = step.record.settings
+    if settings:
         config = call.operation.get_config()["layer"]
 
         def edited(kept: Kept) -> dict:
             edit = copy.deepcopy(config)
-            edit["config"].update({key: value(kept) for key, value in step.record.settings.items()})
+            edit["config"].update({key: value(kept) for key, (value, _) in settings.items()})
             return edit
 
-        call.setting("layer", edited)
+        call.setting("layer", edited, np.concatenate([labels for _, labels in settings.values()]))
     return outputs[0][:, None]
 
 
