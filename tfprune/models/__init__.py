@@ -66,15 +66,15 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
     check_model(name, width)
     if name in MODELS.names():
         return MODELS.get(name)(name, input_shape, classes, width)
-    try:
-        if is_file(name):
-            model = keras.saving.load_model(name, compile=False, safe_mode=True)
-        else:
-            constructor = getattr(keras.applications, name)
+    if is_file(name):
+        model = load_file(name)
+    else:
+        constructor = getattr(keras.applications, name)
+        try:
             model = constructor(weights=None, input_shape=input_shape, classes=classes, classifier_activation=None)
-    except (ValueError, OSError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"The model {name!r} cannot be made for images of {input_shape}: {reason}") from error
+        except ValueError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(f"The model {name!r} cannot be made for images of {input_shape}: {reason}") from error
     shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
     fits = len(shapes) == 2 and shapes[1] == (classes,) and len(shapes[0]) == 3
     if not fits or any(size not in (None, given) for size, given in zip(shapes[0], input_shape, strict=True)):
@@ -82,3 +82,20 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
             f"The model {name!r} maps {shapes[0]} to {shapes[-1]}; the data set needs {input_shape} to ({classes},)."
         )
     return model
+
+
+def load_file(path: str) -> keras.Model:
+    """Loads a `.keras` file in Keras' safe mode, which runs no code of the file's.
+
+    Raises:
+        UsageError: If there is no such file, or Keras cannot load it.
+    """
+    import keras
+
+    if not Path(path).is_file():
+        raise UsageError(f"There is no model file {path!r}.")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # whatever a damaged or foreign file makes Keras raise
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"Keras cannot load {path!r} as a .keras model: {reason}") from error
