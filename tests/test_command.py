@@ -1,8 +1,8 @@
 import pytest
 from absl import flags
 
+from tfprune.command import run_command
 from tfprune.errors import DataError, DivergedError, PlanError, UsageError
-from tfprune.experiments.command import run_command
 
 
 def call(argv, run=lambda values, arguments: None):

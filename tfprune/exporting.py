@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -37,11 +38,11 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
     Raises:
         ExportError: If a file, read back, gives other outputs than the model: more than 1e-5 of the largest
             output.
-        UsageError: If the model has layers that cannot be loaded without their Python code.
+        UsageError: If the model has layers or functions that cannot be loaded without their Python code.
     """
-    custom = sorted({type(layer).__name__ for layer in model._flatten_layers() if not _is_keras(layer)})
+    custom = sorted(set(_custom_parts(keras.saving.serialize_keras_object(model))))
     if custom:
-        raise UsageError(f"{model.name} has layers that only their Python code can load: {', '.join(custom)}.")
+        raise UsageError(f"{model.name} has parts that only their Python code can load: {', '.join(custom)}.")
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
@@ -67,8 +68,18 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
     return folder
 
 
-def _is_keras(layer: keras.layers.Layer) -> bool:
-    return type(layer).__module__.partition(".")[0] == "keras"
+def _custom_parts(config: object) -> Iterator[str]:
+    """Names of the layers and functions in a serialized model that Keras alone cannot make again."""
+    if isinstance(config, dict):
+        module, kind = config.get("module"), config.get("class_name")
+        if kind == "__lambda__":
+            yield "Lambda"
+        elif module is not None and kind is not None and module.partition(".")[0] != "keras":
+            yield str(config["config"]) if kind == "function" else kind
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            yield from _custom_parts(part)
 
 
 def _compare(expected: list, received: object, what: str) -> None:

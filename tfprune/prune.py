@@ -14,8 +14,8 @@ from pathlib import Path
 
 from absl import flags
 
+from tfprune.command import run_command
 from tfprune.errors import PlanError, UsageError
-from tfprune.experiments.command import run_command
 
 # Rounding widths is worth telling when it makes the network faster by more than this.
 _WORTH_TELLING = 0.05

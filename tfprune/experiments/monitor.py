@@ -37,7 +37,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         with self._writer.as_default(step=epoch + 1):
             for name, value in (logs or {}).items():
                 tf.summary.scalar(name, value)
-            tf.summary.scalar("learning_rate", float(self.model.optimizer.learning_rate))
+            tf.summary.scalar("learning_rate", float(self.model.optimizer.learning_rate.numpy()))
             for layer in self.model.layers:
                 if isinstance(layer, keras.layers.BatchNormalization) and layer.gamma is not None:
                     tf.summary.histogram(f"gamma/{layer.name}", keras.ops.convert_to_numpy(layer.gamma))

@@ -13,8 +13,8 @@ from pathlib import Path
 from absl import flags
 from tabulate import tabulate
 
+from tfprune.command import run_command
 from tfprune.errors import UsageError
-from tfprune.experiments.command import run_command
 
 _HEADER = (
     "regime", "test accuracy %", "best %", "params", "nonzero", "MACs", "FLOPs", "epochs", "train s", "seeds",
@@ -66,10 +66,11 @@ def _section(workdir: Path, study: str, rows: list, plans: list) -> tuple[str, l
     first = rows[0]
     width = "" if first.width == 1 else f" x {first.width:g}"
     title = f"{first.dataset}, {first.model}{width}, {first.method}, {first.setting}"
-    by_regime = {key: list(group) for key, group in groupby(rows, key=lambda row: (row.regime, row.epochs))}
-    table = [_line(regime, group) for (regime, _), group in by_regime.items()]
-    # A regime that was run for several lengths: the longest speaks for it.
-    accuracies = {regime: {row.seed: row.test_accuracy for row in group} for (regime, _), group in by_regime.items()}
+    # Where a seed was run for several lengths the longest speaks for it; rows are sorted by epochs.
+    longest = {(row.regime, row.seed): row for row in rows}.values()
+    by_regime = {regime: list(group) for regime, group in groupby(longest, key=lambda row: row.regime)}
+    table = [_line(regime, group) for regime, group in by_regime.items()]
+    accuracies = {regime: {row.seed: row.test_accuracy for row in group} for regime, group in by_regime.items()}
     words = verdict(accuracies, first.test_examples)
     slug = f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{study}".replace("=", "-")
     drawn = [("accuracy by regime", f"accuracy-{slug}.png"), ("channels kept per layer", f"channels-{slug}.png")]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfprune.experiments.command import run_command
+from tfprune.command import run_command
 from tfprune.experiments.settings import define_flags, settings_from_flags
 
 

@@ -50,6 +50,9 @@ _MINUTES = Recipe(epochs=6, gamma_l1=1e-3, width=0.25)
 RECIPES = {"fashion_mini": _MINUTES, "synthetic": _MINUTES}
 
 
+_MOST_SEEDS = 1000
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """One setting of a study, for any number of seeds and regimes; all fields are resolved."""
@@ -141,15 +144,11 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
         if values[name].value not in valid:
             raise unknown_name(name, values[name].value, valid)
-    data_dir, train_examples = values.data_dir, values.train_examples
-    if values.smoke:
-        dataset, data_dir, train_examples = "synthetic", None, None
     recipe = RECIPES.get(dataset, _PAPER)
 
     width = values.width
     if width is None:
-        shrink = values.smoke and values.model in MODELS.names()
-        width = recipe.width if shrink or not values["model"].present else 1.0
+        width = 1.0 if values["model"].present else recipe.width
     check_model(values.model, width)
     ratio = values.ratio
     if values.variant is None:
@@ -166,11 +165,11 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     def given(name, default):
         return default if values[name].value is None else values[name].value
 
-    epochs = 1 if values.smoke else given("epochs", recipe.epochs)
+    epochs = given("epochs", recipe.epochs)
     settings = Settings(
         dataset=dataset,
-        data_dir=data_dir,
-        train_examples=train_examples,
+        data_dir=values.data_dir,
+        train_examples=values.train_examples,
         model=os.path.abspath(values.model) if is_file(values.model) else values.model,
         width=width,
         method=values.method,
@@ -180,11 +179,11 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
         seeds=_parse_seeds(values.seeds),
         epochs=epochs,
-        finetune_epochs=1 if values.smoke else given("finetune_epochs", math.ceil(epochs / 4)),
+        finetune_epochs=given("finetune_epochs", math.ceil(epochs / 4)),
         batch_size=given("batch_size", recipe.batch_size),
         learning_rate=given("learning_rate", recipe.learning_rate),
         weight_decay=given("weight_decay", recipe.weight_decay),
-        budget_cap=2.0 if values.smoke else values.budget_cap,
+        budget_cap=values.budget_cap,
         strategy=values.strategy,
         precision=values.precision,
         workdir=Path(values.workdir),
@@ -192,9 +191,26 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         dry_run=values.dry_run,
     )
     _check_ranges(settings)
+    if values.smoke:
+        settings = _shrunk(settings)
     if not settings.dry_run:
         check_writable(settings.workdir)
     return settings
+
+
+def _shrunk(settings: Settings) -> Settings:
+    """The same study on synthetic data, one epoch and a narrow network."""
+    ours = settings.model in MODELS.names()
+    return dataclasses.replace(
+        settings,
+        dataset="synthetic",
+        data_dir=None,
+        train_examples=None,
+        width=min(settings.width, _MINUTES.width) if ours else settings.width,
+        epochs=1,
+        finetune_epochs=1,
+        budget_cap=2.0,
+    )
 
 
 def check_writable(workdir: Path) -> None:
@@ -236,4 +252,9 @@ def _parse_seeds(texts: list[str]) -> tuple[int, ...]:
         )
     if len(numbers) == 1 and numbers[0] == 0:
         raise UsageError("--seeds=0 asks for no seed at all. Give how many, or a list such as 0,1.")
+    if len(numbers) == 1 and numbers[0] > _MOST_SEEDS:
+        raise UsageError(
+            f"--seeds={numbers[0]} asks for {numbers[0]:,} seeds; at most {_MOST_SEEDS:,}. "
+            f"For that seed alone and another, give a list: {numbers[0]},1."
+        )
     return tuple(range(numbers[0])) if len(numbers) == 1 else numbers

@@ -56,9 +56,10 @@ class Stage:
             yield scratch
             write_json(scratch / "config.json", {"kind": self.kind, "schema": _SCHEMA, **self.config})
             (scratch / "DONE").touch()
-            shutil.rmtree(self.folder, ignore_errors=True)  # what has no DONE marker is nobody's
             scratch.chmod(0o755)
-            os.replace(scratch, self.folder)
+            if not self.done:  # another process may have been faster; its result is as good
+                shutil.rmtree(self.folder, ignore_errors=True)  # what has no DONE marker is nobody's
+                os.replace(scratch, self.folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -33,7 +33,7 @@ from tfprune.plans import ChannelPlan, load_plan
 from tfprune.profiling import profile
 from tfprune.surgery import clone, verify
 from tfprune.training.distribution import agree, worker_index
-from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
+from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult, check_batch_size
 from tfprune.training.regimes import Regime
 from tfprune.training.schedules import Schedule
 
@@ -75,6 +75,7 @@ class Study:
     def __init__(self, settings: Settings, strategy: tf.distribute.Strategy):
         self.settings, self.strategy = settings, strategy
         self.data = load(settings.dataset, settings.data_dir, settings.train_examples)
+        check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.method = METHODS.get(settings.method)
         worker = worker_index(strategy)
@@ -83,7 +84,7 @@ class Study:
         workdir = settings.workdir if self.chief else settings.workdir / "workers" / str(worker)
         self.store = Store(workdir)
         self._trainers: dict[str, Trainer] = {}
-        self._pruned_trainer: tuple[tuple[int, ...], Trainer] | None = None
+        self._pruned_trainer: tuple[str, Trainer] | None = None
 
     # What is going to be done
 
@@ -286,10 +287,10 @@ class Study:
         return Trainer(model, self.data, config, self.strategy, edit)
 
     def _trainer_for(self, small: keras.Model) -> Trainer:
-        """The trainer of a pruned network; one of the same shape is used again."""
-        shape = tuple(int(np.prod(weight.shape)) for weight in small.weights)
-        if self._pruned_trainer is None or self._pruned_trainer[0] != shape:
-            self._pruned_trainer = (shape, self._trainer(small))
+        """The trainer of a pruned network; that of the same architecture is used again."""
+        architecture = small.to_json()  # networks of equal weights may still differ, in their padded shortcuts
+        if self._pruned_trainer is None or self._pruned_trainer[0] != architecture:
+            self._pruned_trainer = (architecture, self._trainer(small))
         return self._pruned_trainer[1]
 
     def _row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,7 @@ def check_model(name: str, width: float = 1.0) -> None:
             raise UsageError(f"There is no model file {name!r}.")
     elif name not in APPLICATIONS and name not in MODELS.names():
         raise unknown_name("model", name, (*MODELS.names(), *APPLICATIONS, "a path ending in .keras"))
-    if not width > 0:
+    if not 0 < width < math.inf:
         raise UsageError(f"width={width} must be above 0.")
     if width != 1.0 and name not in MODELS.names():
         raise UsageError(f"width={width} applies to {', '.join(MODELS.names())} only; received model {name!r}.")

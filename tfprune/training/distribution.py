@@ -61,6 +61,6 @@ def _check_cluster(config: str | None) -> None:
         raise UsageError(f"--strategy=multi_worker needs the environment variable TF_CONFIG, such as {example}.")
     try:
         content = json.loads(config)
-        content["cluster"], content["task"]["type"], int(content["task"]["index"])
-    except (ValueError, KeyError, TypeError) as error:
+        content["cluster"][content["task"]["type"]][int(content["task"]["index"])]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UsageError(f"TF_CONFIG cannot be read ({error!r}); it should be like {example}.") from error

@@ -21,6 +21,7 @@ from tfprune.graph import Record
 from tfprune.layers import FusedBatchNormalization
 from tfprune.surgery import Edit, clone
 from tfprune.training.augment import draws_for, normalize, random_crop_and_flip
+from tfprune.training.memory import ImagesInMemory
 from tfprune.training.optimizer import CoupledSGD
 from tfprune.training.schedules import Schedule
 
@@ -64,6 +65,18 @@ class TrainingResult:
     seconds: float
 
 
+def check_batch_size(batch_size: int, data: ImageData, strategy: tf.distribute.Strategy) -> None:
+    """Raises a UsageError unless there are images for a global batch, and it divides among the replicas."""
+    replicas = strategy.num_replicas_in_sync
+    if batch_size > len(data.train_images):
+        raise UsageError(
+            f"batch_size={batch_size} is more than the {len(data.train_images)} training images of {data.name}. "
+            "Give at most that."
+        )
+    if batch_size % replicas:
+        raise UsageError(f"batch_size={batch_size} does not divide among {replicas} replicas.")
+
+
 class Trainer:
     """One network with its compiled steps, for any number of runs.
 
@@ -93,14 +106,7 @@ class Trainer:
         strategy: tf.distribute.Strategy,
         edit: Edit | None = None,
     ):
-        replicas = strategy.num_replicas_in_sync
-        if config.batch_size > len(data.train_images):
-            raise UsageError(
-                f"batch_size={config.batch_size} is more than the {len(data.train_images)} training images of "
-                f"{data.name}. Give at most that."
-            )
-        if config.batch_size % replicas:
-            raise UsageError(f"batch_size={config.batch_size} does not divide among {replicas} replicas.")
+        check_batch_size(config.batch_size, data, strategy)
         self.data, self.config, self.strategy = data, config, strategy
         self.steps_per_epoch = len(data.train_images) // config.batch_size
         with strategy.scope():
@@ -109,11 +115,9 @@ class Trainer:
                 momentum=config.momentum, coupled_weight_decay=config.weight_decay, nesterov=config.nesterov
             )
             self.model.optimizer.build(self.model.trainable_variables)
-            # Variables, so that every replica has the data beside it and no step copies from the host.
-            self._train = [_constant(data.train_images), _constant(data.train_labels)]
-            self._test = [_constant(data.test_images), _constant(data.test_labels)]
-        last = self.model.outputs[0]._keras_history.operation
-        self._from_logits = getattr(last, "activation", None) is not keras.activations.softmax
+            self._train = ImagesInMemory(data.train_images, data.train_labels)
+            self._test = ImagesInMemory(data.test_images, data.test_labels)
+        self._from_logits = not _ends_in_softmax(self.model)
         self._train_steps = tf.function(self._train_steps)
         self._test_steps = tf.function(self._test_steps)
         self._average_statistics = tf.function(self._average_statistics)
@@ -141,7 +145,7 @@ class Trainer:
             DivergedError: When the loss is no longer finite.
         """
         start = time.perf_counter()
-        self._reset(weights)
+        self._reset(weights, seed)
         history: list[dict[str, float]] = []
         watchers = keras.callbacks.CallbackList(
             list(callbacks), add_progbar=progress_bar, model=self.model, epochs=epochs, steps=self.steps_per_epoch,
@@ -160,7 +164,7 @@ class Trainer:
             history.append({"epoch": epoch + 1, "learning_rate": rate, **logs})
             if self.model.stop_training:
                 break
-        watchers.on_train_end()
+        watchers.on_train_end(dict(logs))
         return TrainingResult(self.model.get_weights(), history, time.perf_counter() - start)
 
     def evaluate(self, weights: list[np.ndarray]) -> dict[str, float]:
@@ -168,8 +172,11 @@ class Trainer:
         self.model.set_weights(weights)
         return self._evaluate(keras.callbacks.CallbackList())
 
-    def _reset(self, weights: list[np.ndarray]) -> None:
+    def _reset(self, weights: list[np.ndarray], seed: int) -> None:
         self.model.set_weights(weights)
+        generators = (one for layer in self.model._flatten_layers() for one in getattr(layer, "_seed_generators", ()))
+        for index, generator in enumerate(generators):  # of dropout and the like
+            generator.state.assign(np.asarray([seed, index], np.uint32))
         for variable in self.model.optimizer.variables:
             variable.assign(np.zeros(variable.shape, variable.dtype))
 
@@ -190,7 +197,7 @@ class Trainer:
             if not np.isfinite(logs["loss"]):
                 raise DivergedError(
                     f"The loss is {logs['loss']} within steps {first + 1} to {seen} of epoch {epoch + 1}, at "
-                    f"learning rate {float(self.model.optimizer.learning_rate):g}. Try a lower --learning_rate."
+                    f"learning rate {self.model.optimizer.learning_rate.numpy():g}. Try a lower learning rate."
                 )
             watchers.on_train_batch_end(seen - 1, logs)
         return logs
@@ -199,7 +206,7 @@ class Trainer:
         watchers.on_test_begin()
         loss, hits = self._test_steps().numpy().astype(np.float64) / len(self.data.test_images)
         logs = {"val_loss": float(loss), "val_accuracy": float(hits)}
-        watchers.on_test_end(logs)
+        watchers.on_test_end({name.removeprefix("val_"): value for name, value in logs.items()})
         return logs
 
     def _share(self, batch: tf.Tensor) -> tf.Tensor:
@@ -229,7 +236,7 @@ class Trainer:
         batch = self.config.batch_size
         indices = self._share(indices)
         draws = self._share(draws_for(seed, step, batch))
-        images, labels = (tf.gather(part, indices) for part in self._train)
+        images, labels = self._train.gather(indices)
         images = normalize(random_crop_and_flip(images, draws), self.data.mean, self.data.std)
         with tf.GradientTape() as tape:
             outputs = self.model(images, training=True)
@@ -258,7 +265,7 @@ class Trainer:
         count = len(self.data.test_images)
         # The last batch is filled up with images that do not count.
         counts = tf.cast(indices < count, tf.float32)
-        images, labels = (tf.gather(part, tf.minimum(indices, count - 1)) for part in self._test)
+        images, labels = self._test.gather(tf.minimum(indices, count - 1))
         outputs = self.model(normalize(images, self.data.mean, self.data.std), training=False)
         losses, hits = self._losses(labels, outputs)
         return tf.stack([tf.reduce_sum(losses * counts), tf.reduce_sum(hits * counts)])
@@ -278,8 +285,9 @@ def _average(variables: list[tf.Variable]) -> None:
         variable.assign(mean)
 
 
-def _constant(array: np.ndarray) -> tf.Variable:
-    return tf.Variable(array, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+def _ends_in_softmax(model: keras.Model) -> bool:
+    last = model.outputs[0]._keras_history.operation
+    return getattr(last, "activation", None) is keras.activations.softmax or type(last).__name__ == "Softmax"
 
 
 def _training_layers(model: keras.Model, precision: str, edit: Edit | None) -> Callable[[Record, dict], tuple]:

@@ -43,12 +43,16 @@ class CoupledSGD(keras.optimizers.SGD):
         """Updates one variable and its momentum buffer in one kernel."""
         if isinstance(gradient, tf.IndexedSlices):  # an embedding's gradient; decay is dense all the same
             gradient = tf.convert_to_tensor(gradient)
+        gradient += self.coupled_weight_decay * variable
+        if not self.momentum:  # Keras makes no momentum buffers then
+            variable.assign_sub(tf.cast(learning_rate, variable.dtype) * gradient)
+            return
         velocity = self.momentums[self._get_variable_index(variable)].value
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
             accum=velocity.handle,
             lr=tf.cast(learning_rate, variable.dtype),
-            grad=gradient + self.coupled_weight_decay * variable,
+            grad=gradient,
             momentum=tf.cast(self.momentum, variable.dtype),
             use_nesterov=self.nesterov,
         )
@@ -56,7 +60,7 @@ class CoupledSGD(keras.optimizers.SGD):
     def get_config(self) -> dict:
         """Everything that the constructor takes."""
         return {
-            "learning_rate": float(self.learning_rate),
+            "learning_rate": float(self.learning_rate.numpy()),
             "momentum": self.momentum,
             "coupled_weight_decay": self.coupled_weight_decay,
             "nesterov": self.nesterov,

@@ -45,7 +45,7 @@ class Regime:
         if self.budget == "epochs":
             return epochs
         ratio = flops_ratio if budget_cap is None else min(flops_ratio, budget_cap)
-        return max(epochs, int(epochs * ratio))
+        return max(epochs, int(epochs * ratio + 1e-9))  # a whole product must not lose an epoch to rounding
 
     def schedule(self, learning_rate: float, epochs: int) -> Schedule:
         """Learning rates over so many epochs, given the first rate of the large model's training."""
