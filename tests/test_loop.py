@@ -520,7 +520,7 @@ def test_a_loss_that_diverges_is_told_with_epoch_steps_and_rate(monkeypatch):
     assert "epoch 3" in message
     assert "steps 1 to 2" in message or "steps 3 to 4" in message
     assert "1e+27" in message
-    assert "--learning_rate" in message
+    assert "Try a lower learning rate" in message
 
 
 def test_a_batch_larger_than_the_data_is_refused():
