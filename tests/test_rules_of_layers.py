@@ -1,0 +1,283 @@
+"""Every family of layers: pruned, proved, and counted, on networks that stand for what people build."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import tfprune
+from tests.helpers import randomize
+from tfprune.errors import PlanError
+
+
+def network(body, *shapes, dtype="float32"):
+    inputs = [keras.Input(shape, dtype=dtype) for shape in shapes]
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], body(*inputs))
+    return randomize(model)
+
+
+def transposed(x):
+    x = layers.Conv2D(12, 3)(x)
+    x = layers.Conv2DTranspose(8, 3, strides=2, padding="same", activation="relu")(x)
+    return layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+
+
+def separable(x):
+    x = layers.SeparableConv2D(8, 3, depth_multiplier=2)(layers.Conv2D(6, 3, activation="relu")(x))
+    return layers.Dense(3)(layers.Flatten()(x))
+
+
+def depthwise(x):
+    return layers.Conv2D(3, 1)(layers.DepthwiseConv2D(3, depth_multiplier=2)(layers.Conv2D(6, 3)(x)))
+
+
+def grouped(x):
+    return layers.Conv2D(3, 1)(layers.Conv2D(16, 3, groups=4)(layers.Conv2D(8, 3, activation="relu")(x)))
+
+
+def depthwise_as_grouped(x):
+    return layers.Conv2D(3, 1)(layers.Conv2D(16, 3, groups=8)(layers.Conv2D(8, 3, activation="relu")(x)))
+
+
+def shuffled(x):
+    """ShuffleNet's unit: grouped convolution, channel shuffle, depthwise convolution."""
+    x = layers.Conv2D(12, 1, groups=3)(layers.Conv2D(12, 1)(x))
+    x = layers.Permute((1, 2, 4, 3))(layers.Reshape((8, 8, 3, 4))(x))
+    x = layers.Reshape((8, 8, 12))(x)
+    return layers.Conv2D(3, 1)(layers.DepthwiseConv2D(3)(x))
+
+
+def resnext(x):
+    x = stream = layers.Conv2D(12, 1)(x)
+    for _ in range(2):
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 1, use_bias=False)(stream)))
+        x = layers.ReLU()(layers.Conv2D(8, 3, groups=4, padding="same")(x))
+        stream = layers.Add()([stream, layers.Conv2D(12, 1)(x)])
+    return layers.Dense(3)(layers.GlobalMaxPooling2D()(stream))
+
+
+def unet(x):
+    a = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    b = layers.Conv2D(16, 3, padding="same", activation="relu")(layers.MaxPooling2D()(a))
+    up = layers.Concatenate()([layers.Conv2DTranspose(8, 2, strides=2)(b), a])
+    other = layers.Conv2D(8, 1)(layers.UpSampling2D()(b))
+    merged = layers.Add()([layers.Conv2D(8, 3, padding="same")(up), other])
+    return layers.Conv2D(2, 1, activation="softmax")(merged)
+
+
+def vit(x):
+    x = layers.Reshape((4, 16))(layers.Conv2D(16, 4, strides=4)(x))
+    for _ in range(2):
+        y = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(4, 4)(y, y)])
+        y = layers.Dense(32, activation="gelu")(layers.LayerNormalization()(x))
+        x = x + layers.Dense(16)(y)
+    return layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x)))
+
+
+def attention_by_hand(x):
+    query, key, value = layers.Dense(8)(x), layers.Dense(8)(x), layers.Dense(6)(x)
+    scores = ops.softmax(ops.matmul(query, ops.transpose(key, (0, 2, 1))) * 0.3, axis=-1)
+    return layers.Dense(2)(ops.matmul(scores, value))
+
+
+def squeeze_and_excite(x):
+    x = layers.Conv2D(12, 3, activation="relu")(x)
+    gate = ops.mean(x, axis=(1, 2), keepdims=True)
+    gate = layers.Conv2D(12, 1, activation="sigmoid")(layers.Conv2D(4, 1, activation="relu")(gate))
+    return layers.Dense(3)(layers.Flatten()(x * gate))
+
+
+def sliced(x):
+    x = layers.Conv2D(12, 3)(x)
+    head, tail = x[..., :5], x[:, :, :, 5:]
+    one, two = ops.split(tail, [3], axis=-1)
+    return layers.Conv2D(3, 1)(ops.concatenate([layers.ReLU()(head), two, one], axis=-1))
+
+
+def axes_moved(x):
+    x = layers.BatchNormalization(axis=1)(layers.Permute((3, 1, 2))(layers.Conv2D(8, 3)(x)))
+    return layers.Dense(2)(layers.Flatten()(ops.transpose(x, (0, 2, 3, 1))))
+
+
+def one_dimension(x):
+    x = layers.Conv1D(6, 3, padding="causal")(layers.Conv1D(8, 3)(x))
+    return layers.Dense(2)(layers.Flatten()(layers.AveragePooling1D(2)(layers.ZeroPadding1D(1)(x))))
+
+
+def three_dimensions(x):
+    return layers.Dense(2)(layers.Flatten()(layers.MaxPooling3D()(layers.Conv3D(6, 3)(x))))
+
+
+def slopes(x):
+    x = layers.PReLU()(layers.Conv2D(8, 3)(x))
+    return layers.Conv2D(3, 1)(layers.PReLU(shared_axes=[1, 2])(x))
+
+
+def instance_normalized(x):
+    return layers.Conv2D(2, 1)(layers.GroupNormalization(groups=-1)(layers.Conv2D(8, 3)(x)))
+
+
+def recurrent(x):
+    x = layers.LSTM(10, return_sequences=True)(layers.Embedding(20, 12)(x))
+    return layers.Dense(3)(layers.LSTM(8)(x))
+
+
+def both_directions(x):
+    x = layers.Bidirectional(layers.GRU(6, return_sequences=True))(layers.Dense(5)(x))
+    x = layers.Bidirectional(layers.LSTM(6, return_sequences=True), merge_mode="sum")(x)
+    return layers.Dense(3)(layers.GRU(8)(layers.SimpleRNN(8, return_sequences=True)(x)))
+
+
+def over_time(x):
+    x = layers.TimeDistributed(layers.BatchNormalization())(layers.TimeDistributed(layers.Conv2D(6, 3))(x))
+    x = layers.TimeDistributed(layers.Dense(9, activation="relu"))(layers.TimeDistributed(layers.Flatten())(x))
+    return layers.Dense(3)(layers.GlobalAveragePooling1D()(x))
+
+
+def repeated(x):
+    return layers.LSTM(3)(layers.RepeatVector(4)(layers.Dense(8)(x)))
+
+
+def siamese(one, other):
+    encoder = keras.Sequential(
+        [layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU(), layers.GlobalMaxPooling2D(), layers.Dense(12)]
+    )
+    distance = ops.abs(encoder(one) - encoder(other))
+    return layers.Dense(2)(layers.Concatenate()([distance, encoder(one)]))
+
+
+IMAGE, SEQUENCE = (8, 8, 3), (5, 4)
+NETWORKS = {
+    "transposed": (transposed, IMAGE),
+    "separable": (separable, IMAGE),
+    "depthwise": (depthwise, IMAGE),
+    "grouped": (grouped, IMAGE),
+    "depthwise_as_grouped": (depthwise_as_grouped, IMAGE),
+    "shuffled": (shuffled, IMAGE),
+    "resnext": (resnext, IMAGE),
+    "unet": (unet, IMAGE),
+    "vit": (vit, IMAGE),
+    "attention_by_hand": (attention_by_hand, SEQUENCE),
+    "squeeze_and_excite": (squeeze_and_excite, IMAGE),
+    "sliced": (sliced, IMAGE),
+    "axes_moved": (axes_moved, IMAGE),
+    "one_dimension": (one_dimension, (9, 3)),
+    "three_dimensions": (three_dimensions, (8, 8, 8, 2)),
+    "slopes": (slopes, (6, 6, 3)),
+    "instance_normalized": (instance_normalized, IMAGE),
+    "both_directions": (both_directions, SEQUENCE),
+    "over_time": (over_time, (5, 8, 8, 2)),
+    "repeated": (repeated, (4,)),
+    "siamese": (siamese, IMAGE, IMAGE),
+}
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_masked_and_removed_agree_and_the_plan_predicts_the_costs(name, scope):
+    body, *shapes = NETWORKS[name]
+    model = network(body, *shapes)
+    plan = tfprune.plan_channels(model, 0.4, scope=scope)
+    assert tfprune.verify(model, plan) <= 1e-5
+    small = plan.apply(model)
+    built = tfprune.profile(small)
+    assert (built.params, built.macs, built.flops) == (plan.params[1], plan.macs[1], plan.flops[1])
+    assert small.count_params() < model.count_params()
+
+
+def test_recurrent_classifier_of_words():
+    model = network(recurrent, (7,), dtype="int32")
+    plan = tfprune.plan_channels(model, 0.4)
+    assert sorted(len(kept) for layer, kept in plan.keep.items() if "lstm" in layer) == [4, 6]
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+def test_units_of_a_recurrent_layer_go_from_every_gate():
+    model = network(lambda x: layers.Dense(2)(layers.LSTM(4, name="lstm")(x)), SEQUENCE)
+    small = tfprune.ChannelPlan.from_removed(model, {"lstm": [1]}).apply(model)
+    kernel, recurrent_kernel, bias = model.get_layer("lstm").get_weights()
+    kept = np.asarray([0, 2, 3])
+    columns = np.concatenate([gate * 4 + kept for gate in range(4)])
+    expected = [kernel[:, columns], recurrent_kernel[kept][:, columns], bias[columns]]
+    for one, other in zip(expected, small.get_layer("lstm").get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_heads_of_attention_go_as_a_whole():
+    def body(x):
+        return layers.Dense(2)(layers.MultiHeadAttention(4, 3, name="attention")(x, x))
+
+    model = network(body, SEQUENCE)
+    plan = tfprune.ChannelPlan.from_removed(model, {"attention": [0, 2]})
+    assert tfprune.verify(model, plan) <= 1e-5
+    small = plan.apply(model).get_layer("attention")
+    assert small.num_heads == 2
+    np.testing.assert_array_equal(
+        small._query_dense.kernel.numpy(), model.get_layer("attention")._query_dense.kernel.numpy()[:, [1, 3]]
+    )
+
+
+def test_channel_shuffle_couples_the_groups_position_by_position():
+    model = network(shuffled, IMAGE)
+    stem = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.groups == 1).name
+    plan = tfprune.ChannelPlan.from_removed(model, {stem: [1]})
+    assert sorted(set(range(12)) - set(plan.keep[stem])) == [1, 5, 9]
+
+
+def test_split_and_slices_follow_the_channels_that_are_kept():
+    model = network(sliced, IMAGE)
+    stem = model.layers[1].name
+    plan = tfprune.ChannelPlan.from_removed(model, {stem: [0, 4, 6, 11]})
+    assert tfprune.verify(model, plan) <= 1e-5
+    assert plan.apply(model).get_layer(stem).filters == 8
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (layers.LayerNormalization(), "normalizes over the channels"),
+        (layers.UnitNormalization(), "normalizes over the channels"),
+        (layers.GroupNormalization(2), "normalizes over groups of channels"),
+        (layers.Lambda(lambda x: x * 2), "is not known"),
+        (layers.Rescaling([1.0] * 8), "has constants per channel"),
+    ],
+)
+def test_what_looks_at_several_channels_freezes_them_with_the_reason(layer, reason):
+    model = network(lambda x: layers.Dense(2)(layers.Dense(5)(layer(layers.Dense(8, name="wide")(x)))), (4,))
+    plan = tfprune.plan_channels(model, 0.4)
+    assert reason in plan.frozen["wide"]
+    assert len(plan.keep["wide"]) == 8
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+@keras.saving.register_keras_serializable("tests")
+class Scale(layers.Layer):
+    """A user's layer: one factor per channel."""
+
+    def build(self, shape):
+        self.factors = self.add_weight(shape=(shape[-1],), name="factors")
+
+    def call(self, x):
+        return x * self.factors
+
+
+def test_a_users_layer_is_frozen_until_it_is_taught(monkeypatch):
+    model = network(lambda x: layers.Dense(2)(Scale(name="scale")(layers.Dense(8, name="wide")(x))), (4,))
+    with pytest.raises(PlanError, match=r"wide: scale \(Scale\) is not known"):
+        tfprune.plan_channels(model, 0.5)
+
+    from tfprune import rules
+
+    monkeypatch.setattr(rules, "_BY_CLASS", {})
+
+    @tfprune.rule(Scale)
+    def scale(call):
+        call.weight(call.operation.factors, {0: call.channels()})
+        return call.inputs[0]
+
+    plan = tfprune.plan_channels(model, 0.5)
+    assert len(plan.keep["wide"]) == 4
+    assert tfprune.verify(model, plan) <= 1e-5
+    with pytest.raises(ValueError, match="already"):
+        tfprune.rule(Scale)(scale)
