@@ -47,6 +47,12 @@ def shuffled(x):
     return layers.Conv2D(3, 1)(layers.DepthwiseConv2D(3)(x))
 
 
+def shuffled_alone(x):
+    """A channel shuffle behind an ordinary convolution, which ties nothing by itself."""
+    x = layers.Permute((1, 2, 4, 3))(layers.Reshape((8, 8, 3, 4))(layers.Conv2D(12, 1)(x)))
+    return layers.Conv2D(3, 1)(layers.Reshape((8, 8, 12))(x))
+
+
 def resnext(x):
     x = stream = layers.Conv2D(12, 1)(x)
     for _ in range(2):
@@ -155,6 +161,7 @@ NETWORKS = {
     "grouped": (grouped, IMAGE),
     "depthwise_as_grouped": (depthwise_as_grouped, IMAGE),
     "shuffled": (shuffled, IMAGE),
+    "shuffled_alone": (shuffled_alone, IMAGE),
     "resnext": (resnext, IMAGE),
     "unet": (unet, IMAGE),
     "vit": (vit, IMAGE),
