@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -46,6 +47,9 @@ def run_command(
     except TfpruneError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else FAILED
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     return DONE
 
 

@@ -121,6 +121,9 @@ class Study:
 
     def _expected_plan(self) -> tuple[ChannelPlan, bool]:
         """The plan, as far as it is known before training, and whether its widths are."""
+        planned = self._plan_stage(self.settings.seeds[0])
+        if planned.done and len(self.settings.seeds) == 1:
+            return load_plan(planned.folder / "plan.json"), True
         if self.method.automatic:
             return plan_channels(self.model, self.settings.ratio), False
         return self.method.plan(self.model, self._method_settings(0)), True
