@@ -5,8 +5,9 @@ from keras import layers
 
 from tests.helpers import plain_cnn, residual_cnn
 from tfprune.errors import PlanError
-from tfprune.graph import ChannelGraph, functional, replay
+from tfprune.graph import ChannelGraph
 from tfprune.models import build_model
+from tfprune.walk import functional, replay
 
 
 class Mystery(layers.Layer):

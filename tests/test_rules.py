@@ -9,10 +9,10 @@ from keras import layers, ops
 
 import tfprune
 from tests.helpers import predict, randomize, relative_error
-from tfprune.graph import pack_inputs
 from tfprune.plans import ChannelPlan
 from tfprune.rules import rule
 from tfprune.surgery import clone, random_inputs
+from tfprune.walk import pack_inputs
 
 
 def finish(inputs, x, units=3):

@@ -6,7 +6,8 @@ from keras import layers
 import tfprune
 from tests.helpers import images, plain_cnn, predict, randomize, relative_error, residual_cnn, weights_by_path
 from tfprune.errors import VerificationError
-from tfprune.graph import ChannelGraph, Record
+from tfprune.graph import ChannelGraph
+from tfprune.labels import Record
 from tfprune.models import build_model
 from tfprune.plans import ChannelPlan
 from tfprune.surgery import clone, compare_outputs, random_inputs

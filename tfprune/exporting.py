@@ -15,8 +15,8 @@ import tensorflow as tf
 from keras import tree
 
 from tfprune.errors import ExportError, UsageError
-from tfprune.graph import pack_inputs
 from tfprune.surgery import compare_outputs, random_inputs
+from tfprune.walk import pack_inputs
 
 _TOLERANCE = 1e-5
 

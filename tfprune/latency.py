@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.errors import UsageError
-from tfprune.graph import pack_inputs
 from tfprune.surgery import random_inputs
+from tfprune.walk import pack_inputs
 
 
 @dataclasses.dataclass(frozen=True)

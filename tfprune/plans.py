@@ -19,7 +19,8 @@ import numpy as np
 from tabulate import tabulate
 
 from tfprune.errors import PlanError
-from tfprune.graph import ChannelGraph, Kept
+from tfprune.graph import ChannelGraph
+from tfprune.labels import Kept
 from tfprune.profiling import profile_graph
 from tfprune.surgery import rebuild
 

@@ -17,7 +17,8 @@ import keras
 import numpy as np
 from tabulate import tabulate
 
-from tfprune.graph import Call, ChannelGraph, Kept, Record
+from tfprune.graph import ChannelGraph
+from tfprune.labels import Call, Kept, Record
 
 _POOLING = (
     *(keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D),

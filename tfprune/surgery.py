@@ -16,7 +16,9 @@ import numpy as np
 from keras import tree
 
 from tfprune.errors import VerificationError
-from tfprune.graph import ChannelGraph, Kept, Record, map_tensors, pack_inputs, replay
+from tfprune.graph import ChannelGraph
+from tfprune.labels import Kept, Record
+from tfprune.walk import map_tensors, pack_inputs, replay
 
 Edit = Callable[[Record, dict], tuple[type, dict]]
 

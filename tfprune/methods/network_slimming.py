@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import keras
 
-from tfprune.graph import Record
+from tfprune.labels import Record
 from tfprune.methods.base import Method, MethodSettings
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan

@@ -1,6 +1,6 @@
 """How labels flow through each operation of Keras.
 
-A rule is a function of one :class:`~tfprune.graph.Call` that returns the label array of the output (or a list
+A rule is a function of one :class:`~tfprune.labels.Call` that returns the label array of the output (or a list
 of them, one per output). It says which weights are indexed by which labels, which fields of the config follow
 from them, and which inputs are mixed; surgery, the proof and the profile are then read off without knowing any
 layer by name.
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.graph import Call
+from tfprune.labels import Call
 
 Rule = Callable[[Call], "np.ndarray | list[np.ndarray]"]
 _BY_NAME: dict[str, Rule] = {}

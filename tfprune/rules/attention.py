@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from tfprune.graph import Call
+from tfprune.labels import Call
 from tfprune.rules import give_up, rule
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from tfprune.graph import Call
+from tfprune.labels import Call
 from tfprune.rules import rule
 
 # Activations that look at one element at a time; any other function may look at all channels.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfprune.graph import Call
+from tfprune.labels import Call
 from tfprune.rules import rule
 from tfprune.rules.elementwise import activated
 

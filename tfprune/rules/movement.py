@@ -7,7 +7,7 @@ import itertools
 import keras
 import numpy as np
 
-from tfprune.graph import Call, Kept
+from tfprune.labels import Call, Kept
 from tfprune.rules import give_up, rule
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.graph import Call, Kept, Record
+from tfprune.labels import Call, Kept, Record
 from tfprune.rules import find_rule, give_up, rule
 from tfprune.rules.elementwise import activated
 

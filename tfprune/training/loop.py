@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfprune.data.image_data import ImageData
 from tfprune.errors import DivergedError, UsageError
-from tfprune.graph import Record
+from tfprune.labels import Record
 from tfprune.layers import FusedBatchNormalization
 from tfprune.surgery import Edit, clone
 from tfprune.training.augment import draws_for, normalize, random_crop_and_flip

@@ -1,0 +1,83 @@
+"""Walking the graph of a Keras model: the one place that knows how Keras stores it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import tree
+
+from tfprune.errors import PlanError
+
+
+def functional(model: Any) -> keras.Model:
+    """Returns the functional model behind a functional or Sequential one.
+
+    Raises:
+        PlanError: If `model` is no Keras model, has not been built, or is a subclassed model.
+    """
+    if not isinstance(model, keras.Model):
+        raise PlanError(f"Expected a Keras 3 model, received {type(model).__module__}.{type(model).__name__}.")
+    if isinstance(model, keras.Sequential):
+        if not model.built or getattr(model, "_functional", None) is None:
+            raise PlanError(
+                f"The Sequential model {model.name!r} has no input shape yet. Call model.build(input_shape) first."
+            )
+        return model._functional
+    if not _is_functional(model):
+        raise PlanError(
+            f"The model {model.name!r} is a subclassed {type(model).__name__}, whose graph Keras does not know. "
+            "Express it with the functional API: outputs = layers(inputs); keras.Model(inputs, outputs)."
+        )
+    return model
+
+
+def _is_functional(operation: Any) -> bool:
+    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
+
+
+def pack_inputs(model: keras.Model, values: list) -> Any:
+    """Arranges a flat list of values in the structure in which a model takes its inputs."""
+    return tree.pack_sequence_as(functional(model)._inputs_struct, values)
+
+
+def replay(model: keras.Model, inputs: Any, call: Callable) -> list:
+    """Runs the graph of a model once, with every operation's call replaced.
+
+    Nested functional and Sequential models are entered, so `call` sees plain operations only.
+
+    Args:
+        model: A functional model.
+        inputs: The values at the model's inputs, in any structure of the right number of leaves.
+        call: `call(node, args, kwargs)` returns the values at the node's outputs; `args` and `kwargs` are
+            those of the recorded call with values in the place of tensors.
+
+    Returns:
+        The values at the model's outputs, flat.
+    """
+    values = dict(zip(map(id, model.inputs), tree.flatten(inputs), strict=True))
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if node.is_input:
+                continue
+            args, kwargs = node.arguments.fill_in(values)
+            operation = node.operation
+            if isinstance(operation, keras.Sequential) or _is_functional(operation):
+                outputs = replay(functional(operation), args[0] if args else kwargs["inputs"], call)
+            else:
+                outputs = tree.flatten(call(node, args, kwargs))
+            values.update(zip(map(id, node.outputs), outputs, strict=True))
+    return [values[id(tensor)] for tensor in model.outputs]
+
+
+def map_tensors(node: Any, args: tuple, kwargs: dict, change: Callable) -> tuple:
+    """Applies `change(index, value)` to the values that stand for tensors in a node's arguments."""
+    flat = tree.flatten((node.arguments.args, node.arguments.kwargs))
+    values = tree.flatten((args, kwargs))
+    index = iter(range(len(flat)))
+    changed = [
+        change(next(index), value) if isinstance(symbol, keras.KerasTensor) else value
+        for symbol, value in zip(flat, values, strict=True)
+    ]
+    return tree.pack_sequence_as((node.arguments.args, node.arguments.kwargs), changed)
