@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+from tfprune.experiments.stages import TrainingKey
 from tfprune.experiments.store import Store, save_weights, write_json
-from tfprune.experiments.study import TrainingKey
 
 CONFIG = {"dataset": "synthetic", "model": "vgg16", "seed": 0}
 

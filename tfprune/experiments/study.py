@@ -7,12 +7,9 @@ method on the same network finds the large network trained.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -23,11 +20,12 @@ from tfprune.data import load
 from tfprune.experiments.monitor import EpochLines, TensorBoardLog
 from tfprune.experiments.results import Row
 from tfprune.experiments.settings import Settings
-from tfprune.experiments.store import Stage, Store, save_weights, write_json
+from tfprune.experiments.stages import StudyStages
+from tfprune.experiments.store import Stage, save_weights, write_json
 from tfprune.exporting import export
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
-from tfprune.models import build_model, is_file
+from tfprune.models import build_model
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan, load_plan
 from tfprune.profiling import profile
@@ -36,29 +34,6 @@ from tfprune.training.distribution import agree, worker_index
 from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult, check_batch_size
 from tfprune.training.regimes import Regime
 from tfprune.training.schedules import Schedule
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingKey:
-    """What a trained large network depends on; only what differs from these defaults is hashed."""
-
-    dataset: str
-    model: str
-    seed: int
-    width: float = 1.0
-    train_examples: int | None = None
-    epochs: int = 160
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    weight_decay: float = 1e-4
-    gamma_l1: float = 0.0
-    precision: str = "float32"
-    replicas: int = 1
-
-    def config(self) -> dict[str, Any]:
-        """The fields that differ from their defaults."""
-        fields = dataclasses.fields(self)
-        return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
 
 
 class Study:
@@ -82,7 +57,8 @@ class Study:
         self.chief = worker == 0
         # Workers do the same work and each keeps its own stages, so that none needs the others' disk.
         workdir = settings.workdir if self.chief else settings.workdir / "workers" / str(worker)
-        self.store = Store(workdir)
+        replicas = strategy.num_replicas_in_sync
+        self.stages = StudyStages(settings, workdir, replicas, self.method.trains_sparse)
         self._trainers: dict[str, Trainer] = {}
         self._pruned_trainer: tuple[str, Trainer] | None = None
 
@@ -121,7 +97,7 @@ class Study:
 
     def _expected_plan(self) -> tuple[ChannelPlan, bool]:
         """The plan, as far as it is known before training, and whether its widths are."""
-        planned = self._plan_stage(self.settings.seeds[0])
+        planned = self.stages.plan(self.settings.seeds[0])
         if planned.done and len(self.settings.seeds) == 1:
             return load_plan(planned.folder / "plan.json"), True
         if self.method.automatic:
@@ -131,10 +107,10 @@ class Study:
     def _stage_lines(self, seed: int, ratio: float, known: bool) -> Iterator[tuple]:
         s = self.settings
         whole = _rates(Schedule.paper(s.learning_rate, s.epochs), s.epochs)
-        yield "train", s.epochs, whole, self._large(seed, sparse=False).done
+        yield "train", s.epochs, whole, self.stages.large(seed, sparse=False).done
         if self.method.trains_sparse:
-            yield "train sparse", s.epochs, whole, self._large(seed, sparse=True).done
-        planned = self._plan_stage(seed)
+            yield "train sparse", s.epochs, whole, self.stages.large(seed, sparse=True).done
+        planned = self.stages.plan(seed)
         yield "plan", "", "", planned.done
         if planned.done:
             plan, known = load_plan(planned.folder / "plan.json"), True
@@ -143,7 +119,7 @@ class Study:
             epochs = self._epochs(regime, ratio)
             sure = known or regime.budget != "flops"
             rates = _rates(regime.schedule(s.learning_rate, epochs), epochs)
-            done = known and self._regime_stage(seed, regime, epochs).done
+            done = known and self.stages.regime(seed, regime, epochs).done
             yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
 
     # Doing it
@@ -169,7 +145,7 @@ class Study:
             self._export(small, planned, "pruned")
         for regime in s.regime_list:
             epochs = self._epochs(regime, plan.flops[0] / plan.flops[1])
-            stage = self._regime_stage(seed, regime, epochs)
+            stage = self.stages.regime(seed, regime, epochs)
             if not self._done(stage):
                 fresh = regime.weights == "fresh"
                 weights = clone(small, weights="fresh", seed=seed).get_weights() if fresh else inherited
@@ -187,7 +163,7 @@ class Study:
                 self._export(small, stage, regime.name)
 
     def _train_large(self, seed: int, initial: list[np.ndarray], sparse: bool) -> Stage:
-        stage, s = self._large(seed, sparse), self.settings
+        stage, s = self.stages.large(seed, sparse), self.settings
         if self._done(stage):
             return stage
         kind = "sparse" if sparse else "plain"
@@ -202,7 +178,7 @@ class Study:
         return stage
 
     def _make_plan(self, seed: int, large: Stage, to_prune: Stage) -> Stage:
-        stage, s = self._plan_stage(seed), self.settings
+        stage, s = self.stages.plan(seed), self.settings
         if self._done(stage):
             return stage
         self._say(f"seed {seed}: plan")
@@ -235,43 +211,7 @@ class Study:
             callbacks += [] if bar else [EpochLines()]
         return trainer.run(weights, epochs, schedule, seed, callbacks, progress_bar=bar)
 
-    # Stages, trainers, rows
-
-    def _large(self, seed: int, sparse: bool) -> Stage:
-        key = self._key(seed, self.settings.gamma_l1 if sparse else 0.0)
-        return self.store.stage("train", self._slug("sparse" if sparse else "", seed), key.config())
-
-    def _plan_stage(self, seed: int) -> Stage:
-        return self.store.stage("plan", self._slug(self.settings.method, seed), self._plan_config(seed))
-
-    def _regime_stage(self, seed: int, regime: Regime, epochs: int) -> Stage:
-        config = {**self._plan_config(seed), "regime_epochs": epochs}
-        return self.store.stage(regime.name, self._slug(self.settings.method, seed), config)
-
-    def _plan_config(self, seed: int) -> dict[str, Any]:
-        s = self.settings
-        key = self._key(seed, s.gamma_l1 if self.method.trains_sparse else 0.0)
-        return {**key.config(), "method": s.method, "setting": s.name}
-
-    def _key(self, seed: int, gamma_l1: float) -> TrainingKey:
-        s = self.settings
-        return TrainingKey(
-            dataset=s.dataset,
-            model=_model_identity(s.model),
-            seed=seed,
-            width=s.width,
-            train_examples=s.train_examples,
-            epochs=s.epochs,
-            batch_size=s.batch_size,
-            learning_rate=s.learning_rate,
-            weight_decay=s.weight_decay,
-            gamma_l1=gamma_l1,
-            precision=s.precision,
-            replicas=self.strategy.num_replicas_in_sync,
-        )
-
-    def _slug(self, part: str, seed: int) -> str:
-        return "-".join(filter(None, (self.settings.dataset, Path(self.settings.model).stem, part, f"seed{seed}")))
+    # Trainers, rows
 
     def _done(self, stage: Stage) -> bool:
         return agree(self.strategy, stage.done)
@@ -300,7 +240,6 @@ class Study:
         self, seed: int, regime: str, model: keras.Model, flops: int, history: list[dict], epochs: int, seconds: float
     ) -> Row:
         s, cost = self.settings, profile(model)
-        config = {**self._plan_config(seed), "seed": None}
         return Row(
             dataset=s.dataset,
             model=s.model,
@@ -319,7 +258,7 @@ class Study:
             train_seconds=round(seconds, 3),
             train_examples=len(self.data.train_images),
             test_examples=len(self.data.test_images),
-            study=hashlib.sha256(repr(sorted(config.items())).encode()).hexdigest()[:8],
+            study=self.stages.study(),
         )
 
     def _export(self, model: keras.Model, stage: Stage, regime: str) -> None:
@@ -340,13 +279,6 @@ class Study:
 def _store_result(folder: Path, result: TrainingResult) -> None:
     save_weights(folder, result.weights)
     write_json(folder / "history.json", {"epochs": result.history, "seconds": result.seconds})
-
-
-def _model_identity(name: str) -> str:
-    """A model's name; a file is known by its content, wherever it lies."""
-    if not is_file(name):
-        return name
-    return f"{os.path.basename(name)}:{hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]}"
 
 
 def _rates(schedule: Schedule, epochs: int) -> str:

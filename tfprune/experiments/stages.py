@@ -1,0 +1,95 @@
+"""Which stages a study consists of, and what each depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from tfprune.experiments.settings import Settings
+from tfprune.experiments.store import Stage, Store
+from tfprune.models import is_file
+from tfprune.training.regimes import Regime
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingKey:
+    """What a trained large network depends on; only what differs from these defaults is hashed."""
+
+    dataset: str
+    model: str
+    seed: int
+    width: float = 1.0
+    train_examples: int | None = None
+    epochs: int = 160
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    weight_decay: float = 1e-4
+    gamma_l1: float = 0.0
+    precision: str = "float32"
+    replicas: int = 1
+
+    def config(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
+
+
+class StudyStages:
+    """The stages of one setting, by seed.
+
+    Args:
+        settings: The setting.
+        workdir: Where the stages are; a worker's own folder under a multi-worker strategy.
+        replicas: Number of replicas that share a batch; each normalizes its own part.
+        trains_sparse: Whether the method trains the network that it prunes in a way of its own.
+    """
+
+    def __init__(self, settings: Settings, workdir: Path, replicas: int, trains_sparse: bool):
+        self._settings, self._replicas = settings, replicas
+        self._plan_gamma_l1 = settings.gamma_l1 if trains_sparse else 0.0
+        self._store = Store(workdir)
+        self._model = _model_identity(settings.model)
+
+    def large(self, seed: int, sparse: bool) -> Stage:
+        """Training the large network; `sparse`: in the method's own way."""
+        key = self._key(seed, self._settings.gamma_l1 if sparse else 0.0)
+        return self._store.stage("train", self._slug("sparse" if sparse else "", seed), key.config())
+
+    def plan(self, seed: int) -> Stage:
+        """Making the plan, with the rows of the unpruned and the pruned network."""
+        return self._store.stage("plan", self._slug(self._settings.method, seed), self._plan_config(seed))
+
+    def regime(self, seed: int, regime: Regime, epochs: int) -> Stage:
+        """Training the pruned architecture in a regime for so many epochs."""
+        config = {**self._plan_config(seed), "regime_epochs": epochs}
+        return self._store.stage(regime.name, self._slug(self._settings.method, seed), config)
+
+    def study(self) -> str:
+        """Eight hex digits that all seeds of this setting share."""
+        config = {**self._plan_config(0), "seed": None}
+        return hashlib.sha256(repr(sorted(config.items())).encode()).hexdigest()[:8]
+
+    def _plan_config(self, seed: int) -> dict[str, Any]:
+        key = self._key(seed, self._plan_gamma_l1)
+        return {**key.config(), "method": self._settings.method, "setting": self._settings.name}
+
+    def _key(self, seed: int, gamma_l1: float) -> TrainingKey:
+        shared = {field.name for field in dataclasses.fields(TrainingKey)} & set(vars(self._settings))
+        same = {name: getattr(self._settings, name) for name in shared}
+        return TrainingKey(
+            **{**same, "model": self._model, "seed": seed, "gamma_l1": gamma_l1, "replicas": self._replicas}
+        )
+
+    def _slug(self, part: str, seed: int) -> str:
+        stem = Path(self._settings.model).stem
+        return "-".join(filter(None, (self._settings.dataset, stem, part, f"seed{seed}")))
+
+
+def _model_identity(name: str) -> str:
+    """A model's name; a file is known by its content, wherever it lies."""
+    if not is_file(name):
+        return name
+    return f"{os.path.basename(name)}:{hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]}"
