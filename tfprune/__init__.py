@@ -15,6 +15,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "TfpruneError": "tfprune.errors",
+    "UsageError": "tfprune.errors",
+    "PlanError": "tfprune.errors",
+    "VerificationError": "tfprune.errors",
+    "NothingProvedError": "tfprune.errors",
+    "ExportError": "tfprune.errors",
     "ChannelGraph": "tfprune.graph",
     "ChannelPlan": "tfprune.plans",
     "Profile": "tfprune.profiling",

@@ -10,7 +10,7 @@ from absl import flags
 
 from tfprune.errors import TfpruneError, UsageError
 
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def run_command(
@@ -31,7 +31,7 @@ def run_command(
 
     Returns:
         The exit status: 0 done, 2 for a mistake of the user's, 1 for another failure that tfprune foresees,
-        such as a loss that is no number; both told in one line. Other exceptions pass through.
+        such as a loss that is no number, 130 when interrupted; all told in one line. Other exceptions pass through.
     """
     values = flags.FlagValues()
     define(values)
@@ -47,6 +47,9 @@ def run_command(
     except TfpruneError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else FAILED
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted.", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -26,6 +26,10 @@ class VerificationError(TfpruneError):
     """The pruned network does not compute what the masked original computes."""
 
 
+class NothingProvedError(VerificationError):
+    """The network's outputs do not depend on its inputs, so that comparing them proves nothing."""
+
+
 class ExportError(TfpruneError):
     """An exported network, read back, does not compute what the network in memory computes."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tfprune.surgery import compare_outputs, random_inputs
 from tfprune.walk import pack_inputs
 
 _TOLERANCE = 1e-5
+_PARTS = ("model.keras", "saved_model", "model.tflite")
 
 
 def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) -> Path:
@@ -29,7 +29,8 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
 
     Args:
         model: A functional or Sequential model of Keras' own layers, with one or more inputs.
-        folder: Where to write; replaced as a whole if it exists, and only once everything was compared.
+        folder: Where to write. Files of these names that are there are replaced, once everything was compared;
+            other files are left alone.
         litert: Also write a LiteRT model.
 
     Returns:
@@ -44,9 +45,15 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
     if custom:
         raise UsageError(f"{model.name} has parts that only their Python code can load: {', '.join(custom)}.")
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        scratch = Path(scratch)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(dir=folder, prefix=".export-")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot export to {str(folder)!r} ({error.strerror}). Name a folder that can be made."
+        ) from error
+    with scratch_folder as name:
+        scratch = Path(name)
         inputs = random_inputs(model, examples=2)
         expected = tree.flatten(model(pack_inputs(model, inputs), training=False))
 
@@ -61,10 +68,11 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
         if litert:
             model.export(scratch / "model.tflite", format="litert", verbose=False)
             _compare(expected, _run_litert(scratch / "model.tflite", inputs), "model.tflite")
-        shutil.rmtree(folder, ignore_errors=True)
-        scratch.rename(folder)
-        folder.chmod(0o755)  # a temporary folder is its maker's alone
-        scratch.mkdir()  # for the context to remove
+        for part in _PARTS:  # also one that was written before and is not now
+            if (folder / part).exists():
+                (folder / part).rename(scratch / f"replaced-{part}")
+            if (scratch / part).exists():
+                (scratch / part).rename(folder / part)
     return folder
 
 

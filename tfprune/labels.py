@@ -51,6 +51,15 @@ class Call:
         return [tuple(tensor.shape) for tensor in self.node.arguments.keras_tensors]
 
     @property
+    def input_names(self) -> list[str]:
+        """The arguments by which the inputs are given: a name, or the number of a positional argument."""
+        arguments = self.node.arguments
+        paths = keras.tree.flatten((arguments.args, arguments.kwargs))
+        names = [str(i) for i, arg in enumerate(arguments.args) for _ in keras.tree.flatten(arg)]
+        names += [name for name in sorted(arguments.kwargs) for _ in keras.tree.flatten(arguments.kwargs[name])]
+        return [n for n, value in zip(names, paths, strict=True) if isinstance(value, keras.KerasTensor)]
+
+    @property
     def output_shape(self) -> tuple:
         """Shape of the (first) output tensor, batch axis included."""
         return tuple(self.node.outputs[0].shape)

@@ -53,8 +53,10 @@ def measure_latency(
     Raises:
         UsageError: If no network is given, or `batch_size`, `n` is below 1.
     """
-    if not models or batch_size < 1 or n < 1:
-        raise UsageError(f"Give at least one network; received {len(models)}, batch_size={batch_size}, n={n}.")
+    if not models or batch_size < 1 or n < 1 or warm_up < 0:
+        raise UsageError(
+            f"Give a network or more, and sizes of 1 or more; received {len(models)}, {batch_size=}, {n=}, {warm_up=}."
+        )
     passes = [_compiled(model, batch_size, jit_compile) for model in models]
     times = np.zeros((len(models), warm_up + n))
     for turn in range(warm_up + n):

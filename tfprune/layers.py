@@ -1,7 +1,7 @@
 """The custom layers of training.
 
-They exist while a network trains and never in what is saved for others: `tfprune.surgery.with_plain_layers`
-swaps them for the Keras layers that they extend, weight by weight.
+They exist while a network trains and never in what is saved for others: a trainer works on a twin of the
+network, and gives its weights back as arrays.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import math
 import numbers
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -45,7 +46,8 @@ def plan_channels(
     Args:
         model: A functional or Sequential Keras 3 model that has been built.
         ratio: Fraction of channels to remove, in (0, 1). With `scope="layer"` of every layer: a layer of n
-            channels keeps floor(n * (1 - ratio)). With `scope="global"` of all channels together.
+            channels keeps floor(n * (1 - ratio)). With `scope="global"` of all of them together, where channels
+            that are coupled count once.
         criterion: `"l1"`, `"l2"`, `"gamma"` or `"random"`.
         scope: `"layer"` ranks the channels of each layer, `"global"` those of all layers together.
         macs: Instead of `ratio`: the fraction of the MACs to keep, in (0, 1); the plan removes as few
@@ -64,6 +66,8 @@ def plan_channels(
         UsageError: For an unknown criterion.
     """
     skip = [skip] if isinstance(skip, str) else list(skip)
+    if not isinstance(seed, numbers.Integral) or seed < 0:
+        raise PlanError(f"seed={seed!r} must be a whole number of at least 0.")
     _check(ratio, macs, ratios, scope, round_to, min_channels, max_ratio)
     graph = ChannelGraph(model)
     pools = _prunable_pools(graph, skip, ratios or {})
@@ -111,11 +115,11 @@ def _check(ratio, macs, ratios, scope, round_to, min_channels, max_ratio) -> Non
     if ratios and (scope == "global" or macs is not None):
         raise PlanError("ratios= sets the ratio of single layers, so it goes with scope='layer' and without macs=.")
     for layer, value in (ratios or {}).items():
-        if not 0.0 <= value < 1.0:
-            raise PlanError(f"ratios[{layer!r}]={value} is outside [0, 1).")
+        if not isinstance(value, numbers.Real) or not 0.0 <= value < 1.0:
+            raise PlanError(f"ratios[{layer!r}]={value!r} is no number in [0, 1).")
     for name, value in (("round_to", round_to), ("min_channels", min_channels)):
-        if value < 1:
-            raise PlanError(f"{name}={value} must be at least 1.")
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise PlanError(f"{name}={value!r} must be a whole number of at least 1.")
     if max_ratio is not None and not 0.0 < max_ratio <= 1.0:
         raise PlanError(f"max_ratio={max_ratio} is outside (0, 1].")
 
@@ -197,12 +201,25 @@ class _Cut:
 
     def _per_pool(self, ratio: float) -> tuple[dict, list[str]]:
         removed, notes = {}, []
+        # A layer may span several pools (zero-padded shortcuts): the pool that comes last for it makes up what
+        # rounding down each of the others has left out.
+        sizes: Counter[str] = Counter()
         for names, groups in self.pools.items():
+            sizes.update(dict.fromkeys(names, len(groups)))
+        seen, kept = Counter(), Counter()
+        for names in sorted(self.pools, key=len, reverse=True):
+            groups = self.pools[names]
             asked = next((self.ratios[name] for name in names if name in self.ratios), ratio) if self.ratios else ratio
-            keep, least = kept_channels(len(groups), asked), self._least(len(groups))
+            seen.update(dict.fromkeys(names, len(groups)))
+            last = [name for name in names if seen[name] == sizes[name]]
+            keep = kept_channels(len(groups), asked)
+            if last:
+                keep = min(len(groups), kept_channels(sizes[last[0]], asked) - kept[last[0]])
+            least = self._least(len(groups))
             if keep < least:
                 notes.append(_held(names, least, len(groups), least - keep))
             removed[names] = self._ranked(groups)[: len(groups) - max(keep, least)]
+            kept.update(dict.fromkeys(names, max(keep, least)))
         return removed, notes
 
     def _global(self, ratio: float) -> tuple[dict, list[str]]:

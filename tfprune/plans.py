@@ -150,6 +150,12 @@ class ChannelPlan:
                     f"The plan is for another model: it keeps {len(self.keep[record.name])} channels of "
                     f"{record.name!r}, but with the layers coupled to it only {len(left)} of them can stay."
                 )
+        costs = tuple(profile_graph(graph, labels).flops for labels in (graph.keep_all(), kept))
+        if costs != self.flops:
+            raise PlanError(
+                f"The plan does not fit {graph.model.name!r}: it tells {self.flops[0]:,} -> {self.flops[1]:,} FLOPs, "
+                f"the model has {costs[0]:,} -> {costs[1]:,}. It is for another input size, or was edited."
+            )
         return kept
 
     def apply(self, model: keras.Model, weights: str = "inherit", seed: int | None = None) -> keras.Model:
@@ -165,6 +171,8 @@ class ChannelPlan:
         """
         if weights not in ("inherit", "fresh"):
             raise PlanError(f"Unknown weights={weights!r}. Valid: 'inherit' (the model's own), 'fresh' (new ones).")
+        if weights == "inherit" and seed is not None:
+            raise PlanError(f"seed={seed} goes with weights='fresh'; inherited weights are not drawn.")
         graph = ChannelGraph(model)
         return rebuild(graph, self.kept(graph), weights, seed)
 
@@ -182,7 +190,10 @@ class ChannelPlan:
         """Writes the plan as JSON."""
         content = {"format": _FORMAT, **dataclasses.asdict(self)}
         text = json.dumps(content, indent=1, default=lambda number: number.item())  # numpy's numbers
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        try:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise PlanError(f"Cannot write the plan {os.fspath(path)!r}: {error.strerror}.") from error
 
     def __str__(self) -> str:
         header = ("layer", "channels", "after", "params", "after", "MACs", "after")
@@ -234,10 +245,14 @@ def _groups_of(graph: ChannelGraph, layer: str, channels: Sequence[int]) -> list
         names = ", ".join(r.name for r in graph.producers())
         raise PlanError(f"The model has no layer {layer!r} that creates channels. It has: {names}.")
     count = len(record.created)
-    wrong = [index for index in channels if not (isinstance(index, numbers.Integral) and 0 <= index < count)]
+    wrong = [index for index in channels if not (_is_index(index) and 0 <= index < count)]
     if wrong:
         raise PlanError(f"{layer} has channels 0 to {count - 1}; received {wrong[0]}.")
     return graph.group_of[record.created[np.asarray(channels, dtype=np.int64)]].tolist()
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _sums(pairs) -> tuple[int, int]:

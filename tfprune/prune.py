@@ -16,6 +16,7 @@ from absl import flags
 
 from tfprune.command import run_command
 from tfprune.errors import PlanError, UsageError
+from tfprune.files import check_writable, replacing
 
 # Rounding widths is worth telling when it makes the network faster by more than this.
 _WORTH_TELLING = 0.05
@@ -70,7 +71,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     error = verify(model, plan)
     print(f"\nproof: masked and removed network differ by {error:.1e} of the largest output (at most 1e-5 is allowed)")
     small = plan.apply(model)
-    small.save(output)
+    with replacing(output) as scratch:
+        small.save(scratch.with_suffix(".keras"))
+        scratch.with_suffix(".keras").rename(scratch)
     plan.save(output.with_suffix(".plan.json"))
     for name, (before, after) in (("params", plan.params), ("MACs", plan.macs)):
         print(f"{name}: {before:,} -> {after:,} ({before / max(after, 1):.2f} x fewer)")
@@ -95,6 +98,12 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> tuple[str, Path]:
     output = Path(values.output or "unused.keras")
     if output.suffix != ".keras" or not output.parent.is_dir():
         raise UsageError(f"--output={str(output)!r} is no .keras file in an existing folder.")
+    if output.is_dir() or (output.exists() and output.samefile(arguments[0])):
+        raise UsageError(f"--output={str(output)!r} is a folder or the network itself. Name another file.")
+    if values.output is not None:
+        check_writable(output.parent)
+    if values.seed < 0:
+        raise UsageError(f"--seed={values.seed} must be at least 0.")
     return arguments[0], output
 
 

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfprune.errors import VerificationError
+from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept, Record
 from tfprune.walk import map_tensors, pack_inputs, replay
@@ -65,13 +65,14 @@ def rebuild(
         tree.pack_sequence_as(model._outputs_struct, outputs),
         name=model.name,
     )
-    if weights == "inherit":
-        for record in graph.records.values():
+    for record in graph.records.values():
+        state = hasattr(record.operation, "finalize_state")  # Normalization, whose statistics are of the data
+        if weights == "inherit" or state:
             for index, (new, old) in enumerate(
                 zip(getattr(made[record.name], "weights", ()), record.weights, strict=True)
             ):
                 new.assign(keras.ops.convert_to_numpy(old)[np.ix_(*record.slices(index, kept))])
-            if hasattr(made[record.name], "finalize_state"):  # Normalization computes with copies of its weights
+            if state:  # it computes with copies of its weights
                 made[record.name].finalize_state()
     return small
 
@@ -82,6 +83,8 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
         config[key] = value(kept)
     config = _without_shapes(config)
     config["name"] = record.name
+    if any(index in record.axes for index in range(len(record.weights))):
+        config = _without_arrays(config, record.name, fresh=seed is not None)
     if "activation" in config and hasattr(record.operation, "activation"):
         config["activation"] = record.operation.activation  # the function itself; its name may be nobody's
     if seed is not None:
@@ -99,6 +102,18 @@ def _without_shapes(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     return {key: _without_shapes(value) for key, value in config.items() if key != "build_config"}
+
+
+def _without_arrays(config: dict, name: str, fresh: bool) -> dict:
+    """Replaces initializers that are whole arrays, which have the old shape; inherited weights need none."""
+
+    def is_array(value: Any) -> bool:
+        return isinstance(value, dict) and isinstance((value.get("config") or {}).get("value"), (dict, list))
+
+    arrays = [key for key, value in config.items() if key.endswith("initializer") and is_array(value)]
+    if arrays and fresh:
+        raise PlanError(f"{name} starts from an array ({arrays[0]}), so there are no fresh weights of another shape.")
+    return {key: "zeros" if key in arrays else value for key, value in config.items()}
 
 
 def _seeded(config: Any, seed: int, path: str) -> Any:
@@ -167,12 +182,24 @@ def _masked_operation(record: Record, kept: Kept, args: tuple, kwargs: dict) -> 
 
 
 def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.ndarray]:
-    """Standard normal inputs, one array per model input; axes of unknown size get 32."""
+    """Random inputs, one array per model input; axes of unknown size get 32.
+
+    Numbers are standard normal; integers are from 1 on and below the vocabulary of every embedding (0 may stand
+    for padding, which a model may leave out altogether).
+    """
     generator = np.random.default_rng(seed)
-    return [
-        generator.standard_normal((examples, *(size or 32 for size in tensor.shape[1:]))).astype(tensor.dtype)
-        for tensor in model.inputs
-    ]
+    sizes = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
+    vocabulary = max(2, min(sizes, default=2))
+
+    def draw(tensor):
+        shape = (tensor.shape[0] or examples, *(size or 32 for size in tensor.shape[1:]))
+        if "int" in tensor.dtype:
+            return generator.integers(1, vocabulary, shape).astype(tensor.dtype)
+        if tensor.dtype == "bool":
+            return generator.random(shape) < 0.5
+        return generator.standard_normal(shape).astype(tensor.dtype)
+
+    return [draw(tensor) for tensor in model.inputs]
 
 
 def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tolerance: float = 1e-5) -> float:
@@ -193,14 +220,28 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
 
     Raises:
         VerificationError: If the difference is above the tolerance, or not a number.
+        NothingProvedError: If the model's outputs do not depend on its inputs (a saturated activation).
         PlanError: If the plan is not for this model.
     """
     graph = ChannelGraph(model)
     inputs = random_inputs(graph.model, examples, seed)
     masked = masked_outputs(graph, plan.kept(graph), inputs)
+    _check_informative(tree.flatten(model(pack_inputs(model, inputs), training=False)), len(inputs[0]))
     small = plan.apply(model)
     removed = tree.flatten(small(pack_inputs(model, inputs), training=False))
     return compare_outputs(masked, removed, tolerance, "the masked and the smaller network", VerificationError)
+
+
+def _check_informative(outputs: list, examples: int) -> None:
+    """Raises a NothingProvedError if no output differs between examples by more than float error."""
+    for output in map(keras.ops.convert_to_numpy, outputs):
+        spread = np.ptp(output.astype(np.float64), axis=0).max(initial=0.0)
+        if examples < 2 or not spread <= 1e-6 * np.abs(output).max(initial=0.0):
+            return
+    raise NothingProvedError(
+        "The outputs are the same for different random inputs, so comparing them proves nothing. Is the last "
+        "activation saturated? Verify the model without it."
+    )
 
 
 def compare_outputs(expected: list, received: list, tolerance: float, what: str, error: type[Exception]) -> float:

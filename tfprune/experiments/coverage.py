@@ -90,7 +90,7 @@ def _row(name: str, model: keras.Model, ratio: float, scope: str) -> tuple:
     applied = time.perf_counter()
     keras.models.clone_model(model)
     cloned = time.perf_counter()
-    error = verify(model, plan, examples=1)
+    error = verify(model, plan, examples=2)
     graph = ChannelGraph(model)
     return (
         name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import keras
@@ -30,6 +31,7 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     def __init__(self, folder: Path):
         super().__init__()
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run of this stage has left
         self._writer = tf.summary.create_file_writer(str(folder))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from tfprune.command import run_command
 from tfprune.errors import UsageError
+from tfprune.files import check_writable, replacing
 
 _HEADER = (
     "regime", "test accuracy %", "best %", "params", "nonzero", "MACs", "FLOPs", "epochs", "train s", "seeds",
@@ -28,7 +29,7 @@ def write_report(workdir: Path) -> str:
         The tables and verdicts, as they should be shown on a terminal.
 
     Raises:
-        UsageError: If the workdir holds no finished results.
+        UsageError: If the workdir holds no finished results, or cannot be written.
     """
     from tfprune.experiments.results import collect, write_csv
 
@@ -48,7 +49,8 @@ def write_report(workdir: Path) -> str:
         page.append(f"## {title}\n\n{tabulate(table, _HEADER, 'github', disable_numparse=True)}\n\n{words}\n")
         page += [f"![{text}](figures/{file})\n" for text, file in figures]
     page.append(_LEGEND)
-    (workdir / "report.md").write_text("\n".join(page), encoding="utf-8")
+    with replacing(workdir / "report.md") as scratch:
+        scratch.write_text("\n".join(page), encoding="utf-8")
     return "\n\n".join(screen)
 
 
@@ -61,15 +63,19 @@ network, `scratch_b` for the same computation.
 
 def _section(workdir: Path, study: str, rows: list, plans: list) -> tuple[str, list, str, list]:
     from tfprune.experiments import figures
+    from tfprune.experiments.results import REGIME_ORDER
     from tfprune.experiments.statistics import verdict
 
     first = rows[0]
     width = "" if first.width == 1 else f" x {first.width:g}"
-    title = f"{first.dataset}, {first.model}{width}, {first.method}, {first.setting}"
-    # Where a seed was run for several lengths the longest speaks for it; rows are sorted by epochs.
-    longest = {(row.regime, row.seed): row for row in rows}.values()
-    by_regime = {regime: list(group) for regime, group in groupby(longest, key=lambda row: row.regime)}
-    table = [_line(regime, group) for regime, group in by_regime.items()]
+    training = f" ({first.training})" if first.training else ""
+    title = f"{first.dataset}, {first.model}{width}, {first.method}, {first.setting}{training}"
+    groups = [list(group) for _, group in groupby(rows, key=lambda row: (row.regime, row.budget))]
+    table = [_line(group) for group in groups]
+    # Of a regime that was run with several budgets, the one with most seeds, then the longest, is judged and drawn.
+    groups.sort(key=lambda group: (len(group), group[0].epochs))
+    judged = {group[0].regime: group for group in groups}
+    by_regime = {regime: judged[regime] for regime in REGIME_ORDER if regime in judged}
     accuracies = {regime: {row.seed: row.test_accuracy for row in group} for regime, group in by_regime.items()}
     words = verdict(accuracies, first.test_examples)
     slug = f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{study}".replace("=", "-")
@@ -80,7 +86,7 @@ def _section(workdir: Path, study: str, rows: list, plans: list) -> tuple[str, l
     return title, table, words, drawn
 
 
-def _line(regime: str, rows: list) -> tuple:
+def _line(rows: list) -> tuple:
     from tfprune.experiments.statistics import mean_and_std
 
     def share(field):
@@ -91,6 +97,7 @@ def _line(regime: str, rows: list) -> tuple:
         return f"{mean_and_std([getattr(row, field) for row in rows])[0]:,.0f}"
 
     counts = [mean(field) for field in ("params", "nonzero_params", "macs", "flops", "epochs", "train_seconds")]
+    regime = rows[0].regime + (f" ({rows[0].budget})" if rows[0].budget else "")
     return (regime, share("test_accuracy"), share("best_accuracy"), *counts, str(len(rows)))
 
 
@@ -107,6 +114,7 @@ def main(argv: Sequence[str]) -> int:
 
         import_tensorflow()
         for folder in folders:
+            check_writable(Path(folder))
             print(write_report(Path(folder)))
 
     return run_command("python -m tfprune.experiments.report", __doc__, lambda values: None, run, argv)

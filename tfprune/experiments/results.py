@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tfprune.experiments.store import Store
+from tfprune.files import replacing
 from tfprune.plans import ChannelPlan, load_plan
 
 REGIME_ORDER = ("unpruned", "pruned", "finetune", "scratch_e", "scratch_b")
@@ -36,6 +36,8 @@ class Row:
         train_seconds: Wall time of it.
         train_examples: Images trained on.
         test_examples: Images tested on.
+        budget: What sets the length of the regime apart: the epochs of fine-tuning, the cap of Scratch-B.
+        training: Settings of the training that are not the paper's.
         study: Eight hex digits that rows of different seeds of the same setting share.
     """
 
@@ -56,6 +58,8 @@ class Row:
     train_seconds: float
     train_examples: int
     test_examples: int
+    budget: str
+    training: str
     study: str
 
 
@@ -83,16 +87,14 @@ def collect(workdir: Path) -> Results:
             if kind == "plan":
                 plans[found[0].study, found[0].seed] = load_plan(stage.folder / "plan.json")
     rows.sort(
-        key=lambda r: (r.dataset, r.model, r.method, r.setting, r.study, REGIME_ORDER.index(r.regime), r.epochs, r.seed)
+        key=lambda r: (r.dataset, r.model, r.method, r.setting, r.study, REGIME_ORDER.index(r.regime), r.budget, r.seed)
     )
     return Results(rows, plans)
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
     """Writes results.csv: a header and one line per row."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in dataclasses.fields(Row))
         writer.writerows(dataclasses.astuple(row) for row in rows)
-    scratch.replace(path)

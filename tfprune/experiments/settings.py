@@ -14,6 +14,7 @@ from absl import flags
 
 from tfprune.data import DATASETS
 from tfprune.errors import UsageError
+from tfprune.files import check_writable
 from tfprune.methods import METHODS
 from tfprune.methods.variants import VARIANTS, get_variant
 from tfprune.models import MODELS, check_model, is_file
@@ -73,6 +74,7 @@ class Settings:
     batch_size: int
     learning_rate: float
     weight_decay: float
+    nesterov: bool
     budget_cap: float | None
     strategy: str
     precision: str
@@ -117,17 +119,18 @@ def define_flags(values: flags.FlagValues) -> None:
     string("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
     number("gamma_l1", "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini.")
     flags.DEFINE_list("regimes", "all", f"Of {', '.join(REGIMES)}, all.", flag_values=values)
-    flags.DEFINE_list("seeds", "1", "A number of seeds, or the seeds themselves: 3,7.", flag_values=values)
+    flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
     number("epochs", "Epochs of the large model. Default: 160, or 6 on fashion_mini.", flags.DEFINE_integer)
     number("finetune_epochs", "Epochs of fine-tuning. Default: a quarter of --epochs.", flags.DEFINE_integer)
     number("batch_size", "Global batch size. Default: 64.", flags.DEFINE_integer)
     number("learning_rate", "Learning rate; x 0.1 at half and at three quarters of the epochs. Default: 0.1.")
     number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4.")
+    switch("nesterov", False, "Nesterov momentum, as the paper says; its code, and so the default, has none.")
     number("budget_cap", "The most by which Scratch-B may multiply the epochs. Default: no cap.")
     number("train_examples", "Use a stratified subset of so many training images.", flags.DEFINE_integer)
     string("strategy", "auto", f"Where to train: {', '.join(STRATEGIES)}.")
     string("precision", "float32", f"{' or '.join(PRECISIONS)}.")
-    string("workdir", "runs", "Folder for results; a run that finds finished stages there goes on from them.")
+    string("workdir", "runs", "Folder for results; finished stages that are there are used. With --smoke: runs/smoke.")
     switch("export", True, "Export every regime's network of the first seed as .keras and SavedModel.")
     switch("smoke", False, "Shrink to synthetic data, one epoch and a narrow network: a check in seconds.")
     switch("dry_run", False, "Print what would be done, and stop.")
@@ -183,6 +186,7 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         batch_size=given("batch_size", recipe.batch_size),
         learning_rate=given("learning_rate", recipe.learning_rate),
         weight_decay=given("weight_decay", recipe.weight_decay),
+        nesterov=values.nesterov,
         budget_cap=values.budget_cap,
         strategy=values.strategy,
         precision=values.precision,
@@ -191,10 +195,14 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         dry_run=values.dry_run,
     )
     _check_ranges(settings)
+    if values.gamma_l1 is not None and settings.method != "network_slimming":
+        raise UsageError(f"--gamma_l1 belongs to --method=network_slimming; received --method={settings.method}.")
     if values.smoke:
         settings = _shrunk(settings)
     if not settings.dry_run:
         check_writable(settings.workdir)
+    elif settings.workdir.exists() and not settings.workdir.is_dir():
+        raise UsageError(f"--workdir={str(settings.workdir)!r} is no folder.")
     return settings
 
 
@@ -210,20 +218,8 @@ def _shrunk(settings: Settings) -> Settings:
         epochs=1,
         finetune_epochs=1,
         budget_cap=2.0,
+        workdir=settings.workdir / "smoke" if settings.workdir == Path("runs") else settings.workdir,
     )
-
-
-def check_writable(workdir: Path) -> None:
-    """Makes a workdir if there is none; raises a UsageError if nothing can be written there."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"--workdir={str(workdir)!r} cannot be written ({error.strerror}). Name a folder that can."
-        ) from error
 
 
 def _check_ranges(settings: Settings) -> None:

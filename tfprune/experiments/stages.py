@@ -27,6 +27,7 @@ class TrainingKey:
     batch_size: int = 64
     learning_rate: float = 0.1
     weight_decay: float = 1e-4
+    nesterov: bool = False
     gamma_l1: float = 0.0
     precision: str = "float32"
     replicas: int = 1
@@ -71,6 +72,12 @@ class StudyStages:
         """Eight hex digits that all seeds of this setting share."""
         config = {**self._plan_config(0), "seed": None}
         return hashlib.sha256(repr(sorted(config.items())).encode()).hexdigest()[:8]
+
+    def training(self) -> str:
+        """The settings of the training that are not the defaults, for people."""
+        named = {"dataset", "model", "width", "seed"}
+        config = self._key(0, self._plan_gamma_l1).config()
+        return ", ".join(f"{name}={value}" for name, value in config.items() if name not in named)
 
     def _plan_config(self, seed: int) -> dict[str, Any]:
         key = self._key(seed, self._plan_gamma_l1)

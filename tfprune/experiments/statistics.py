@@ -90,6 +90,8 @@ def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -
 
 def _detail(label: str, difference: Difference, limit: float, test_examples: int) -> str:
     points = f"{label} ended {100 * abs(difference.mean):.1f} points {'above' if difference.mean > 0 else 'below'} it"
+    if difference.mean == 0:
+        points = f"{label} ended level with it"
     if difference.n > 1:
         interval = f"95 % confidence interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
         return f"{points} ({interval}, n={difference.n}{'' if difference.shown else ': no difference shown'})."

@@ -12,12 +12,15 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tfprune.errors import TfpruneError
 
 # Raise it when stages of an older tfprune must not be reused, although their configs look the same.
 _SCHEMA = 1
@@ -65,12 +68,23 @@ class Stage:
 
     def weights(self) -> list[np.ndarray]:
         """The weights that the stage stored."""
-        with np.load(self.folder / "weights.npz", allow_pickle=False) as arrays:
-            return [arrays[f"w{index}"] for index in range(len(arrays))]
+        try:
+            with np.load(self.folder / "weights.npz", allow_pickle=False) as arrays:
+                return [arrays[f"w{index}"] for index in range(len(arrays))]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise self._damaged("weights.npz") from error
 
     def read(self, file: str) -> Any:
         """A JSON file of the stage."""
-        return json.loads((self.folder / file).read_text(encoding="utf-8"))
+        try:
+            return json.loads((self.folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(file) from error
+
+    def _damaged(self, file: str) -> TfpruneError:
+        return TfpruneError(
+            f"The finished stage {str(self.folder)!r} is damaged: {file}. Delete this folder to redo it."
+        )
 
 
 class Store:

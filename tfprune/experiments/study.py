@@ -1,6 +1,6 @@
 """A study of one setting: train, prune, and train the pruned architecture in every regime.
 
-Every step is a stage of the store, so that a study that was interrupted goes on where it was, and another
+Every step is a stage of the store, so that a study that was interrupted repeats no finished one, and another
 method on the same network finds the large network trained.
 """
 
@@ -17,6 +17,7 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from tfprune.data import load
+from tfprune.errors import NothingProvedError
 from tfprune.experiments.monitor import EpochLines, TensorBoardLog
 from tfprune.experiments.results import Row
 from tfprune.experiments.settings import Settings
@@ -26,7 +27,7 @@ from tfprune.exporting import export
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
-from tfprune.planner import plan_channels
+from tfprune.planner import GLOBAL_MAX_RATIO, plan_channels
 from tfprune.plans import ChannelPlan, load_plan
 from tfprune.profiling import profile
 from tfprune.surgery import clone, verify
@@ -52,6 +53,7 @@ class Study:
         self.data = load(settings.dataset, settings.data_dir, settings.train_examples)
         check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
+        self.model.trainable = True  # layers that a user's file has frozen would keep random weights
         self.method = METHODS.get(settings.method)
         worker = worker_index(strategy)
         self.chief = worker == 0
@@ -100,9 +102,10 @@ class Study:
         planned = self.stages.plan(self.settings.seeds[0])
         if planned.done and len(self.settings.seeds) == 1:
             return load_plan(planned.folder / "plan.json"), True
+        plan = self.method.plan(self.model, self._method_settings(0))  # tells now what would fail after training
         if self.method.automatic:
-            return plan_channels(self.model, self.settings.ratio), False
-        return self.method.plan(self.model, self._method_settings(0)), True
+            return plan_channels(self.model, min(self.settings.ratio, GLOBAL_MAX_RATIO)), False
+        return plan, True
 
     def _stage_lines(self, seed: int, ratio: float, known: bool) -> Iterator[tuple]:
         s = self.settings
@@ -185,9 +188,12 @@ class Study:
         self.model.set_weights(to_prune.weights())
         plan = self.method.plan(self.model, self._method_settings(seed))
         small = plan.apply(self.model)
-        error = verify(self.model, plan)
+        try:
+            proof = f"masked and removed network differ by {verify(self.model, plan):.1e} of the largest output"
+        except NothingProvedError as error:  # a training that collapsed is a result too
+            proof = str(error)
         accuracy = self._trainer_for(small).evaluate(small.get_weights())["val_accuracy"]
-        self._say(f"{plan}\nproof: masked and removed network differ by {error:.1e} of the largest output")
+        self._say(f"{plan}\nproof: {proof}")
         trained, sparse = large.read("history.json"), to_prune.read("history.json")
         own_epochs, own_seconds = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
         pruned = [{"val_accuracy": accuracy}]
@@ -226,7 +232,9 @@ class Study:
 
     def _trainer(self, model: keras.Model, edit: Callable | None = None) -> Trainer:
         s = self.settings
-        config = TrainingConfig(batch_size=s.batch_size, weight_decay=s.weight_decay, precision=s.precision)
+        config = TrainingConfig(
+            batch_size=s.batch_size, weight_decay=s.weight_decay, nesterov=s.nesterov, precision=s.precision
+        )
         return Trainer(model, self.data, config, self.strategy, edit)
 
     def _trainer_for(self, small: keras.Model) -> Trainer:
@@ -242,7 +250,7 @@ class Study:
         s, cost = self.settings, profile(model)
         return Row(
             dataset=s.dataset,
-            model=s.model,
+            model=Path(s.model).name,
             width=s.width,
             method=s.method,
             setting=s.name,
@@ -258,16 +266,26 @@ class Study:
             train_seconds=round(seconds, 3),
             train_examples=len(self.data.train_images),
             test_examples=len(self.data.test_images),
+            budget=self._budget(regime),
+            training=self.stages.training(),
             study=self.stages.study(),
         )
 
+    def _budget(self, regime: str) -> str:
+        if regime == "finetune":
+            return f"{self.settings.finetune_epochs} epochs"
+        cap = self.settings.budget_cap
+        return f"at most {cap:g} x the epochs" if regime == "scratch_b" and cap is not None else ""
+
     def _export(self, model: keras.Model, stage: Stage, regime: str) -> None:
         s = self.settings
-        setting = f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}".replace("=", "-")
+        name = f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}".replace("=", "-")
+        setting = f"{name}-{self.stages.study()}-seed{s.seeds[0]}"
         folder = s.workdir / "export" / setting / regime
         marker = folder / "stage.txt"
         if not self.chief or (marker.is_file() and marker.read_text(encoding="utf-8") == stage.name):
             return
+        marker.unlink(missing_ok=True)
         export(model, folder)
         marker.write_text(stage.name, encoding="utf-8")
 

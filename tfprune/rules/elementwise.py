@@ -30,9 +30,10 @@ def activated(call: Call, labels: np.ndarray, function: Callable | None = None) 
         function: The activation; None for the layer's own.
     """
     function = call.operation.activation if function is None else function
-    if function not in _POINTWISE:
-        name = getattr(function, "__name__", str(function))
-        call.freeze(labels, f"{name} over the channels in {call.record.name}")
+    layer = isinstance(function, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
+    if not layer and function not in _POINTWISE:
+        name = getattr(function, "__name__", type(function).__name__)
+        call.freeze(labels, f"the activation {name} of {call.record.name} may look at all channels")
     return labels
 
 

@@ -23,9 +23,15 @@ def _recurrent(call: Call) -> list[np.ndarray]:
     _cell(call, layer, units, call.mix(0, -1))
     call.count("units", units)
     _activations(call, layer, units)
-    for state in range(1, len(call.inputs)):  # an initial state, unit by unit
-        call.tie(call.channels(state, -1), units)
+    for index in _states(call):
+        call.tie(call.channels(index, -1), units)
     return [units.reshape((1,) * (len(tensor.shape) - 1) + (-1,)) for tensor in call.node.outputs]
+
+
+def _states(call: Call) -> list[int]:
+    """The inputs that are initial states; what else a recurrent layer takes is its sequence and a mask."""
+    names = call.input_names
+    return [i for i, name in enumerate(names) if name == "initial_state" or (name in ("0", "1") and i > 0)]
 
 
 def _activations(call: Call, layer: Any, units: np.ndarray) -> None:
@@ -49,7 +55,7 @@ def _bidirectional(call: Call) -> list[np.ndarray]:
     """Both directions have the same units, so they are pruned alike."""
     wrapper = call.operation
     directions = (wrapper.forward_layer, wrapper.backward_layer)
-    if len(call.inputs) > 1 or any(type(layer).__name__ not in _GATES for layer in directions):
+    if _states(call) or any(type(layer).__name__ not in _GATES for layer in directions):
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
     units = call.create(directions[0].units)
     source = call.mix(0, -1)

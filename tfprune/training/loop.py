@@ -118,7 +118,8 @@ class Trainer:
             self._train = ImagesInMemory(data.train_images, data.train_labels)
             self._test = ImagesInMemory(data.test_images, data.test_labels)
         self._from_logits = not _ends_in_softmax(self.model)
-        self._train_steps = tf.function(self._train_steps)
+        signature = [tf.TensorSpec((None, config.batch_size), tf.int32), *[tf.TensorSpec((), tf.int32)] * 2]
+        self._train_steps = tf.function(self._train_steps, input_signature=signature)
         self._test_steps = tf.function(self._test_steps)
         self._average_statistics = tf.function(self._average_statistics)
 
@@ -144,6 +145,8 @@ class Trainer:
         Raises:
             DivergedError: When the loss is no longer finite.
         """
+        self._train_steps.get_concrete_function()  # traced once, and not on the clock of the first run
+        self._test_steps.get_concrete_function()
         start = time.perf_counter()
         self._reset(weights, seed)
         history: list[dict[str, float]] = []
@@ -225,7 +228,6 @@ class Trainer:
 
     def _train_steps(self, order: tf.Tensor, seed: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
         """Takes one step for every row of `order`; returns the sums of losses and of right answers."""
-        order = tf.ensure_shape(order, (None, self.config.batch_size))
         sums = tf.zeros(2)
         for index in tf.range(tf.shape(order)[0]):
             partial = self.strategy.run(self._replica_step, args=(order[index], seed, first_step + index))
@@ -286,8 +288,16 @@ def _average(variables: list[tf.Variable]) -> None:
 
 
 def _ends_in_softmax(model: keras.Model) -> bool:
+    """Whether a model gives probabilities; raises a UsageError if it gives neither these nor logits."""
     last = model.outputs[0]._keras_history.operation
-    return getattr(last, "activation", None) is keras.activations.softmax or type(last).__name__ == "Softmax"
+    while type(last).__name__ in ("Reshape", "Flatten", "Identity", "Squeeze"):
+        last = last.input._keras_history.operation
+    activation = getattr(last, "activation", None)
+    if activation in (keras.activations.sigmoid, keras.activations.tanh, keras.activations.hard_sigmoid):
+        raise UsageError(
+            f"The model {model.name!r} ends in {activation.__name__}; it should give logits or a softmax over classes."
+        )
+    return activation is keras.activations.softmax or type(last).__name__ == "Softmax"
 
 
 def _training_layers(model: keras.Model, precision: str, edit: Edit | None) -> Callable[[Record, dict], tuple]:
