@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -143,13 +144,21 @@ def test_a_failed_export_leaves_the_old_one(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_export_replaces_the_folder_as_a_whole(tmp_path):
+def test_an_export_replaces_its_own_files_and_leaves_others_alone(tmp_path, monkeypatch):
     export(plain_cnn(0), tmp_path / "a" / "out")
-    (tmp_path / "a" / "out" / "left-over").touch()
+    (tmp_path / "a" / "out" / "model.tflite").touch()  # of an export with more formats
+    (tmp_path / "a" / "out" / "thesis.txt").write_text("mine", encoding="utf-8")
     other = plain_cnn(1)
     export(other, str(tmp_path / "a" / "out"))
-    assert sorted(path.name for path in (tmp_path / "a" / "out").iterdir()) == ["model.keras", "saved_model"]
+    left = sorted(path.name for path in (tmp_path / "a" / "out").iterdir())
+    assert left == ["model.keras", "saved_model", "thesis.txt"]
+    assert (tmp_path / "a" / "out" / "thesis.txt").read_text(encoding="utf-8") == "mine"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
+    monkeypatch.chdir(tmp_path / "a" / "out")
+    export(other, ".")
+    assert sorted(path.name for path in Path.cwd().iterdir()) == left
+    with pytest.raises(UsageError, match=r"thesis\.txt"):
+        export(other, "thesis.txt")
     assert (tmp_path / "a" / "out").stat().st_mode & 0o055 == 0o055
     loaded = keras.saving.load_model(tmp_path / "a" / "out" / "model.keras")
     batch = random_inputs(other, 2)

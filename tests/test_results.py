@@ -15,7 +15,7 @@ CONTRACT = [
 ROW = Row(
     dataset="synthetic", model="vgg16", width=0.25, method="uniform", setting="ratio=0.5", regime="finetune",
     seed=0, test_accuracy=0.1 + 0.2, best_accuracy=0.5, params=10, nonzero_params=9, macs=100, flops=200,
-    epochs=6, train_seconds=1.5, train_examples=256, test_examples=128, study="aaaaaaaa",
+    epochs=6, train_seconds=1.5, train_examples=256, test_examples=128, budget="", training="", study="aaaaaaaa",
 )  # fmt: skip
 
 

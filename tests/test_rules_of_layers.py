@@ -288,3 +288,58 @@ def test_a_users_layer_is_frozen_until_it_is_taught(monkeypatch):
     assert tfprune.verify(model, plan) <= 1e-5
     with pytest.raises(ValueError, match="already"):
         tfprune.rule(Scale)(scale)
+
+
+def test_masks_of_recurrent_layers_are_no_states():
+    def body(x):
+        x = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(layers.Embedding(50, 8, mask_zero=True)(x))
+        return layers.Dense(2)(layers.GRU(6)(x))
+
+    model = network(body, (7,), dtype="int32")
+    plan = tfprune.plan_channels(model, 0.5)
+    assert tfprune.verify(model, plan) <= 1e-5
+    assert sorted(len(kept) for kept in plan.keep.values()) == [2, 2, 3, 4]
+
+
+def test_states_of_one_recurrent_layer_are_coupled_to_the_next():
+    def body(x):
+        sequence, hidden, cell = layers.LSTM(6, return_sequences=True, return_state=True, name="encoder")(x)
+        return layers.Dense(2)(layers.LSTM(6, name="decoder")(sequence, initial_state=[hidden, cell]))
+
+    model = network(body, SEQUENCE)
+    plan = tfprune.ChannelPlan.from_removed(model, {"encoder": [2]})
+    assert plan.keep["decoder"] == (0, 1, 3, 4, 5)
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+def test_statistics_of_the_data_are_kept_with_fresh_weights():
+    normalize = layers.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[1.0, 4.0, 9.0, 16.0])
+    adapted = layers.Normalization()
+    adapted.adapt(np.random.default_rng(0).normal(5.0, 3.0, (64, 4)).astype("float32"))
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(6, name="wide")(adapted(normalize(inputs)))))
+    fresh = tfprune.plan_channels(model, 0.5).apply(model, weights="fresh", seed=1)
+    kept = next(layer for layer in fresh.layers if layer.name == adapted.name)
+    np.testing.assert_array_equal(kept.mean, adapted.mean)
+    assert fresh.get_layer("wide").units == 3
+
+
+def test_embedding_that_starts_from_an_array_is_pruned_but_not_made_fresh():
+    table = np.random.default_rng(0).normal(size=(20, 8)).astype("float32")
+    inputs = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(20, 8, embeddings_initializer=keras.initializers.Constant(table), name="words")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    plan = tfprune.ChannelPlan.from_removed(model, {"words": [0, 7]})
+    assert tfprune.verify(model, plan) <= 1e-5
+    np.testing.assert_array_equal(plan.apply(model).get_layer("words").embeddings, table[:, 1:7])
+    with pytest.raises(PlanError, match="words starts from an array"):
+        plan.apply(model, weights="fresh")
+
+
+def test_saturated_outputs_prove_nothing():
+    model = network(lambda x: layers.Dense(1, activation="sigmoid", name="head")(layers.Dense(6)(x)), (4,))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert tfprune.verify(model, plan) <= 1e-5
+    model.get_layer("head").bias.assign([60.0])
+    with pytest.raises(tfprune.NothingProvedError, match="proves nothing"):
+        tfprune.verify(model, plan)

@@ -74,14 +74,14 @@ def test_every_flag_reaches_the_settings():
         "--dataset=cifar10", "--data_dir=/d", "--model=vgg16_l1", "--width=.75", "--method=l1_norm",
         "--variant=VGG-16-A", "--regimes=scratch_b,finetune", "--seeds=3,7", "--epochs=9", "--finetune_epochs=3",
         "--batch_size=32", "--learning_rate=.05", "--weight_decay=0", "--budget_cap=2", "--train_examples=100",
-        "--strategy=mirrored", "--precision=mixed_bfloat16", "--workdir=w", "--noexport", "--gamma_l1=.01",
+        "--strategy=mirrored", "--precision=mixed_bfloat16", "--workdir=w", "--noexport", "--nesterov",
     )  # fmt: skip
     expected = {
         "dataset": "cifar10", "data_dir": "/d", "model": "vgg16_l1", "width": 0.75, "method": "l1_norm", "ratio": None,
         "variant": "VGG-16-A", "regimes": ("finetune", "scratch_b"), "seeds": (3, 7), "epochs": 9, "finetune_epochs": 3,
         "batch_size": 32, "learning_rate": 0.05, "weight_decay": 0.0, "budget_cap": 2.0, "train_examples": 100,
         "strategy": "mirrored", "precision": "mixed_bfloat16", "workdir": Path("w"), "export": False,
-        "gamma_l1": 0.01, "dry_run": True,
+        "nesterov": True, "dry_run": True,
     }  # fmt: skip
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.name == "VGG-16-A"
@@ -172,8 +172,9 @@ EARLY = {
     "missing model": (["--model=nowhere/net.keras"], ["'nowhere/net.keras'"]),
     "model that is a folder": (["--model=./"], ["'./'"]),
     "stray argument": (["vgg16"], ["'vgg16'", "--name=value"]),
-    "workdir that is a file": (["--workdir=a_file"], ["'a_file'", "--workdir"]),
-    "workdir below a file": (["--workdir=a_file/runs"], ["'a_file/runs'", "--workdir"]),
+    "workdir that is a file": (["--workdir=a_file"], ["'a_file'", "folder"]),
+    "workdir below a file": (["--workdir=a_file/runs"], ["'a_file/runs'", "folder"]),
+    "a penalty for another method": (["--method=l1_norm", "--gamma_l1=.01"], ["network_slimming", "l1_norm"]),
     "missing flagfile": (["--flagfile=nowhere"], ["nowhere"]),
 }
 DRIVER = """

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from tfprune.errors import TfpruneError
 from tfprune.experiments.stages import TrainingKey
 from tfprune.experiments.store import Store, save_weights, write_json
 
@@ -176,5 +177,5 @@ def test_weights_are_never_unpickled(stage):
 
     with stage.writing() as folder:
         np.savez(folder / "weights.npz", w0=np.array([Harmful()], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(TfpruneError, match=r"damaged.*weights\.npz"):
         stage.weights()

@@ -45,6 +45,7 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
     if custom:
         raise UsageError(f"{model.name} has parts that only their Python code can load: {', '.join(custom)}.")
     folder = Path(folder)
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         scratch_folder = tempfile.TemporaryDirectory(dir=folder, prefix=".export-")
@@ -52,28 +53,37 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
         raise UsageError(
             f"Cannot export to {str(folder)!r} ({error.strerror}). Name a folder that can be made."
         ) from error
-    with scratch_folder as name:
-        scratch = Path(name)
-        inputs = random_inputs(model, examples=2)
-        expected = tree.flatten(model(pack_inputs(model, inputs), training=False))
-
-        model.save(scratch / "model.keras")
-        loaded = keras.saving.load_model(scratch / "model.keras", compile=False, safe_mode=True)
-        _compare(expected, loaded(pack_inputs(model, inputs), training=False), "model.keras")
-
-        _save_saved_model(model, scratch / "saved_model")
-        module = tf.saved_model.load(str(scratch / "saved_model"))
-        _compare(expected, module.serve(*map(tf.constant, inputs)), "saved_model")
-
-        if litert:
-            model.export(scratch / "model.tflite", format="litert", verbose=False)
-            _compare(expected, _run_litert(scratch / "model.tflite", inputs), "model.tflite")
-        for part in _PARTS:  # also one that was written before and is not now
-            if (folder / part).exists():
-                (folder / part).rename(scratch / f"replaced-{part}")
-            if (scratch / part).exists():
-                (scratch / part).rename(folder / part)
+    try:
+        with scratch_folder as name:
+            scratch = Path(name)
+            _write_and_compare(model, scratch, litert)
+            for part in _PARTS:  # also one that was written before and is not now
+                if (folder / part).exists():
+                    (folder / part).rename(scratch / f"replaced-{part}")
+                if (scratch / part).exists():
+                    (scratch / part).rename(folder / part)
+    except BaseException:
+        if new:
+            folder.rmdir()
+        raise
     return folder
+
+
+def _write_and_compare(model: keras.Model, folder: Path, litert: bool) -> None:
+    inputs = random_inputs(model, examples=2)
+    expected = tree.flatten(model(pack_inputs(model, inputs), training=False))
+
+    model.save(folder / "model.keras")
+    loaded = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
+    _compare(expected, loaded(pack_inputs(model, inputs), training=False), "model.keras")
+
+    _save_saved_model(model, folder / "saved_model")
+    module = tf.saved_model.load(str(folder / "saved_model"))
+    _compare(expected, module.serve(*map(tf.constant, inputs)), "saved_model")
+
+    if litert:
+        model.export(folder / "model.tflite", format="litert", verbose=False)
+        _compare(expected, _run_litert(folder / "model.tflite", inputs), "model.tflite")
 
 
 def _custom_parts(config: object) -> Iterator[str]:
