@@ -234,3 +234,15 @@ def test_nothing_prunable_is_told_with_the_reasons():
 def test_model_without_gammas_is_told():
     with pytest.raises(PlanError, match="'gamma' scores no channel"):
         tfprune.plan_channels(dense(4), 0.5, criterion="gamma")
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.45, 0.7])
+@pytest.mark.parametrize("width", [0.25, 1.0])
+def test_layers_of_several_pools_keep_the_floor_of_their_own_width(ratio, width):
+    from tfprune.models import build_model
+
+    network = build_model("resnet20", (32, 32, 3), 10, width)
+    plan = tfprune.plan_channels(network, ratio)
+    for layer, kept in plan.keep.items():
+        if layer != "logits":
+            assert len(kept) == math.floor(plan.widths[layer] * (1 - ratio) + 1e-9), layer

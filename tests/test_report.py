@@ -87,10 +87,13 @@ def test_seeds_whose_plans_give_scratch_b_other_lengths_are_judged_together(tmp_
 def test_of_several_lengths_of_a_regime_the_longest_is_judged(tmp_path, plan):
     fill(tmp_path, plan, seeds=(0, 1))
     for seed in (0, 1):
-        longer = dataclasses.replace(ROW, regime="finetune", seed=seed, epochs=40, test_accuracy=0.95 + 0.001 * seed)
+        longer = dataclasses.replace(
+            ROW, regime="finetune", seed=seed, epochs=40, budget="40 epochs", test_accuracy=0.95 + 0.001 * seed
+        )
         write_stage(Store(tmp_path), "finetune", [longer])
     shown = write_report(tmp_path)
     accuracies = {regime: {seed: ACCURACY[regime] + 0.001 * seed for seed in range(2)} for regime in ACCURACY}
+    assert len(table_lines(shown)["finetune"]) == 2  # never averaged together
     accuracies["finetune"] = {0: 0.95, 1: 0.951}
     accuracies["scratch_b"][1] += 0.001
     assert verdict(accuracies, 128) in shown
