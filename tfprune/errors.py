@@ -27,7 +27,7 @@ class VerificationError(TfpruneError):
 
 
 class NothingProvedError(VerificationError):
-    """The network's outputs do not depend on its inputs, so that comparing them proves nothing."""
+    """The outputs depend neither on inputs nor on what is removed, so that comparing them proves nothing."""
 
 
 class ExportError(TfpruneError):

@@ -33,7 +33,9 @@ def activated(call: Call, labels: np.ndarray, function: Callable | None = None) 
     layer = isinstance(function, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
     if not layer and function not in _POINTWISE:
         name = getattr(function, "__name__", type(function).__name__)
-        call.freeze(labels, f"the activation {name} of {call.record.name} may look at all channels")
+        known = function in (keras.activations.softmax, keras.activations.log_softmax, keras.activations.sparsemax)
+        what = f"{name} over the channels in" if known else f"activation {name}, which may look at all channels, in"
+        call.freeze(labels, f"{what} {call.record.name}")
     return labels
 
 
