@@ -153,7 +153,7 @@ class Study:
                 fresh = regime.weights == "fresh"
                 weights = clone(small, weights="fresh", seed=seed).get_weights() if fresh else inherited
                 schedule = regime.schedule(s.learning_rate, epochs)
-                self._say(f"seed {seed}: {regime.name}, {epochs} epochs")
+                self._say(f"seed {seed}: {regime.name}, {_epochs(epochs)}")
                 trainer = self._trainer_for(small)
                 result = self._train(trainer, stage, weights, epochs, schedule, seed)
                 small.set_weights(result.weights)
@@ -173,7 +173,7 @@ class Study:
         if kind not in self._trainers:
             edit = self.method.edit(self._method_settings(seed)) if sparse else None
             self._trainers[kind] = self._trainer(self.model, edit)
-        self._say(f"seed {seed}: train{' sparse' * sparse}, {s.epochs} epochs")
+        self._say(f"seed {seed}: train{' sparse' * sparse}, {_epochs(s.epochs)}")
         schedule = Schedule.paper(s.learning_rate, s.epochs)
         result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed)
         with stage.writing() as folder:
@@ -273,7 +273,7 @@ class Study:
 
     def _budget(self, regime: str) -> str:
         if regime == "finetune":
-            return f"{self.settings.finetune_epochs} epochs"
+            return _epochs(self.settings.finetune_epochs)
         cap = self.settings.budget_cap
         return f"at most {cap:g} x the epochs" if regime == "scratch_b" and cap is not None else ""
 
@@ -297,6 +297,10 @@ class Study:
 def _store_result(folder: Path, result: TrainingResult) -> None:
     save_weights(folder, result.weights)
     write_json(folder / "history.json", {"epochs": result.history, "seconds": result.seconds})
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
 
 
 def _rates(schedule: Schedule, epochs: int) -> str:
