@@ -42,7 +42,7 @@ def activated(call: Call, labels: np.ndarray, function: Callable | None = None) 
 @rule(
     # layers
     "ReLU", "LeakyReLU", "ELU", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity",
-    "ActivityRegularization",
+    "ActivityRegularization", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
     # operations
     "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu",
     "Squareplus", "LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu",
@@ -51,11 +51,6 @@ def activated(call: Call, labels: np.ndarray, function: Callable | None = None) 
     "Sinh", "Sqrt", "Square", "Tan", "Tanh", "Erf", "Cast", "StopGradient", "NanToNum", "Copy",
 )  # fmt: skip
 def _elementwise(call: Call) -> np.ndarray:
-    return call.inputs[0]
-
-
-@rule("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
-def _spatial_dropout(call: Call) -> np.ndarray:
     return call.inputs[0]
 
 

@@ -13,6 +13,7 @@ from tfprune.rules import give_up, rule
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum",
     "Divide", "TrueDivide", "DivideNoNan", "Power", "Where", "Mod", "Arctan2",
     "Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr",
+    "CustomScaleLayer",  # the residual of InceptionResNet: a sum with one operand scaled
 )  # fmt: skip
 def _merge(call: Call) -> np.ndarray | list[np.ndarray]:
     """Makes the labels of all operands equal, position by position."""
@@ -68,9 +69,3 @@ def _matmul(call: Call) -> np.ndarray | list[np.ndarray]:
         return labels
     wide = rows if rows.size > 1 else columns
     return wide.reshape((1,) * (len(call.output_shape) - wide.ndim) + wide.shape)
-
-
-@rule("CustomScaleLayer")
-def _scaled_residual(call: Call) -> np.ndarray | list[np.ndarray]:
-    """InceptionResNet's residual: the sum of two tensors, one of them scaled."""
-    return _merge(call)
