@@ -39,8 +39,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     from tfprune.training.distribution import make_strategy
 
     study = Study(settings, make_strategy(settings.strategy))
+    header = study.describe()  # on every worker, so that all of them stop where the plan cannot be made
     if study.chief:
-        print(study.describe(), flush=True)
+        print(header, flush=True)
     if settings.dry_run:
         return
     study.run()
