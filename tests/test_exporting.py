@@ -14,7 +14,7 @@ from tfprune import exporting
 from tfprune.errors import ExportError, UsageError
 from tfprune.exporting import export
 from tfprune.layers import FusedBatchNormalization
-from tfprune.surgery import random_inputs
+from tfprune.proof import random_inputs
 
 # Loads both files where tfprune cannot be imported, and compares with outputs saved as arrays.
 STRANGER = """

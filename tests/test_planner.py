@@ -7,8 +7,9 @@ from keras import layers
 
 import tfprune
 from tests.helpers import plain_cnn, randomize, residual_cnn
+from tfprune.cutting import kept_channels
 from tfprune.errors import PlanError, UsageError
-from tfprune.planner import kept_channels
+from tfprune.plans import ChannelPlan
 
 LAYERS = ("conv_a", "conv_b", "fc")  # of plain_cnn: 6, 10 and 8 channels that can go
 
@@ -72,18 +73,76 @@ def test_every_part_of_a_zero_padded_stream_loses_the_ratio():
     assert tuple(c - 4 for c in plan.keep["wide"] if 4 <= c < 12) == plan.keep["stem"]
 
 
+@pytest.mark.parametrize("make", [plain_cnn, residual_cnn])
 @pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("cost", ["macs", "params"])
 @pytest.mark.parametrize("target", [0.9, 0.5, 0.2])
-def test_macs_target_is_reached_with_as_few_channels_as_possible(model, scope, target):
-    plan = tfprune.plan_channels(model, macs=target, scope=scope)
-    whole, left = plan.macs
+def test_budget_is_met_within_one_channel(make, scope, cost, target):
+    model = make()
+    plan = tfprune.plan_channels(model, **{cost: target}, scope=scope)
+    whole, left = getattr(plan, cost)
     assert left <= target * whole
+    removed = {layer: set(range(width)) - set(plan.keep[layer]) for layer, width in plan.widths.items()}
+    costs = []
+    for layer, channels in removed.items():
+        for channel in channels:
+            # One channel given back, and what is coupled to it; both layers of a coupled pair name it.
+            fewer = {name: own - {channel} if _coupled(name, layer) else own for name, own in removed.items()}
+            costs.append(getattr(ChannelPlan.from_removed(model, fewer), cost)[1])
+    assert max(costs) > target * whole
+
+
+def _coupled(one, other):
+    return one == other or {one, other} == {"stem", "branch_b"}
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_global_budget_follows_the_ranking(model, cost):
+    plan = tfprune.plan_channels(model, **{cost: 0.4}, scope="global")
     # By brute force: every ratio there is, in steps of one of the 24 channels.
-    ladder = [tfprune.plan_channels(model, step / 24, scope=scope) for step in range(1, 24)]
-    step = next(index for index, rung in enumerate(ladder) if rung.macs[1] <= target * whole)
+    ladder = [tfprune.plan_channels(model, step / 24, scope="global") for step in range(1, 24)]
+    step = next(i for i, rung in enumerate(ladder) if getattr(rung, cost)[1] <= 0.4 * getattr(plan, cost)[0])
     assert plan.keep == ladder[step].keep
-    if step:
-        assert ladder[step - 1].macs[1] > target * whole
+
+
+def test_budget_of_a_layer_scope_takes_the_same_fraction_everywhere_to_within_a_channel(model):
+    plan = tfprune.plan_channels(model, macs=0.6)
+    left = [len(plan.keep[layer]) / plan.widths[layer] for layer in LAYERS]
+    assert max(left) - min(left) < 1 / 6
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "geometric_median"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("make", [plain_cnn, residual_cnn])
+def test_steps_judge_what_is_left_anew(make, scope, criterion):
+    model = make()
+    how = {"criterion": criterion, "scope": scope, "max_ratio": 0.75}
+    plan = tfprune.plan_channels(model, 0.5, steps=2, **how)
+    # By hand: prune a quarter, and a third of what is left by a plan for the smaller network.
+    first = tfprune.plan_channels(model, 0.25, **how)
+    small = first.apply(model)
+    pool_sizes = [len(groups) for groups in tfprune.ChannelGraph(small).pools().values()]
+    if scope == "layer":
+        assert [len(plan.keep[layer]) for layer in plan.widths] == [
+            len(tfprune.plan_channels(model, 0.5, **how).keep[layer]) for layer in plan.widths
+        ]
+        ratios = {
+            layer: 1 - len(plan.keep[layer]) / len(first.keep[layer])
+            for layer in plan.widths
+            if layer not in ("logits", "branch_b")
+        }
+        second = tfprune.plan_channels(small, criterion=criterion, ratios=ratios)
+    else:
+        total = sum(len(groups) for groups in tfprune.ChannelGraph(model).pools().values())
+        ratio = 1 - (total - math.floor(total / 2)) / sum(pool_sizes)
+        second = tfprune.plan_channels(small, ratio, criterion=criterion, scope="global")
+    composed = {layer: tuple(first.keep[layer][i] for i in kept) for layer, kept in second.keep.items()}
+    assert plan.keep == composed
+
+
+def test_steps_with_a_budget_meet_it(model):
+    plan = tfprune.plan_channels(model, params=0.3, steps=3, scope="global")
+    assert 0.2 < plan.params[1] / plan.params[0] <= 0.3
 
 
 def test_macs_that_cannot_be_reached_are_told_with_what_can():
@@ -161,8 +220,27 @@ def test_origin_tells_what_was_asked(model):
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        ({}, ("either ratio", "macs")),
-        ({"ratio": 0.5, "macs": 0.5}, ("either ratio", "macs")),
+        ({}, ("one of ratio", "macs", "params", "received none")),
+        ({"ratio": 0.5, "macs": 0.5}, ("one of ratio", "received ratio and macs")),
+        ({"macs": 0.5, "params": 0.5}, ("one of ratio", "received macs and params")),
+        ({"params": 2}, ("params=2", "(0, 1)")),
+        ({"ratio": 0.5, "aggregate": "median"}, ("'median'", "'mean', 'sum', 'max'")),
+        ({"ratio": 0.5, "steps": 0}, ("steps=0", "at least 1")),
+        ({"ratio": 0.5, "criterion": "taylor"}, ("'taylor'", "data=")),
+        ({"ratio": 0.5, "data": np.zeros((1, 8, 8, 3))}, ("'l1' looks at no data", "apoz, taylor")),
+        ({"ratio": 0.5, "loss": "mse"}, ("'l1' has no use for loss=",)),
+        ({"ratio": 0.5, "criterion": "apoz", "data": 3}, ("data= is a int",)),
+        ({"ratio": 0.5, "criterion": "apoz", "data": []}, ("holds no batch",)),
+        ({"ratio": 0.5, "criterion": "apoz", "data": np.zeros((4, 9, 8, 3))}, ("[(9, 8, 3)]", "[(8, 8, 3)]")),
+        ({"ratio": 0.5, "criterion": "taylor", "data": np.zeros((4, 8, 8, 3))}, ("needs targets",)),
+        (
+            {"ratio": 0.5, "criterion": "taylor", "data": (np.zeros((4, 8, 8, 3)), np.zeros(4))},
+            ("needs a loss", "compile", "loss="),
+        ),
+        (
+            {"ratio": 0.5, "criterion": "taylor", "data": (np.zeros((4, 8, 8, 3)), np.zeros(4)), "loss": "entropy"},
+            ("'entropy' is no loss",),
+        ),
         ({"ratio": 0.0}, ("ratio=0.0", "(0, 1)")),
         ({"ratio": 1.0}, ("ratio=1.0", "(0, 1)")),
         ({"ratio": 1.5}, ("ratio=1.5", "(0, 1)")),
@@ -184,7 +262,7 @@ def test_origin_tells_what_was_asked(model):
         ({"ratio": 0.5, "skip": ["block_*"]}, ("'block_*'", "conv_a, conv_b, fc, logits")),
         ({"ratio": 0.5, "skip": ["*"]}, ("Nothing in 'plain_cnn'", "conv_a: skipped", "model output")),
         ({"ratio": 0.1, "round_to": 32}, ("removes no channel", "10 channels", "round_to")),
-        ({"ratio": 0.5, "criterion": "l3"}, ("'l3'", "Did you mean", "l1, l2, gamma, random")),
+        ({"ratio": 0.5, "criterion": "l3"}, ("'l3'", "Did you mean", "l1, l2, geometric_median, gamma, random")),
     ],
     ids=str,
 )

@@ -10,8 +10,9 @@ from keras import layers, ops
 import tfprune
 from tests.helpers import predict, randomize, relative_error
 from tfprune.plans import ChannelPlan
+from tfprune.proof import random_inputs
 from tfprune.rules import rule
-from tfprune.surgery import clone, random_inputs
+from tfprune.surgery import clone
 from tfprune.walk import pack_inputs
 
 

@@ -10,7 +10,8 @@ from tfprune.graph import ChannelGraph
 from tfprune.labels import Record
 from tfprune.models import build_model
 from tfprune.plans import ChannelPlan
-from tfprune.surgery import clone, compare_outputs, random_inputs
+from tfprune.proof import compare_outputs, random_inputs
+from tfprune.surgery import clone
 
 NETWORKS = ("vgg16", "vgg16_l1", "resnet20", "resnet56")
 

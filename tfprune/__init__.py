@@ -30,7 +30,7 @@ _PUBLIC = {
     "plan_channels": "tfprune.planner",
     "profile": "tfprune.profiling",
     "rule": "tfprune.rules",
-    "verify": "tfprune.surgery",
+    "verify": "tfprune.proof",
 }
 
 __all__ = ["__version__", *_PUBLIC]

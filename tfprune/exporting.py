@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import tree
 
 from tfprune.errors import ExportError, UsageError
-from tfprune.surgery import compare_outputs, random_inputs
+from tfprune.proof import compare_outputs, random_inputs
 from tfprune.walk import pack_inputs
 
 _TOLERANCE = 1e-5

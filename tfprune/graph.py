@@ -132,12 +132,17 @@ class ChannelGraph:
         Removing the same fraction of every pool removes that fraction of every layer's channels, also
         where a layer's channels are coupled in different ways (the zero-padded shortcuts of ResNet-56).
         """
-        owners: dict[int, list[str]] = {}
+        free = np.ones(self.group_count, bool)
+        free[list(self.frozen)] = False
+        pool_of = np.zeros(self.group_count, np.int64)  # 0: spans no layer
+        names: list[tuple[str, ...]] = [()]
         for record in self.producers():
-            for group in np.unique(self.group_of[record.created]).tolist():
-                if group not in self.frozen:
-                    owners.setdefault(group, []).append(record.name)
-        pools: dict[tuple[str, ...], list[int]] = {}
-        for group, names in owners.items():
-            pools.setdefault(tuple(names), []).append(group)
-        return {names: np.asarray(groups) for names, groups in pools.items()}
+            groups = np.unique(self.group_of[record.created])
+            groups = groups[free[groups]]
+            for pool in np.unique(pool_of[groups]):  # what spans this layer as well becomes a pool of its own
+                pool_of[groups[pool_of[groups] == pool]] = len(names)
+                names.append((*names[pool], record.name))
+        order, first = np.unique(pool_of, return_index=True)
+        return {
+            names[pool]: np.flatnonzero(pool_of == pool) for pool in order[np.argsort(first)].tolist() if names[pool]
+        }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 if TYPE_CHECKING:
     from tfprune.graph import ChannelGraph
@@ -188,10 +190,18 @@ class Record:
     settings: dict[str, tuple[Callable[[Kept], Any], np.ndarray]] = dataclasses.field(default_factory=dict)
     calls: list[Call] = dataclasses.field(default_factory=list)
 
-    @property
+    @functools.cached_property
     def weights(self) -> list:
         """The operation's Keras variables; none for an operation that is no layer."""
         return getattr(self.operation, "weights", [])
+
+    def value(self, index: int) -> np.ndarray:
+        """One weight as an array to read from; no copy where the device is the CPU."""
+        tensor = tf.convert_to_tensor(self.weights[index].value)
+        try:
+            return np.asarray(memoryview(tensor))
+        except (TypeError, ValueError, BufferError):  # a dtype that Python's buffers do not have
+            return keras.ops.convert_to_numpy(tensor)
 
     def slices(self, index: int, kept: Kept) -> tuple[np.ndarray, ...]:
         """Indices that are kept along every axis of one weight, for `np.ix_`."""

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.errors import UsageError
-from tfprune.surgery import random_inputs
+from tfprune.proof import random_inputs
 from tfprune.walk import pack_inputs
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class ChannelPlan:
     def from_removed(
         cls,
         model: keras.Model,
-        removed: Mapping[str, Sequence[int]],
+        removed: Mapping[str, Iterable[int]],
         notes: Sequence[str] = (),
         origin: Mapping[str, Any] | None = None,
     ) -> ChannelPlan:
@@ -239,12 +239,14 @@ def load_plan(path: str | os.PathLike) -> ChannelPlan:
         raise PlanError(f"The plan {os.fspath(path)!r} is damaged: {error!r}.") from error
 
 
-def _groups_of(graph: ChannelGraph, layer: str, channels: Sequence[int]) -> list[int]:
+def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list[int]:
     record = graph.records.get(layer)
     if record is None or record.created is None:
         names = ", ".join(r.name for r in graph.producers())
         raise PlanError(f"The model has no layer {layer!r} that creates channels. It has: {names}.")
-    count = len(record.created)
+    if not isinstance(channels, Iterable):
+        raise PlanError(f"The channels of {layer} must be a list of indices; received {channels!r}.")
+    channels, count = list(channels), len(record.created)
     wrong = [index for index in channels if not (_is_index(index) and 0 <= index < count)]
     if wrong:
         raise PlanError(f"{layer} has channels 0 to {count - 1}; received {wrong[0]}.")

@@ -115,7 +115,6 @@ def _profile_record(record: Record, kept: Kept, count_zeros: bool) -> LayerProfi
         nonzero = [int(np.count_nonzero(keras.ops.convert_to_numpy(weight))) for weight in record.weights]
     macs = flops = 0
     for call in record.calls:
-        outputs = _output_size(call, kept)
         for index, positions in call.kernels:
             macs += sizes[index] * positions
             # The paper discounts the zeros of convolutions, never those of dense layers.
@@ -124,9 +123,9 @@ def _profile_record(record: Record, kept: Kept, count_zeros: bool) -> LayerProfi
         products = sum(count(kept) for count in call.products)
         macs += products
         flops += 2 * products
-        if call.kernels and getattr(record.operation, "use_bias", False):
-            flops += outputs
-        flops += _flops_per_output(call) * outputs
+        per_output = _flops_per_output(call) + bool(call.kernels and getattr(record.operation, "use_bias", False))
+        if per_output:
+            flops += per_output * _output_size(call, kept)
     params = sum(size for index, size in enumerate(sizes) if index not in record.state)
     nonzero_params = sum(size for index, size in enumerate(nonzero) if index not in record.state)
     channels = 0 if record.created is None else int(kept[record.created].sum())

@@ -54,7 +54,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     import_tensorflow()
     from tfprune.models import load_file
     from tfprune.planner import plan_channels
-    from tfprune.surgery import verify
+    from tfprune.proof import verify
 
     model = load_file(source)
 

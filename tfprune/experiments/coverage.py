@@ -81,7 +81,7 @@ def _row(name: str, model: keras.Model, ratio: float, scope: str) -> tuple:
 
     from tfprune.graph import ChannelGraph
     from tfprune.planner import plan_channels
-    from tfprune.surgery import verify
+    from tfprune.proof import verify
 
     start = time.perf_counter()
     plan = plan_channels(model, ratio, scope=scope)

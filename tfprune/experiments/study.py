@@ -30,7 +30,8 @@ from tfprune.models import build_model
 from tfprune.planner import GLOBAL_MAX_RATIO, plan_channels
 from tfprune.plans import ChannelPlan, load_plan
 from tfprune.profiling import profile
-from tfprune.surgery import clone, verify
+from tfprune.proof import verify
+from tfprune.surgery import clone
 from tfprune.training.distribution import agree, worker_index
 from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult, check_batch_size
 from tfprune.training.regimes import Regime

@@ -1,0 +1,81 @@
+"""Data in the forms in which people have them, for the criteria that need some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.errors import PlanError
+from tfprune.walk import functional
+
+_BATCH_SIZE = 32
+
+
+def as_batches(model: keras.Model, data: Any) -> list[tuple[list, Any]]:
+    """Brings data into (inputs, targets) batches.
+
+    Args:
+        model: The network that the data are for.
+        data: An array of inputs, an `(inputs, targets)` tuple of arrays, or an iterable of batches of either form
+            (a `tf.data.Dataset`). Inputs of a network with several are a list or a dictionary of arrays.
+
+    Returns:
+        A list of (inputs, targets); inputs are a flat list of arrays, targets are None where there are none.
+
+    Raises:
+        PlanError: If there is no batch, or the inputs do not fit the network.
+    """
+    single = isinstance(data, (tuple, dict)) or hasattr(data, "shape")
+    if not single and not isinstance(data, Iterable):
+        raise PlanError(f"data= is a {type(data).__name__}; give arrays, (inputs, targets), or an iterable of batches.")
+    batches = _split(data) if single else [_pair(batch) for batch in data]
+    if not batches:
+        raise PlanError("data= holds no batch.")
+    tensors = functional(model).inputs
+    for inputs, _ in batches:
+        shapes = [tuple(array.shape[1:]) for array in inputs]
+        expected = [tuple(tensor.shape[1:]) for tensor in tensors]
+        fits = len(shapes) == len(expected) and all(
+            len(one) == len(other) and all(a in (b, None) for a, b in zip(one, other, strict=True))
+            for one, other in zip(expected, shapes, strict=True)
+        )
+        if not fits or not len(inputs[0]):
+            raise PlanError(f"data= has inputs of shape {shapes} per example; {model.name!r} takes {expected}.")
+    return batches
+
+
+def as_loss(model: keras.Model, loss: Any) -> Callable[[Any, Any], Any]:
+    """Returns `loss(targets, outputs)`, a scalar: the one that is given, or the one the model is compiled with.
+
+    Raises:
+        PlanError: If there is neither.
+    """
+    if loss is None:
+        if not model.compiled or not model.loss:
+            raise PlanError("criterion='taylor' needs a loss: compile the model with one, or give loss=.")
+        return lambda targets, outputs: model.compute_loss(None, targets, outputs)
+    try:
+        function = keras.losses.get(loss)
+    except ValueError as error:
+        raise PlanError(f"loss={loss!r} is no loss of Keras: {str(error).splitlines()[0]}") from error
+    return lambda targets, outputs: keras.ops.mean(function(targets, outputs))
+
+
+def _pair(batch: Any) -> tuple[list, Any]:
+    inputs, targets = batch[:2] if isinstance(batch, tuple) and len(batch) > 1 else (batch, None)
+    inputs = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
+    return keras.tree.flatten(inputs), targets
+
+
+def _split(data: Any) -> list[tuple[list, Any]]:
+    inputs, targets = _pair(data)
+    inputs = [np.asarray(array) for array in inputs]
+    parts = range(0, len(inputs[0]), _BATCH_SIZE)
+
+    def part(arrays: Any, start: int) -> Any:
+        return keras.tree.map_structure(lambda array: np.asarray(array)[start : start + _BATCH_SIZE], arrays)
+
+    return [(part(inputs, start), part(targets, start) if targets is not None else None) for start in parts]
