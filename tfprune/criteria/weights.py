@@ -81,11 +81,15 @@ def filter_norms(evidence: Evidence, order: int) -> Scores:
 
 
 def _kernels(record: Record) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(weight index, axis, channels) of the kernels whose axis is indexed by channels that the layer creates."""
+    """(weight index, axis, channels) of the kernels that make the channels of a layer along an axis.
+
+    The axis along which a layer reads channels of its own (a recurrent kernel's rows) makes none.
+    """
     for index, axes in record.axes.items():
         for axis, labels in axes.items():
             own = labels - record.created[0]  # created labels are consecutive
-            if len(record.weights[index].shape) > 1 and own.min() >= 0 and own.max() < len(record.created):
+            makes = own.min() >= 0 and own.max() < len(record.created) and axis != record.inner_mixed.get(index)
+            if makes and len(record.weights[index].shape) > 1:
                 yield index, axis, own
 
 
