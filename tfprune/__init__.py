@@ -30,6 +30,7 @@ _PUBLIC = {
     "plan_channels": "tfprune.planner",
     "profile": "tfprune.profiling",
     "rule": "tfprune.rules",
+    "sensitivity": "tfprune.scan",
     "verify": "tfprune.proof",
 }
 

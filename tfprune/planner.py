@@ -83,15 +83,11 @@ def plan_channels(
     _check(ratio, budgets, ratios, scope, aggregate)
     _check_numbers(round_to=round_to, min_channels=min_channels, steps=steps, max_ratio=max_ratio, seed=seed)
     graph = ChannelGraph(model)
-    pools = _prunable_pools(graph, skip, ratios or {})
-    score = _scorer(graph, model, criterion, aggregate, data, loss, seed)
+    pools = prunable_pools(graph, skip, ratios or {})
+    score = scorer(graph, model, criterion, aggregate, data, loss, seed)
 
-    # Of groups with no score (no batch normalization to read a gamma from) nothing is known: they stay.
     scores = score(graph.keep_all())
-    pools = {names: groups[~np.isnan(scores[groups])] for names, groups in pools.items()}
-    pools = {names: groups for names, groups in pools.items() if len(groups)}
-    if not pools:
-        raise PlanError(f"The criterion {criterion!r} scores no channel that can be removed from {model.name!r}.")
+    pools = scored_pools(pools, scores, criterion)
     groups, notes = np.zeros(0, np.int64), []
     for step in range(1, steps + 1):
         if len(groups):
@@ -154,10 +150,14 @@ def _check_numbers(max_ratio: float | None, seed: int, **counts: int) -> None:
         raise PlanError(f"max_ratio={max_ratio!r} is no number in (0, 1].")
 
 
-def _scorer(
+def scorer(
     graph: ChannelGraph, model: keras.Model, criterion: str, aggregate: str, data: Any, loss: Any, seed: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the function from kept labels to scores of the groups."""
+    """Returns the function from kept labels to scores of the groups.
+
+    Raises:
+        PlanError: If the criterion lacks data or a loss, or has no use for them.
+    """
     batches, function = [], None
     if criterion in NEED_DATA:
         if data is None:
@@ -174,7 +174,30 @@ def _scorer(
     return lambda kept: group_scores(criterion, Evidence(graph, kept, seed, batches, function), aggregate)
 
 
-def _prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str, float]) -> dict[Pool, np.ndarray]:
+def scored_pools(pools: Mapping[Pool, np.ndarray], scores: np.ndarray, criterion: str) -> dict[Pool, np.ndarray]:
+    """The pools without groups that have no score (no batch normalization to read a gamma from): they stay.
+
+    Raises:
+        PlanError: If nothing is left.
+    """
+    known = {names: groups[~np.isnan(scores[groups])] for names, groups in pools.items()}
+    known = {names: groups for names, groups in known.items() if len(groups)}
+    if not known:
+        raise PlanError(f"The criterion {criterion!r} scores no channel that can be removed; choose another.")
+    return known
+
+
+def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str, float]) -> dict[Pool, np.ndarray]:
+    """The pools of a graph without those of layers to skip.
+
+    Args:
+        graph: The channel graph of a model.
+        skip: Names or patterns of layers.
+        ratios: Layer -> ratio; its layers must be ones that can be pruned.
+
+    Raises:
+        PlanError: For a name that fits no layer, or if nothing can be pruned (with the reasons).
+    """
     names = [record.name for record in graph.producers()]
     pools = graph.pools()
     free = {name for layers in pools for name in layers}

@@ -22,7 +22,7 @@ from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept
 from tfprune.profiling import profile_graph
-from tfprune.surgery import rebuild
+from tfprune.surgery import compile_alike, rebuild
 
 _FORMAT = "tfprune channel plan 1"
 
@@ -159,7 +159,7 @@ class ChannelPlan:
         return kept
 
     def apply(self, model: keras.Model, weights: str = "inherit", seed: int | None = None) -> keras.Model:
-        """Builds the pruned network, a plain Keras model.
+        """Builds the pruned network, a plain Keras model, compiled as the model is.
 
         Args:
             model: The network that the plan was made for (or one of the same architecture).
@@ -174,7 +174,9 @@ class ChannelPlan:
         if weights == "inherit" and seed is not None:
             raise PlanError(f"seed={seed} goes with weights='fresh'; inherited weights are not drawn.")
         graph = ChannelGraph(model)
-        return rebuild(graph, self.kept(graph), weights, seed)
+        small = rebuild(graph, self.kept(graph), weights, seed)
+        compile_alike(small, model)
+        return small
 
     @property
     def params(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ called in the order of the graph, and given their weights sliced. What comes out
 from __future__ import annotations
 
 import secrets
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -124,6 +125,31 @@ def _seeded(config: Any, seed: int, path: str) -> Any:
     if "seed" in seeded:
         seeded["seed"] = zlib.crc32(f"{seed}:{path}".encode())
     return seeded
+
+
+def compile_alike(small: keras.Model, model: keras.Model) -> None:
+    """Compiles a network with the settings of another: loss, metrics, and a new optimizer of the same settings.
+
+    Nothing is done if the other is not compiled. Settings that Keras cannot copy (a lambda as loss) are told in a
+    warning.
+    """
+    if not model.compiled:
+        return
+    # Functions and classes of the user's need not be registered with Keras to be found again.
+    own = {}
+    for value in tree.flatten(model._compile_config.config):
+        for thing in (value, type(value), getattr(value, "_fn", None), getattr(value, "fn", None)):
+            if hasattr(thing, "__name__"):
+                own[thing.__name__] = thing
+    try:
+        with keras.saving.custom_object_scope(own):
+            # Not `compile_from_config`, which makes the optimizer's variables at once.
+            small.compile(**keras.saving.deserialize_keras_object(model.get_compile_config()))
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(
+            f"{model.name} has compile settings that cannot be copied ({reason}); compile anew.", stacklevel=3
+        )
 
 
 def clone(

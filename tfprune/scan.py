@@ -1,0 +1,192 @@
+"""Sensitivity: what pruning each layer alone costs, at several ratios."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import numbers
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from tfprune.cutting import kept_channels
+from tfprune.errors import PlanError
+from tfprune.files import check_writable
+from tfprune.graph import ChannelGraph
+from tfprune.planner import prunable_pools, scored_pools, scorer
+from tfprune.proof import MaskedModel
+from tfprune.surgery import compile_alike
+
+
+@dataclasses.dataclass(frozen=True)
+class SensitivityRow:
+    """One layer (and those coupled to it) pruned alone at one ratio.
+
+    Attributes:
+        layers: The layers that lose channels.
+        channels: How many they have.
+        ratio: The fraction asked for.
+        removed: Channels removed.
+        value: The metric of the network without them.
+    """
+
+    layers: tuple[str, ...]
+    channels: int
+    ratio: float
+    removed: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """What came of a scan; it prints as a table.
+
+    Attributes:
+        baseline: The metric of the whole network.
+        rows: One for every layer and ratio, in the order of the network.
+    """
+
+    baseline: float
+    rows: tuple[SensitivityRow, ...]
+
+    def within(self, drop: float) -> dict[str, float]:
+        """Layer -> the largest ratio up to which the metric falls by no more than `drop`.
+
+        For metrics of which more is better. It is what `plan_channels(model, ratios=...)` takes.
+        """
+        ratios: dict[str, float] = {}
+        lost: set[str] = set()
+        for row in sorted(self.rows, key=lambda row: row.ratio):
+            layer = row.layers[0]
+            if self.baseline - row.value > drop:
+                lost.add(layer)
+            if layer not in lost:
+                ratios[layer] = row.ratio
+        return ratios
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `sensitivity.csv` and `sensitivity.png` to a folder, which is made if need be."""
+        path = Path(folder)
+        check_writable(path)
+        with open(path / "sensitivity.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("layers", "channels", "ratio", "removed", "value"))
+            writer.writerow(("", "", 0.0, 0, self.baseline))
+            for row in self.rows:
+                writer.writerow((" ".join(row.layers), row.channels, row.ratio, row.removed, row.value))
+        self.figure().savefig(path / "sensitivity.png", dpi=120)
+
+    def figure(self) -> Figure:
+        """The table as a picture: a line for each layer, a column for each ratio, the metric as colour."""
+        pools, ratios, values = self._grid()
+        figure = Figure(figsize=(2.5 + 0.8 * len(ratios), 1.6 + 0.28 * len(pools)), layout="constrained")
+        axes = figure.add_subplot()
+        image = axes.imshow(values, aspect="auto", cmap="viridis")
+        axes.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
+        axes.set_yticks(range(len(pools)), [_label(pool) for pool in pools], fontsize=8)
+        axes.set_xlabel("fraction of the layer's channels removed")
+        axes.set_title(f"Each layer pruned alone (whole network: {self.baseline:.4g})", fontsize=10)
+        middle = (np.nanmin(values) + np.nanmax(values)) / 2
+        for (line, column), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                colour = "white" if value < middle else "black"
+                axes.text(column, line, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)
+        figure.colorbar(image, label="metric")
+        return figure
+
+    def __str__(self) -> str:
+        pools, ratios, values = self._grid()
+        lines = [(_label(pool), channels, *row) for (pool, channels), row in zip(pools.items(), values, strict=True)]
+        table = tabulate(lines, ("layer", "channels", *(f"-{ratio:.0%}" for ratio in ratios)), floatfmt=".4g")
+        return f"{table}\nwhole network: {self.baseline:.4g}"
+
+    def _grid(self) -> tuple[dict[tuple[str, ...], int], list[float], np.ndarray]:
+        """Layers -> channels, the ratios, and the metric by both; NaN where a ratio removes nothing new."""
+        pools = {row.layers: row.channels for row in self.rows}
+        ratios = sorted({row.ratio for row in self.rows})
+        values = np.full((len(pools), len(ratios)), np.nan)
+        for row in self.rows:
+            values[list(pools).index(row.layers), ratios.index(row.ratio)] = row.value
+        return pools, ratios, values
+
+
+def sensitivity(
+    model: keras.Model,
+    evaluate: Any,
+    *,
+    ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    criterion: str = "l1",
+    aggregate: str = "mean",
+    skip: Sequence[str] = (),
+    data: Any = None,
+    loss: Any = None,
+    seed: int = 0,
+    verbose: bool = False,
+) -> Sensitivity:
+    """Measures a network with each of its layers pruned alone, at several ratios.
+
+    Nothing is rebuilt: the channels of one network are masked, which computes what the smaller networks would.
+
+    Args:
+        model: A functional or Sequential Keras 3 model that has been built.
+        evaluate: Data to measure the accuracy on, `(inputs, targets)` or a `tf.data.Dataset` of batches; or a
+            function that takes a model and returns a number (any metric). The model that it is given is compiled
+            as `model` is.
+        ratios: Fractions of a layer's channels to remove, each in (0, 1). At least one channel stays.
+        criterion: As for `plan_channels`, like `aggregate`, `data`, `loss` and `seed`.
+        aggregate: How the scores of coupled channels become one.
+        skip: Names or patterns of layers to leave out.
+        data: For criteria that look at data.
+        loss: For `"taylor"`.
+        seed: For `criterion="random"`.
+        verbose: Show a progress bar.
+
+    Raises:
+        PlanError: For a ratio out of range, or whatever `plan_channels` would refuse.
+    """
+    ratios = sorted(set(ratios))
+    for ratio in ratios:
+        if not (isinstance(ratio, numbers.Real) and 0.0 < ratio < 1.0):
+            raise PlanError(f"ratios has {ratio!r}, which is no number in (0, 1).")
+    graph = ChannelGraph(model)
+    pools = prunable_pools(graph, [skip] if isinstance(skip, str) else list(skip), {})
+    scores = scorer(graph, model, criterion, aggregate, data, loss, seed)(graph.keep_all())
+    pools = scored_pools(pools, scores, criterion)
+    masked = MaskedModel(graph)
+    measure = _measure(masked, model, evaluate)
+    baseline = measure()
+    progress = keras.utils.Progbar(len(pools) * len(ratios), verbose=int(verbose), unit_name="measurement")
+    rows = []
+    for layers, groups in pools.items():
+        ranked = groups[np.argsort(scores[groups], kind="stable")]
+        counts: set[int] = set()
+        for ratio in ratios:
+            removed = len(groups) - max(1, kept_channels(len(groups), ratio))
+            if removed and removed not in counts:
+                counts.add(removed)
+                masked.kept.assign(graph.kept(ranked[:removed]))
+                rows.append(SensitivityRow(layers, len(groups), ratio, removed, measure()))
+            progress.add(1)
+    return Sensitivity(baseline, tuple(rows))
+
+
+def _measure(masked: MaskedModel, model: keras.Model, evaluate: Any) -> Callable[[], float]:
+    if callable(evaluate):
+        compile_alike(masked, model)
+        return lambda: float(evaluate(masked))
+    if len(model.outputs) != 1:
+        raise PlanError(f"{model.name!r} has {len(model.outputs)} outputs, of which accuracy? Give a function instead.")
+    # Keras measures nothing without a loss.
+    masked.compile(loss=lambda targets, outputs: keras.ops.zeros(()), metrics=["accuracy"])
+    inputs, targets = evaluate if isinstance(evaluate, tuple) else (evaluate, None)
+    return lambda: float(masked.evaluate(inputs, targets, verbose=0, return_dict=True)["accuracy"])
+
+
+def _label(layers: tuple[str, ...]) -> str:
+    return layers[0] if len(layers) == 1 else f"{layers[0]} (+{len(layers) - 1} coupled)"
