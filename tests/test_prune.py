@@ -44,26 +44,88 @@ def test_the_plan_alone_writes_nothing(source, capsys):
     [
         ([], "Name one .keras file"),
         (["nowhere.keras", "--ratio=.5", "--output=s.keras"], "no model file 'nowhere.keras'"),
-        (["model.keras", "--output=s.keras"], "either --ratio"),
-        (["model.keras", "--ratio=.5", "--macs=.5", "--output=s.keras"], "either --ratio"),
+        (["model.keras", "--output=s.keras"], "one of --ratio"),
+        (["model.keras", "--ratio=.5", "--macs=.5", "--output=s.keras"], "one of --ratio"),
         (["model.keras", "--ratio=.5"], "--output"),
         (["model.keras", "--ratio=.5", "--output=s.h5"], "no .keras file"),
         (["model.keras", "--ratio=.5", "--output=model.keras"], "the network itself"),
         (["model.keras", "--ratio=.5", "--output=folder.keras"], "is a folder"),
         (["model.keras", "--ratio=1.5", "--output=s.keras"], "1.5"),
         (["model.keras", "--ratio=.5", "--criterion=l3", "--output=s.keras"], "Did you mean 'l2'"),
-        (["model.keras", "--ratio=.5", "--seed=-1", "--output=s.keras"], "--seed=-1"),
+        (["model.keras", "--ratio=.5", "--seed=-1", "--output=s.keras"], "seed=-1"),
+        (["model.keras", "--ratio=.5", "--criterion=apoz", "--output=s.keras"], "give it data="),
+        (["model.keras", "--ratio=.5", "--criterion=apoz", "--data=no.npz", "--output=s.keras"], "'no.npz' cannot be"),
+        (["model.keras", "--ratio=.5", "--criterion=apoz", "--data=z.npz", "--output=s.keras"], "holds z; it needs x"),
+        (["model.keras", "--ratio=.5", "--criterion=apoz", "--data=o.npz", "--output=s.keras"], "cannot be read"),
+        (["model.keras", "--ratio=.01", "--round_to=16", "--output=s.keras"], "removes no channel at all"),
+        (["subclassed.keras", "--ratio=.5", "--output=s.keras"], "subclassed"),
         (["garbage.keras", "--ratio=.5", "--output=s.keras"], "cannot load 'garbage.keras'"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(source, capsys, arguments, fragment):
     (source.parent / "folder.keras").mkdir()
     (source.parent / "garbage.keras").write_bytes(b"no archive")
+    np.savez("z.npz", z=np.zeros(3))
+    np.savez("o.npz", x=np.asarray([{}]))  # reading an object would unpickle it
+    _Subclassed().save("subclassed.keras")
     assert prune.main(arguments) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert fragment in told
     assert not (source.parent / "s.keras").exists()
+
+
+@keras.saving.register_keras_serializable("tests")
+class _Subclassed(keras.Model):
+    """A model whose graph Keras does not know."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(3)
+        self.build((None, 4))
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+@pytest.mark.parametrize("name", ["x", "image"])
+def test_criteria_read_data_from_a_file(source, capsys, name):
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(12, 8, 8, 3)).astype("float32"), generator.integers(0, 5, 12)
+    np.savez("data.npz", **{name: x, "y": y})
+    loss = "sparse_categorical_crossentropy"
+    arguments = ["--criterion=taylor", "--data=data.npz", f"--loss={loss}", "--steps=2", "--output=small.keras"]
+    assert prune.main(["model.keras", "--params=0.5", "--nolatency", *arguments]) == 0
+    expected = tfprune.plan_channels(plain_cnn(), params=0.5, criterion="taylor", data=(x, y), loss=loss, steps=2)
+    assert tfprune.load_plan("small.plan.json").keep == expected.keep
+
+
+def test_compile_settings_stay_in_the_file(source, capsys):
+    model = plain_cnn()
+    model.compile(keras.optimizers.Adam(3e-4), "mse", metrics=["mae"])
+    model.optimizer.build(model.trainable_variables)
+    model.save("model.keras")
+    assert prune.main(["model.keras", "--ratio=0.5", "--output=small.keras", "--nolatency"]) == 0
+    assert capsys.readouterr().err == ""
+    small = keras.saving.load_model("small.keras")
+    assert small.loss == "mse"
+    assert type(small.optimizer) is keras.optimizers.Adam
+    assert float(small.optimizer.learning_rate) == pytest.approx(3e-4)
+
+
+def test_compile_settings_that_cannot_be_loaded_are_told(source, capsys):
+    def nobodys_loss(targets, outputs):
+        return keras.ops.mean((targets - outputs) ** 2)
+
+    model = plain_cnn()
+    model.compile("sgd", nobodys_loss)
+    model.save("model.keras")
+    assert prune.main(["model.keras", "--ratio=0.5", "--output=small.keras", "--nolatency"]) == 0
+    assert "note: model.keras has compile settings that Keras cannot load" in capsys.readouterr().err
+    assert not keras.saving.load_model("small.keras").compiled
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -43,7 +44,9 @@ def run_command(
             arguments = values([program, *argv])[1:]
         except flags.Error as error:
             raise UsageError(f"{error} See --help.") from error
-        run(values, arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"{program}: note: {message}", file=sys.stderr)
+            run(values, arguments)
     except TfpruneError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else FAILED

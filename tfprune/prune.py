@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -31,11 +32,20 @@ def define_flags(values: flags.FlagValues) -> None:
 
     flag(flags.DEFINE_float, "ratio", None, "Fraction of channels to remove, in (0, 1).")
     flag(flags.DEFINE_float, "macs", None, "Instead of --ratio: fraction of the MACs to keep, in (0, 1).")
+    flag(flags.DEFINE_float, "params", None, "Instead of --ratio: fraction of the params to keep, in (0, 1).")
     flag(flags.DEFINE_string, "output", None, "The .keras file to write. Required, unless --plan_only.")
-    flag(flags.DEFINE_string, "criterion", "l1", "l1, l2, gamma or random.")
+    flag(flags.DEFINE_string, "criterion", "l1", "Of a channel's importance: l1, l2, geometric_median, gamma, random; "
+         "with --data: mean_activation, apoz, taylor.")  # fmt: skip
+    flag(flags.DEFINE_string, "aggregate", "mean", "How the scores of coupled channels become one: mean, sum, max.")
     flag(flags.DEFINE_string, "scope", "layer", "layer: the same ratio everywhere; global: all channels compete.")
     flag(flags.DEFINE_list, "skip", "", "Layers that keep all channels; patterns such as block_1_* are allowed.")
     flag(flags.DEFINE_integer, "round_to", 1, "Round the channels that a layer keeps up to a multiple of this.")
+    flag(flags.DEFINE_integer, "min_channels", 1, "The least that a layer keeps.")
+    flag(flags.DEFINE_float, "max_ratio", None, "The largest fraction removed from one layer; .95 with --scope=global.")
+    flag(flags.DEFINE_integer, "steps", 1, "Remove in so many steps, and judge what is left anew before each.")
+    flag(flags.DEFINE_string, "data", None, "For criteria that need data: an .npz file with the arrays x (or one named "
+         "after each input of the network) and y.")  # fmt: skip
+    flag(flags.DEFINE_string, "loss", None, "For --criterion=taylor: a loss of Keras, unless the network has one.")
     flag(flags.DEFINE_integer, "seed", 0, "For --criterion=random.")
     flag(flags.DEFINE_boolean, "plan_only", False, "Print the plan, and stop.")
     flag(flags.DEFINE_boolean, "latency", True, "Measure the latency of both networks.")
@@ -55,13 +65,17 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     from tfprune.models import load_file
     from tfprune.planner import plan_channels
     from tfprune.proof import verify
+    from tfprune.walk import functional
 
-    model = load_file(source)
+    model = load_file(source, compiled=True)
+    data = _load_data(values.data, [tensor.name for tensor in functional(model).inputs]) if values.data else None
 
     def planned(round_to: int):
         return plan_channels(
-            model, values.ratio, macs=values.macs, criterion=values.criterion, scope=values.scope, skip=values.skip,
-            round_to=round_to, seed=values.seed,
+            model, values.ratio, macs=values.macs, params=values.params, criterion=values.criterion,
+            aggregate=values.aggregate, scope=values.scope, skip=values.skip, round_to=round_to,
+            min_channels=values.min_channels, max_ratio=values.max_ratio, steps=values.steps, data=data,
+            loss=values.loss, seed=values.seed,
         )  # fmt: skip
 
     plan = planned(values.round_to)
@@ -91,8 +105,8 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> tuple[str, Path]:
         raise UsageError(f"Name one .keras file to prune; received {len(arguments)} arguments. See --help.")
     if not Path(arguments[0]).is_file():
         raise UsageError(f"There is no model file {arguments[0]!r}.")
-    if (values.ratio is None) == (values.macs is None):
-        raise UsageError("Give either --ratio (of the channels to remove) or --macs (the fraction of MACs to keep).")
+    if sum(value is not None for value in (values.ratio, values.macs, values.params)) != 1:
+        raise UsageError("Give one of --ratio (of the channels to remove), --macs and --params (the fraction to keep).")
     if values.output is None and not values.plan_only:
         raise UsageError("Give --output=small.keras, the file to write, or --plan_only.")
     output = Path(values.output or "unused.keras")
@@ -102,9 +116,25 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> tuple[str, Path]:
         raise UsageError(f"--output={str(output)!r} is a folder or the network itself. Name another file.")
     if values.output is not None:
         check_writable(output.parent)
-    if values.seed < 0:
-        raise UsageError(f"--seed={values.seed} must be at least 0.")
     return arguments[0], output
+
+
+def _load_data(path: str, names: list[str]) -> Any:
+    """Reads the inputs and, if there are any, the targets of an .npz file."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise UsageError(f"--data={path!r} cannot be read as an .npz file: {error}") from error
+    wanted = names if set(names) <= set(arrays) else ["x"]
+    if not set(wanted) <= set(arrays):
+        raise UsageError(
+            f"--data={path!r} holds {', '.join(arrays) or 'nothing'}; it needs x (or {', '.join(names)}), and y."
+        )
+    inputs = [arrays[name] for name in wanted]
+    return (inputs, arrays["y"]) if "y" in arrays else (inputs,)
 
 
 def _tell_latency(model, small, rounded_plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,8 +86,12 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
     return model
 
 
-def load_file(path: str) -> keras.Model:
+def load_file(path: str, compiled: bool = False) -> keras.Model:
     """Loads a `.keras` file in Keras' safe mode, which runs no code of the file's.
+
+    Args:
+        path: The file.
+        compiled: Compile the model as it was, if Keras can; a warning tells if not.
 
     Raises:
         UsageError: If there is no such file, or Keras cannot load it.
@@ -96,7 +101,11 @@ def load_file(path: str) -> keras.Model:
     if not Path(path).is_file():
         raise UsageError(f"There is no model file {path!r}.")
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=compiled, safe_mode=True)
     except Exception as error:  # whatever a damaged or foreign file makes Keras raise
         reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"Keras cannot load {path!r} as a .keras model: {reason}") from error
+        if not compiled:
+            raise UsageError(f"Keras cannot load {path!r} as a .keras model: {reason}") from error
+    model = load_file(path)
+    warnings.warn(f"{path} has compile settings that Keras cannot load ({reason}); go on without them.", stacklevel=2)
+    return model
