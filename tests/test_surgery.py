@@ -10,7 +10,7 @@ from tfprune.graph import ChannelGraph
 from tfprune.labels import Record
 from tfprune.models import build_model
 from tfprune.plans import ChannelPlan
-from tfprune.proof import compare_outputs, random_inputs
+from tfprune.proof import compare_outputs, masked_outputs, random_inputs
 from tfprune.surgery import clone
 
 NETWORKS = ("vgg16", "vgg16_l1", "resnet20", "resnet56")
@@ -215,6 +215,80 @@ def test_settings_of_layers_are_kept():
     assert (small.get_layer("bn").momentum, small.get_layer("bn").epsilon) == (0.7, 0.01)
     assert not small.get_layer("bn").trainable
     assert small.get_layer("head").kernel.dtype == "float64"
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
+def test_precision_survives_and_the_proof_holds(policy):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(12, 3, dtype=policy, name="conv")(inputs)
+    x = layers.TimeDistributed(layers.Dense(8, dtype=policy), dtype=policy)(layers.BatchNormalization(dtype=policy)(x))
+    x = layers.LSTM(9, dtype=policy)(layers.Reshape((36, 8), dtype=policy)(x))
+    model = randomize(keras.Model(inputs, layers.Dense(2, name="head")(x)))
+    plan = tfprune.plan_channels(model, 0.4)
+    small = plan.apply(model)
+    for layer in model.layers:
+        kept = small.get_layer(layer.name)
+        assert kept.dtype_policy.name == layer.dtype_policy.name
+        assert [weight.dtype for weight in kept.weights] == [weight.dtype for weight in layer.weights]
+    assert small.get_layer("conv").compute_dtype == policy.removeprefix("mixed_")
+    assert small.get_layer(model.layers[3].name).layer.compute_dtype == policy.removeprefix("mixed_")
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+def test_sixteen_bits_alone_would_not_prove_it():
+    keras.utils.set_random_seed(0)
+    model = randomize(keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3)))
+    halved = clone(model, lambda record, config: (type(record.operation), {**config, "dtype": "mixed_float16"}))
+    plan = tfprune.plan_channels(halved, 0.5)
+    graph = tfprune.ChannelGraph(halved)
+    x = images(halved)
+    masked = masked_outputs(graph, plan.kept(graph), [x])[0]
+    assert relative_error([np.asarray(masked)], predict(plan.apply(halved), x)) > 1e-5
+    assert tfprune.verify(halved, plan) <= 1e-5
+
+
+def nobodys_loss(targets, outputs):
+    return keras.ops.mean(keras.ops.abs(targets - outputs))
+
+
+class NobodysMetric(keras.metrics.Mean):
+    def update_state(self, targets, outputs, sample_weight=None):
+        super().update_state(keras.ops.max(outputs))
+
+
+@pytest.mark.parametrize("weights", ["inherit", "fresh"])
+@pytest.mark.parametrize("loss", ["mse", nobodys_loss, keras.losses.Huber(0.3)])
+def test_compile_settings_survive_with_an_optimizer_of_its_own(loss, weights):
+    model = plain_cnn()
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 100)
+    model.compile(
+        keras.optimizers.SGD(schedule, momentum=0.9), loss, metrics=["mae", NobodysMetric(name="most")],
+        steps_per_execution=2, jit_compile=False,
+    )  # fmt: skip
+    x, y = images(model, 8), np.zeros((8, 5), "float32")
+    model.fit(x, y, epochs=2, verbose=0)
+    small = tfprune.plan_channels(model, 0.5).apply(model, weights=weights)
+    assert small.optimizer is not model.optimizer
+    assert small.optimizer.get_config() == model.optimizer.get_config()
+    assert int(small.optimizer.iterations) == 0
+    assert (small.steps_per_execution, small.jit_compile) == (2, False)
+    outputs = predict(small, x)[0]
+    found = small.evaluate(x, y, verbose=0, return_dict=True)
+    assert found["mae"] == pytest.approx(np.abs(outputs).mean(), rel=1e-5)
+    assert found["most"] == pytest.approx(outputs.max(), rel=1e-5)
+    expected = {"mse": np.square(outputs).mean(), nobodys_loss: np.abs(outputs).mean()}
+    if loss in expected:
+        assert found["loss"] == pytest.approx(expected[loss], rel=1e-5)
+    small.fit(x, y, verbose=0)
+
+
+def test_compile_settings_that_cannot_be_copied_are_told():
+    model = plain_cnn()
+    model.compile("sgd", lambda targets, outputs: keras.ops.mean(outputs))
+    with pytest.warns(UserWarning, match=r"compile settings that cannot be copied \(.*lambda.*\); compile anew"):
+        small = tfprune.plan_channels(model, 0.5).apply(model)
+    assert not small.compiled
+    assert not tfprune.plan_channels(plain_cnn(), 0.5).apply(plain_cnn()).compiled
 
 
 def test_adapted_normalization_of_inputs_survives():

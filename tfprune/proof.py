@@ -15,6 +15,7 @@ from keras import tree
 from tfprune.errors import NothingProvedError, VerificationError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Record
+from tfprune.surgery import clone
 from tfprune.walk import map_tensors, pack_inputs, replay
 
 Watch = Callable[[np.ndarray, Any], Any]
@@ -118,7 +119,8 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
     """Proves a plan: the masked original and the smaller network compute the same.
 
     The masked original has the removed channels zero at the input of every layer that mixes channels. The
-    smaller network is built by `plan.apply(model)`, with the weights that the model has now.
+    smaller network is built by `plan.apply(model)`, with the weights that the model has now. Networks of 16-bit
+    precision are proved with their layers in float32: in 16 bits the order of a sum alone makes a difference.
 
     Args:
         model: The network that the plan is for.
@@ -136,6 +138,7 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
             activation), so that they would be the same after any surgery.
         PlanError: If the plan is not for this model.
     """
+    model = _in_full_precision(model)
     graph = ChannelGraph(model)
     inputs = random_inputs(graph.model, examples, seed)
     masked = masked_outputs(graph, plan.kept(graph), inputs)
@@ -143,6 +146,26 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
     small = plan.apply(model)
     removed = tree.flatten(small(pack_inputs(model, inputs), training=False))
     return compare_outputs(masked, removed, tolerance, "the masked and the smaller network", VerificationError)
+
+
+def _in_full_precision(model: keras.Model) -> keras.Model:
+    """The model, or a twin in float32 of one that has layers of 16 bits."""
+
+    def widened(config: Any) -> Any:
+        if not isinstance(config, dict):
+            return config
+        return {
+            key: "float32" if key == "dtype" and _is_short(value) else widened(value) for key, value in config.items()
+        }
+
+    if not any(_is_short(layer.dtype_policy) for layer in model._flatten_layers()):
+        return model
+    return clone(model, lambda record, config: (type(record.operation), widened(config)))
+
+
+def _is_short(dtype: Any) -> bool:
+    """Whether a dtype or policy, an object or its config, is of 16 bits or mixed with them."""
+    return keras.dtype_policies.get(dtype).name.endswith("float16")
 
 
 def _check_informative(whole: list, masked: list) -> None:
