@@ -132,7 +132,7 @@ def test_compile_settings_that_cannot_be_loaded_are_told(source, capsys):
 def test_coverage_writes_a_row_for_each_scope(tmp_path, capsys):
     assert coverage.main(["--only=MobileNet", f"--output={tmp_path / 'coverage.md'}"]) == 0
     rows = [line for line in (tmp_path / "coverage.md").read_text(encoding="utf-8").splitlines() if "MobileNet" in line]
-    assert [row.split("|")[5].strip() for row in rows] == ["layer", "global"]
-    assert all(float(row.split("|")[11]) <= 1e-5 for row in rows)
+    assert [row.split("|")[6].strip() for row in rows] == ["layer", "global"]
+    assert all(float(row.split("|")[13]) <= 1e-5 for row in rows)
     assert coverage.main(["--only=MobileNett"]) == 2
     assert "Did you mean 'MobileNet'" in capsys.readouterr().err

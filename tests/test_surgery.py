@@ -70,15 +70,12 @@ def test_broken_surgery_is_found(make, monkeypatch):
     model = make()
     plan = tfprune.plan_channels(model, 0.5)
     assert tfprune.verify(model, plan) <= 1e-5
-    right = Record.slices
+    right = Record.left
 
-    def shifted(record, index, kept):
-        sizes = record.weights[index].shape
-        return tuple(
-            np.sort((indices + 1) % size) for indices, size in zip(right(record, index, kept), sizes, strict=True)
-        )
+    def shifted(record, index, kept, but=None):
+        return np.roll(right(record, index, kept, but), 1, axis=-1)
 
-    monkeypatch.setattr(Record, "slices", shifted)
+    monkeypatch.setattr(Record, "left", shifted)
     with pytest.raises(VerificationError, match=r"relative error of .* above the tolerance of 1e-05"):
         tfprune.verify(model, plan)
 
@@ -86,13 +83,13 @@ def test_broken_surgery_is_found(make, monkeypatch):
 def test_wrong_slice_of_one_statistic_is_found(monkeypatch):
     model = plain_cnn()
     plan = ChannelPlan.from_removed(model, {"conv_a": [0]})
-    right = Record.slices
+    right = Record.left
 
-    def wrong(record, index, kept):
-        indices = right(record, index, kept)
-        return (indices[0][::-1],) if record.name == "bn_a" and index == 3 else indices
+    def wrong(record, index, kept, but=None):
+        weight = right(record, index, kept, but)
+        return weight[::-1] if record.name == "bn_a" and index == 3 else weight
 
-    monkeypatch.setattr(Record, "slices", wrong)
+    monkeypatch.setattr(Record, "left", wrong)
     with pytest.raises(VerificationError):
         tfprune.verify(model, plan)
 

@@ -203,11 +203,13 @@ class Record:
         except (TypeError, ValueError, BufferError):  # a dtype that Python's buffers do not have
             return keras.ops.convert_to_numpy(tensor)
 
-    def slices(self, index: int, kept: Kept) -> tuple[np.ndarray, ...]:
-        """Indices that are kept along every axis of one weight, for `np.ix_`."""
-        axes = self.axes.get(index, {})
-        shape = self.weights[index].shape
-        return tuple(np.flatnonzero(kept[axes[a]]) if a in axes else np.arange(n) for a, n in enumerate(shape))
+    def left(self, index: int, kept: Kept, but: int | None = None) -> np.ndarray:
+        """What is left of one weight, along all axes but one; to read from."""
+        weight = self.value(index)
+        for axis, labels in self.axes.get(index, {}).items():
+            if axis != but and not kept[labels].all():
+                weight = weight.compress(kept[labels], axis)
+        return weight
 
     def weight_size(self, index: int, kept: Kept) -> int:
         """Number of elements that one weight has left."""

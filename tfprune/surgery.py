@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 from keras import tree
 
 from tfprune.errors import PlanError
@@ -69,10 +68,9 @@ def rebuild(
     for record in graph.records.values():
         state = hasattr(record.operation, "finalize_state")  # Normalization, whose statistics are of the data
         if weights == "inherit" or state:
-            for index, (new, old) in enumerate(
-                zip(getattr(made[record.name], "weights", ()), record.weights, strict=True)
-            ):
-                new.assign(keras.ops.convert_to_numpy(old)[np.ix_(*record.slices(index, kept))])
+            own = getattr(made[record.name], "weights", ())
+            for index, weight in zip(range(len(record.weights)), own, strict=True):
+                weight.assign(record.left(index, kept))
             if state:  # it computes with copies of its weights
                 made[record.name].finalize_state()
     return small

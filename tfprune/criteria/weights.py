@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfprune.criteria import Evidence, Scores, relative
-from tfprune.labels import Kept, Record
+from tfprune.labels import Record
 
 # Elements that are summed at a time, few enough to stay in the cache of a core.
 _BLOCK = 1 << 16
@@ -36,7 +36,7 @@ def geometric_median(evidence: Evidence) -> Scores:
         present, kernels = evidence.kept[record.created], list(_kernels(record))
         products = np.zeros((len(present), len(present)))
         for index, axis, own in kernels:
-            weight = np.moveaxis(_left(record, index, axis, evidence.kept), axis, 0)
+            weight = np.moveaxis(record.left(index, evidence.kept, but=axis), axis, 0)
             # A channel has several rows in a recurrent kernel, one in each gate.
             rows = np.argsort(own, kind="stable").reshape(len(present), -1)
             filters = weight[rows].reshape(len(present), -1)
@@ -75,7 +75,7 @@ def filter_norms(evidence: Evidence, order: int) -> Scores:
     for record in evidence.graph.producers():
         total, kernels = np.zeros(len(record.created)), list(_kernels(record))
         for index, axis, own in kernels:
-            np.add.at(total, own, _sums(_left(record, index, axis, evidence.kept), axis, order))
+            np.add.at(total, own, _sums(record.left(index, evidence.kept, but=axis), axis, order))
         if kernels:
             yield record.created, total ** (1 / order)
 
@@ -91,15 +91,6 @@ def _kernels(record: Record) -> Iterator[tuple[int, int, np.ndarray]]:
             makes = own.min() >= 0 and own.max() < len(record.created) and axis != record.inner_mixed.get(index)
             if makes and len(record.weights[index].shape) > 1:
                 yield index, axis, own
-
-
-def _left(record: Record, index: int, axis: int, kept: Kept) -> np.ndarray:
-    """A weight without what reads removed channels, along all axes but one."""
-    weight = record.value(index)
-    for other, labels in record.axes[index].items():
-        if other != axis and not kept[labels].all():
-            weight = weight.compress(kept[labels], other)
-    return weight
 
 
 def _sums(weight: np.ndarray, axis: int, order: int) -> np.ndarray:
