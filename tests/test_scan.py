@@ -96,6 +96,8 @@ def test_mistakes_are_told(images, tmp_path):
         tfprune.sensitivity(plain_cnn(), images, skip=["block_*"])
     with pytest.raises(UsageError, match="Unknown criterion"):
         tfprune.sensitivity(plain_cnn(), images, criterion="l7")
+    with pytest.raises(PlanError, match=r"must return one number; it returned \[0\.5, 0\.25\]"):
+        tfprune.sensitivity(plain_cnn(), lambda network: [0.5, 0.25])
     inputs = keras.Input((4,))
     two = keras.Model(inputs, [layers.Dense(2)(layers.Dense(3)(inputs)), layers.Dense(1)(inputs)])
     with pytest.raises(PlanError, match="has 2 outputs, of which accuracy"):

@@ -179,13 +179,19 @@ def sensitivity(
 def _measure(masked: MaskedModel, model: keras.Model, evaluate: Any) -> Callable[[], float]:
     if callable(evaluate):
         compile_alike(masked, model)
-        return lambda: float(evaluate(masked))
+        return lambda: _number(evaluate(masked))
     if len(model.outputs) != 1:
         raise PlanError(f"{model.name!r} has {len(model.outputs)} outputs, of which accuracy? Give a function instead.")
     # Keras measures nothing without a loss.
     masked.compile(loss=lambda targets, outputs: keras.ops.zeros(()), metrics=["accuracy"])
     inputs, targets = evaluate if isinstance(evaluate, tuple) else (evaluate, None)
     return lambda: float(masked.evaluate(inputs, targets, verbose=0, return_dict=True)["accuracy"])
+
+
+def _number(value: Any) -> float:
+    if np.ndim(value) != 0 or not np.issubdtype(np.asarray(value).dtype, np.number):
+        raise PlanError(f"The function that evaluates a network must return one number; it returned {value!r}.")
+    return float(value)
 
 
 def _label(layers: tuple[str, ...]) -> str:
