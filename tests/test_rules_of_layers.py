@@ -225,6 +225,16 @@ def test_heads_of_attention_go_as_a_whole():
     )
 
 
+def test_keys_and_values_of_attention_may_be_given_by_name():
+    def body(x):
+        query, value, key = (layers.Dense(6, name=name)(x) for name in ("query", "value", "key"))
+        return layers.Dense(2)(layers.MultiHeadAttention(3, 2)(query, value=value, key=key))
+
+    model = network(body, SEQUENCE)
+    plan = tfprune.ChannelPlan.from_removed(model, {"query": [0], "value": [1, 2], "key": [3, 4, 5]})
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
 def test_channel_shuffle_couples_the_groups_position_by_position():
     model = network(shuffled, IMAGE)
     stem = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.groups == 1).name
