@@ -235,6 +235,17 @@ def test_keys_and_values_of_attention_may_be_given_by_name():
     assert tfprune.verify(model, plan) <= 1e-5
 
 
+@pytest.mark.parametrize("join", [layers.Concatenate(axis=1), lambda x: ops.stack(x, axis=1), ops.hstack])
+def test_maps_joined_along_positions_keep_as_many_channels(join):
+    def body(x):
+        return layers.Dense(2)(layers.Flatten()(join([layers.Conv2D(4, 1, name=name)(x) for name in "ab"])))
+
+    model = network(body, IMAGE)
+    plan = tfprune.ChannelPlan.from_removed(model, {"a": [1]})
+    assert plan.keep["b"] == (0, 2, 3)
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
 def test_channel_shuffle_couples_the_groups_position_by_position():
     model = network(shuffled, IMAGE)
     stem = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.groups == 1).name

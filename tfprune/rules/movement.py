@@ -39,8 +39,7 @@ def varying(labels: np.ndarray) -> list[int]:
 
 
 @rule(
-    "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip", "Concatenate", "Stack",
-    "Ravel", "Hstack", "Dstack",
+    "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip", "Ravel",
 )  # fmt: skip
 def _movement(call: Call) -> list[np.ndarray]:
     moved = run_on_labels(call)
@@ -48,6 +47,20 @@ def _movement(call: Call) -> list[np.ndarray]:
         if any(tensor.shape[axis] is None for axis in varying(labels)):
             return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
     return moved
+
+
+@rule("Concatenate", "Stack", "Hstack", "Dstack")
+def _joining(call: Call) -> list[np.ndarray]:
+    """Across the axis along which they are joined, tensors have equal sizes, so what varies there is tied."""
+    rank = len(call.output_shape)
+    axis = {"Hstack": 1, "Dstack": 2}.get(type(call.operation).__name__)
+    axis = (call.operation.axis if axis is None else axis) % rank
+    whole = [labels if labels.ndim == rank else np.expand_dims(labels, axis) for labels in call.inputs]
+    across = [labels.take([0], axis) for labels in whole]
+    if any(labels.size > 1 for labels in across):
+        for labels in across[1:]:
+            call.tie(across[0], labels)
+    return _movement(call)
 
 
 @rule("RepeatVector")
