@@ -246,6 +246,19 @@ def test_maps_joined_along_positions_keep_as_many_channels(join):
     assert tfprune.verify(model, plan) <= 1e-5
 
 
+@pytest.mark.parametrize("axis", [3, 4])
+def test_sum_over_groups_of_channels_freezes_them(axis):
+    def body(x):
+        x = layers.Reshape((8, 8, 3, 4))(layers.Conv2D(12, 1, name="a")(x))
+        return layers.Dense(2)(layers.Conv2D(6, 1, name="b")(ops.sum(x, axis=axis)))
+
+    model = network(body, IMAGE)
+    plan = tfprune.plan_channels(model, 0.5)
+    assert "sums over one of several axes" in plan.frozen["a"]
+    assert len(plan.keep["b"]) == 3
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
 def test_channel_shuffle_couples_the_groups_position_by_position():
     model = network(shuffled, IMAGE)
     stem = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.groups == 1).name
