@@ -259,6 +259,17 @@ def test_sum_over_groups_of_channels_freezes_them(axis):
     assert tfprune.verify(model, plan) <= 1e-5
 
 
+def test_layer_over_time_that_is_called_twice_reads_the_same_channels():
+    def body(x):
+        shared = layers.TimeDistributed(layers.Dense(6), name="shared")
+        return layers.Dense(2)(shared(layers.Dense(6, name="second")(shared(layers.Dense(6, name="first")(x)))))
+
+    model = network(body, SEQUENCE)
+    plan = tfprune.ChannelPlan.from_removed(model, {"first": [1], "shared": [2, 3]})
+    assert plan.keep["second"] == (0, 2, 3, 4, 5)
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
 def test_channel_shuffle_couples_the_groups_position_by_position():
     model = network(shuffled, IMAGE)
     stem = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.groups == 1).name

@@ -96,7 +96,6 @@ def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
     record: Record = call.record
     record.created = step.record.created
-    record.axes, record.state, record.inner_mixed = step.record.axes, step.record.state, step.record.inner_mixed
     call.kernels = [(index, positions * steps) for index, positions in step.kernels]
     call.mixed = {index: labels[:, None] for index, labels in step.mixed.items()}
     settings = step.record.settings
@@ -116,7 +115,8 @@ class _Step(Call):
     """A call of the layer inside of a TimeDistributed, on one time step."""
 
     def __init__(self, call: Call, inner: Any):
-        record = Record(call.record.name, inner, created=call.record.created)
+        own = call.record  # shared, so that a second call is tied to the first
+        record = Record(own.name, inner, own.created, own.axes, own.state, own.inner_mixed)
         super().__init__(call.node, [call.inputs[0][:, 0]], record, call.graph)
 
     @property
