@@ -285,6 +285,26 @@ def test_split_and_slices_follow_the_channels_that_are_kept():
     assert plan.apply(model).get_layer(stem).filters == 8
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("cut", [lambda x: ops.split(x, [2], axis=-1), lambda x: [x[..., :2], x[..., 2:]]])
+def test_something_is_left_of_every_part_that_is_cut_out(cut, scope):
+    def body(x):
+        one, two = cut(layers.Conv2D(12, 1, name="wide")(x))
+        return layers.Dense(2)(layers.Flatten()(layers.Concatenate()([layers.Conv2D(3, 1)(one), two])))
+
+    model = network(body, IMAGE)
+    wide = model.get_layer("wide")
+    kernel = np.array(wide.kernel.numpy())
+    kernel[..., :2] *= 1e-3  # the channels of the first part are the least important ones
+    wide.kernel.assign(kernel)
+    plan = tfprune.plan_channels(model, 0.5, scope=scope)
+    assert len({0, 1}.intersection(plan.keep["wide"])) == 1
+    assert len(plan.keep["wide"]) == 6 or scope == "global"
+    assert tfprune.verify(model, plan) <= 1e-5
+    with pytest.raises(PlanError, match=r"leave nothing of what .* cuts out"):
+        tfprune.ChannelPlan.from_removed(model, {"wide": [0, 1]})
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [

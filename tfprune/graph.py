@@ -24,6 +24,7 @@ import keras
 import numpy as np
 from scipy import sparse
 
+from tfprune.errors import PlanError
 from tfprune.labels import Call, Kept, Record
 from tfprune.rules import trace
 from tfprune.walk import functional, map_tensors, replay
@@ -41,6 +42,7 @@ class ChannelGraph:
         group_of: (labels,) int array: the coupled group of every label.
         group_count: Number of groups.
         frozen: Group -> the reason why it cannot be removed.
+        parts: (labels, operation) pairs: channels that an operation cuts out, of which one has to stay.
 
     Raises:
         PlanError: If the model is of a kind whose graph cannot be known.
@@ -50,6 +52,7 @@ class ChannelGraph:
         self.model = functional(model)
         self.records: dict[str, Record] = {}
         self.calls: list[Call] = []
+        self.parts: list[tuple[np.ndarray, str]] = []
         self._by_operation: dict[int, Record] = {}
         self._edges: list[tuple[np.ndarray, np.ndarray]] = []
         self._frozen_labels: list[tuple[np.ndarray, str]] = []
@@ -121,22 +124,43 @@ class ChannelGraph:
         return np.ones(self._label_count, bool)
 
     def kept(self, removed_groups: Any) -> Kept:
-        """(labels,) bool: the labels that stay when these groups go."""
+        """(labels,) bool: the labels that stay when these groups go.
+
+        Raises:
+            PlanError: If nothing would be left of the channels that an operation cuts out.
+        """
         gone = np.zeros(self.group_count, bool)
         gone[np.asarray(removed_groups, dtype=np.int64)] = True
-        return ~gone[self.group_of]
+        kept = ~gone[self.group_of]
+        for labels, operation in self.parts:
+            if not kept[labels].any():
+                raise PlanError(f"The plan would leave nothing of what {operation} cuts out. Keep at least one channel.")
+        return kept
+
+    def _parts_that_could_go(self) -> Iterator[set[int]]:
+        """The groups of every part that holds neither a frozen channel nor all channels of a layer."""
+        whole = [set(self.group_of[record.created].tolist()) for record in self.producers()]
+        for labels, _ in self.parts:
+            groups = set(self.group_of[labels].tolist())
+            if groups.isdisjoint(self.frozen) and not any(layer <= groups for layer in whole):
+                yield groups
 
     def pools(self) -> dict[tuple[str, ...], np.ndarray]:
         """Groups that can be removed, pooled by the set of layers that each of them spans.
 
         Removing the same fraction of every pool removes that fraction of every layer's channels, also
         where a layer's channels are coupled in different ways (the zero-padded shortcuts of ResNet-56).
+        Where an operation cuts channels apart, each part is pooled by itself, so that something is left of it;
+        a part stands in the key behind the layers.
         """
         owners: dict[int, list[str]] = {}
         for record in self.producers():
             for group in np.unique(self.group_of[record.created]).tolist():
                 if group not in self.frozen:
                     owners.setdefault(group, []).append(record.name)
+        for number, groups in enumerate(self._parts_that_could_go()):
+            for group in groups.intersection(owners):
+                owners[group].append(f"part {number}")
         pools: dict[tuple[str, ...], list[int]] = {}
         for group, names in owners.items():
             pools.setdefault(tuple(names), []).append(group)

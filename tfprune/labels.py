@@ -112,6 +112,10 @@ class Call:
         """Marks labels that cannot be removed, with the reason that the plan will tell."""
         self.graph.freeze(labels, reason)
 
+    def keep_one(self, labels: np.ndarray) -> None:
+        """Tells that at least one of these labels has to stay: they are all the channels of a tensor."""
+        self.graph.parts.append((np.unique(labels), self.record.name))
+
     def weight(
         self,
         variable: Any,

@@ -135,6 +135,8 @@ def _split(call: Call) -> list[np.ndarray]:
         return list(itertools.accumulate(int(kept[part].sum()) for part in whole))[:-1]
 
     call.setting("indices_or_sections", cuts, np.concatenate(whole))
+    for part in whole:
+        call.keep_one(part)
     return parts
 
 
@@ -167,6 +169,7 @@ def _get_item(call: Call) -> np.ndarray | list[np.ndarray]:
         return (args[0], new), {}
 
     call.arguments = moved_key
+    call.keep_one(moved)
     return moved
 
 
