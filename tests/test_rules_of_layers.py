@@ -270,6 +270,32 @@ def test_layer_over_time_that_is_called_twice_reads_the_same_channels():
     assert tfprune.verify(model, plan) <= 1e-5
 
 
+def differ_in_what_is_known(x):
+    shared = layers.TimeDistributed(layers.Conv2D(3, 1), name="shared")  # the first call sees channels of two kinds
+    frames = ops.stack([layers.Conv2D(3, 1)(x), layers.Conv2D(3, 1)(x)], axis=1)
+    return shared(shared(frames))
+
+
+def differ_in_a_reshape(x):
+    unknown = layers.Lambda(lambda x: x * 2)(x)
+    inner = keras.Sequential([keras.Input((8, 8, 6)), layers.Reshape((64, 6))])
+    known = layers.GlobalMaxPooling1D()(inner(layers.Conv2D(6, 1)(x)))
+    return layers.Concatenate()([known, layers.GlobalMaxPooling1D()(inner(layers.Concatenate()([unknown, unknown])))])
+
+
+def differ_in_slopes(x):
+    slopes = layers.PReLU(shared_axes=[1, 2])
+    unknown = layers.Lambda(lambda x: x * 2)(x)
+    return layers.Concatenate(axis=1)([layers.Conv2D(4, 1)(slopes(y)) for y in (layers.Conv2D(3, 1)(x), unknown)])
+
+
+@pytest.mark.parametrize("body", [differ_in_what_is_known, differ_in_a_reshape, differ_in_slopes])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_shared_layer_keeps_what_only_some_of_its_calls_could_lose(body, scope):
+    model = network(lambda x: layers.Dense(2)(layers.Dense(7)(layers.Flatten()(body(x)))), IMAGE)
+    assert tfprune.verify(model, tfprune.plan_channels(model, 0.5, scope=scope)) <= 1e-5
+
+
 def test_channel_shuffle_couples_the_groups_position_by_position():
     model = network(shuffled, IMAGE)
     stem = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.groups == 1).name

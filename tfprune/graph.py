@@ -78,6 +78,8 @@ class ChannelGraph:
 
         for labels in replay(self.model, inputs, call):
             self.freeze(labels, "model output")
+        for record in self.records.values():
+            self._freeze_what_some_calls_tell(record)
         self._connect()
 
     def fresh(self, count: int) -> np.ndarray:
@@ -103,6 +105,14 @@ class ChannelGraph:
                 name, number = f"{operation.name}_{number}", number + 1
             record = self.records[name] = self._by_operation[id(operation)] = Record(name, operation)
         return record
+
+    def _freeze_what_some_calls_tell(self, record: Record) -> None:
+        """A shared layer has one kernel and one config: what one call has told has to hold in all of them."""
+        told = [call.told for call in record.calls]
+        for key in set.union(*told) - set.intersection(*told):
+            known = list(record.axes[key].values()) if isinstance(key, int) else [record.settings[key][1]]
+            for labels in known:
+                self.freeze(labels, f"calls of {record.name} differ")
 
     def _connect(self) -> None:
         one = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in self._edges)])
@@ -134,7 +144,7 @@ class ChannelGraph:
         kept = ~gone[self.group_of]
         for labels, operation in self.parts:
             if not kept[labels].any():
-                raise PlanError(f"The plan would leave nothing of what {operation} cuts out. Keep at least one channel.")
+                raise PlanError(f"The plan would leave nothing of what {operation} cuts out. Keep a channel of it.")
         return kept
 
     def _parts_that_could_go(self) -> Iterator[set[int]]:

@@ -27,6 +27,7 @@ class Call:
         products: Functions of the kept labels: multiply-accumulates that involve no weight.
         arguments: How the arguments of the call follow from the labels that are kept, where they do:
             `arguments(kept, args, kwargs)` returns the new ones.
+        told: The weights (by index) and settings (by key) of which this call told how they follow from labels.
         output: Label array of the (first) output.
     """
 
@@ -38,6 +39,7 @@ class Call:
     kernels: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     products: list[Callable[[Kept], int]] = dataclasses.field(default_factory=list)
     arguments: Callable[[Kept, tuple, dict], tuple[tuple, dict]] | None = None
+    told: set[int | str] = dataclasses.field(default_factory=set)
     output: np.ndarray | None = None
 
     @property
@@ -138,10 +140,13 @@ class Call:
         if variable is None:
             return
         index = next(i for i, own in enumerate(self.operation.weights) if own is variable)
+        self.told.add(index)
         known = self.record.axes.setdefault(index, axes)
-        for axis, labels in axes.items():
-            if known is not axes:  # a shared layer: what enters it at every call goes together
-                self.tie(known[axis], labels)
+        if known is not axes:  # a shared layer: what enters it at every call goes together
+            for axis in known.keys() & axes.keys():
+                self.tie(known[axis], axes[axis])
+            for axis in known.keys() ^ axes.keys():
+                self.freeze((known | axes)[axis], f"calls of {self.record.name} differ")
         if state:
             self.record.state.add(index)
         if mixed is not None:
@@ -158,6 +163,7 @@ class Call:
             labels: The labels on which it depends; when the layer is called again, those of the calls are tied,
                 because one config serves them all.
         """
+        self.told.add(key)
         if key in self.record.settings:
             self.tie(self.record.settings[key][1], labels)
         else:

@@ -96,6 +96,7 @@ def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
     record: Record = call.record
     record.created = step.record.created
+    call.told |= {index for index in step.told if isinstance(index, int)}
     call.kernels = [(index, positions * steps) for index, positions in step.kernels]
     call.mixed = {index: labels[:, None] for index, labels in step.mixed.items()}
     settings = step.record.settings
