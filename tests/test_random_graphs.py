@@ -7,17 +7,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, event, given, settings, target
+from hypothesis import HealthCheck, Phase, event, given, settings, target
 from hypothesis import strategies as st
-from keras import ops, tree
+from keras import layers, ops, tree
 
 import tfprune
 from tests.graphs import build, recipes
-from tests.helpers import predict, relative_error
+from tests.helpers import predict, relative_error, weights_by_path
 from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.plans import ChannelPlan
 from tfprune.surgery import clone, random_inputs
+from tfprune.walk import map_tensors, replay
 
 EXACT = 1e-9
 
@@ -42,7 +43,7 @@ def double_precision():
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(recipe=recipes(), asked=PLANS)
-def test_any_graph_keeps_every_promise(recipe, asked):
+def test_any_graph_keeps_every_promise(recipe, asked, tmp_path):
     model = build(recipe)
     same = clone(model)
     inputs = random_inputs(model, 3)
@@ -54,11 +55,17 @@ def test_any_graph_keeps_every_promise(recipe, asked):
         event("planned: nothing, " + ("no channel is free" if "can be pruned" in str(error) else "too few channels"))
     else:
         event("planned: channels go")
-        check_plan(model, same, plan)
-    check_plans_by_hand(model, same, np.random.default_rng(recipe["seed"]))
+        check_plan(model, same, plan, tmp_path)
+    graph = ChannelGraph(model)
+    removed = any_groups(graph, np.random.default_rng(recipe["seed"]))
+    event("by hand: channels go" if removed else "by hand: nothing")
+    if removed:
+        plan = ChannelPlan.from_groups(graph, removed)
+        check_plan(model, same, plan, tmp_path)
+        check_two_steps(model, plan, ChannelPlan.from_groups(graph, removed[: len(removed) // 2]))
 
 
-def check_plan(model, same, plan):
+def check_plan(model, same, plan, folder):
     """A plan is proved twice, foretells the costs, survives the disk, and leaves a network that can be trained."""
     target(float(sum(plan.widths.values()) - sum(map(len, plan.keep.values()))), label="channels that go")
     try:
@@ -67,7 +74,9 @@ def check_plan(model, same, plan):
         event("nothing proved")
     small = plan.apply(model)
     inputs = random_inputs(model, 2, seed=1)
-    assert relative_error(outputs_without(model, plan.keep, inputs), predict(small, *inputs)) <= EXACT
+    assert relative_error(outputs_without(model, plan, inputs), predict(small, *inputs)) <= EXACT
+    plan.save(folder / "plan.json")
+    assert tfprune.load_plan(folder / "plan.json") == plan
     check_costs(plan, small)
     check_widths(plan, small)
     assert gradients(small, inputs) == gradients(same, inputs)
@@ -84,10 +93,8 @@ def check_widths(plan, small):
     for name, kept in plan.keep.items():
         layer = small.get_layer(name)
         layer = getattr(layer, "layer", getattr(layer, "forward_layer", layer))
-        width = next(
-            getattr(layer, key) for key in ("filters", "units", "output_dim", "num_heads") if hasattr(layer, key)
-        )
-        assert width == len(kept), name
+        widths = [getattr(layer, key, None) for key in ("filters", "units", "output_dim", "num_heads")]
+        assert len(kept) in widths, name
 
 
 def gradients(model, inputs):
@@ -102,29 +109,121 @@ def gradients(model, inputs):
     return {variable.path: value is None for variable, value in zip(variables, found, strict=True)}
 
 
-def check_plans_by_hand(model, same, generator):
-    """Any free channels may go: at once, or some of them first and the others from the network that is left."""
-    graph = ChannelGraph(model)
+def any_groups(graph, generator):
+    """Random groups that may go together."""
     groups = np.unique(np.concatenate([graph.group_of[record.created] for record in graph.producers()]))
-    free = generator.permutation([group for group in groups if group not in graph.frozen])
-    first, both, removed = None, None, []
+    free = generator.permutation([group for group in groups.tolist() if group not in graph.frozen])
+    removed = []
     for group in free[: 1 + int(generator.uniform(0.2, 0.9) * len(free))].tolist():
         try:
-            both = ChannelPlan.from_groups(graph, [*removed, group])
-        except PlanError:  # it is the last one of a layer or of a slice
+            ChannelPlan.from_groups(graph, [*removed, group])
+        except PlanError:  # the last one of a layer or of a slice
             continue
         removed.append(group)
-        first = first if len(removed) % 2 else both
-    if both is None:
-        event("by hand: nothing to remove")
-        return
-    event("by hand: channels go")
-    plan = ChannelPlan.from_groups(graph, removed)
-    check_plan(model, same, plan)
+    return removed
 
 
-# The proof once more, by other means: nothing below looks at labels.
+def check_two_steps(model, plan, first):
+    """Some of the channels first, and then the others from the network that is left."""
+    between = first.apply(model)
+    others = {
+        record.name: [
+            place for place, channel in enumerate(first.keep[record.name]) if channel not in plan.keep[record.name]
+        ]
+        for record in ChannelGraph(between).producers()
+    }
+    twice, at_once = ChannelPlan.from_removed(between, others).apply(between), plan.apply(model)
+    one, other = weights_by_path(twice), weights_by_path(at_once)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[path], other[path]) for path in one)
 
 
-def outputs_without(model, removed, inputs):
-    raise NotImplementedError
+# The proof once more, by other means. Nothing below looks at labels: the channels that a plan removes are poisoned
+# where they are made, and what is poisoned where channels are mixed becomes zero.
+
+MIXING = (
+    "Conv1D", "Conv2D", "Conv2DTranspose", "SeparableConv1D", "SeparableConv2D", "Dense", "LSTM", "GRU", "SimpleRNN",
+    "Bidirectional", "MultiHeadAttention",
+)  # fmt: skip
+
+
+def outputs_without(model, plan, inputs):
+    """The outputs of a model with everything zero that removed channels feed, found by poisoning them."""
+    gone = {name: np.isin(np.arange(width), plan.keep[name], invert=True) for name, width in plan.widths.items()}
+
+    def call(node, args, kwargs):
+        operation = node.operation
+        if mixes(operation):
+            args, kwargs = map_tensors(node, args, kwargs, lambda _, value: without_poison(value))
+        elif type(operation).__name__ == "Matmul":
+            args = (without_poison(args[0]), without_poisoned_rows(args[1]))
+        outputs = per_channel(operation, args[0]) if keeps_channels(operation) else operation(*args, **kwargs)
+        if operation.name in gone and not isinstance(operation, layers.MultiHeadAttention):
+            return tree.map_structure(lambda value: poisoned(value, gone[operation.name]), outputs)
+        return outputs
+
+    weights = model.get_weights()
+    for layer in model._flatten_layers():
+        if layer.name in gone:
+            zero_inside(layer, gone[layer.name])
+    outputs = replay(model, [ops.convert_to_tensor(value) for value in inputs], call)
+    model.set_weights(weights)
+    return [ops.convert_to_numpy(output) for output in outputs]
+
+
+def mixes(operation):
+    inner = operation.layer if isinstance(operation, layers.TimeDistributed) else operation
+    if type(inner).__name__ == "Sum":
+        return -1 in tree.flatten(inner.axis)
+    return type(inner).__name__ in MIXING and not keeps_channels(inner)
+
+
+def keeps_channels(operation):
+    """The operations in which poison would spread too far or too little: a kernel per channel, and padding."""
+    if isinstance(operation, (layers.Conv1D, layers.Conv2D)):
+        return operation.groups > 1 and operation.kernel.shape[-2] == 1
+    return type(operation).__name__ in ("ZeroPadding1D", "ZeroPadding2D", "Pad")
+
+
+def per_channel(operation, value):
+    """The result for clean channels, and whole channels of poison from those that have any."""
+    every = tuple(range(len(value.shape) - 1))
+    bad = ops.any(is_poison(value), axis=every)
+    if type(operation).__name__ == "Pad":
+        if not ops.all(bad == ops.all(is_poison(value), axis=every)):  # the channels are on another axis
+            return operation(value)
+        bad = np.pad(bad, operation.pad_width[-1])
+    outputs = operation(without_poison(value))
+    return poisoned(outputs, np.repeat(bad, outputs.shape[-1] // len(bad)))
+
+
+def is_poison(value):
+    """NaN, or what a pooling layer makes of it: the least of all numbers."""
+    return ops.logical_not(ops.abs(value) < 1e100)
+
+
+def without_poison(value):
+    return value if "int" in str(value.dtype) else ops.where(is_poison(value), 0.0, value)
+
+
+def without_poisoned_rows(value):
+    """As above, where poison does not fill whole columns, which stay apart in a product."""
+    poison = is_poison(value)
+    return ops.where(ops.logical_and(poison, ops.logical_not(ops.all(poison, -2, keepdims=True))), 0.0, value)
+
+
+def poisoned(value, gone):
+    """NaN at channels of the last axis; twice where two directions stand side by side."""
+    return ops.where(np.tile(gone, value.shape[-1] // len(gone)), np.nan, value)
+
+
+def zero_inside(layer, gone):
+    """A layer that mixes channels of its own gets zero weights there."""
+    cells = [getattr(inner, "cell", None) for inner in (layer, *layer._layers)]
+    kernels = [cell.recurrent_kernel for cell in cells if cell is not None]
+    if isinstance(layer, layers.MultiHeadAttention):
+        kernels = [layer._output_dense.kernel]
+    for kernel in kernels:
+        value = np.array(kernel.numpy())
+        value[gone] = 0.0
+        kernel.assign(value)
