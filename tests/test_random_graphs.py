@@ -41,7 +41,10 @@ def double_precision():
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.explain},  # which would take longer than all the rest
+)  # fmt: skip
 @given(recipe=recipes(), asked=PLANS)
 def test_any_graph_keeps_every_promise(recipe, asked, tmp_path):
     model = build(recipe)
@@ -55,18 +58,19 @@ def test_any_graph_keeps_every_promise(recipe, asked, tmp_path):
         event("planned: nothing, " + ("no channel is free" if "can be pruned" in str(error) else "too few channels"))
     else:
         event("planned: channels go")
-        check_plan(model, same, plan, tmp_path)
+        check_plan(model, plan, tmp_path)
     graph = ChannelGraph(model)
     removed = any_groups(graph, np.random.default_rng(recipe["seed"]))
     event("by hand: channels go" if removed else "by hand: nothing")
     if removed:
         plan = ChannelPlan.from_groups(graph, removed)
-        check_plan(model, same, plan, tmp_path)
-        check_two_steps(model, plan, ChannelPlan.from_groups(graph, removed[: len(removed) // 2]))
+        small = check_plan(model, plan, tmp_path)
+        check_two_steps(model, small, plan, ChannelPlan.from_groups(graph, removed[: len(removed) // 2]))
+        assert gradients(small, inputs) == gradients(same, inputs)
 
 
-def check_plan(model, same, plan, folder):
-    """A plan is proved twice, foretells the costs, survives the disk, and leaves a network that can be trained."""
+def check_plan(model, plan, folder):
+    """A plan is proved twice, foretells the costs and the widths, and survives the disk; returns what it leaves."""
     target(float(sum(plan.widths.values()) - sum(map(len, plan.keep.values()))), label="channels that go")
     try:
         assert tfprune.verify(model, plan, examples=2) <= EXACT
@@ -79,7 +83,7 @@ def check_plan(model, same, plan, folder):
     assert tfprune.load_plan(folder / "plan.json") == plan
     check_costs(plan, small)
     check_widths(plan, small)
-    assert gradients(small, inputs) == gradients(same, inputs)
+    return small
 
 
 def check_costs(plan, small):
@@ -123,7 +127,7 @@ def any_groups(graph, generator):
     return removed
 
 
-def check_two_steps(model, plan, first):
+def check_two_steps(model, at_once, plan, first):
     """Some of the channels first, and then the others from the network that is left."""
     between = first.apply(model)
     others = {
@@ -132,7 +136,7 @@ def check_two_steps(model, plan, first):
         ]
         for record in ChannelGraph(between).producers()
     }
-    twice, at_once = ChannelPlan.from_removed(between, others).apply(between), plan.apply(model)
+    twice = ChannelPlan.from_removed(between, others).apply(between)
     one, other = weights_by_path(twice), weights_by_path(at_once)
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[path], other[path]) for path in one)
@@ -174,7 +178,7 @@ def outputs_without(model, plan, inputs):
 def mixes(operation):
     inner = operation.layer if isinstance(operation, layers.TimeDistributed) else operation
     if type(inner).__name__ == "Sum":
-        return -1 in tree.flatten(inner.axis)
+        return tree.flatten(inner.axis) != [1]  # over the positions of a sequence it keeps channels apart
     return type(inner).__name__ in MIXING and not keeps_channels(inner)
 
 
