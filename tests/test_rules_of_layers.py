@@ -296,6 +296,38 @@ def test_shared_layer_keeps_what_only_some_of_its_calls_could_lose(body, scope):
     assert tfprune.verify(model, tfprune.plan_channels(model, 0.5, scope=scope)) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        layers.LSTM(6, return_sequences=True),
+        layers.SimpleRNN(6),
+        layers.Bidirectional(layers.GRU(6)),
+        layers.TimeDistributed(layers.Dense(6)),
+    ],
+)
+def test_layers_of_sequences_may_be_applied_over_time(inner):
+    def body(x):
+        x = layers.TimeDistributed(inner, name="inner")(layers.Dense(4, name="before")(x))
+        return layers.Dense(2)(layers.Flatten()(x))
+
+    model = network(body, (3, 4, 5))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert (len(plan.keep["before"]), len(plan.keep["inner"])) == (2, 3)
+    assert tfprune.verify(model, plan) <= 1e-5
+    built = tfprune.profile(plan.apply(model))
+    assert (built.params, built.macs, built.flops) == (plan.params[1], plan.macs[1], plan.flops[1])
+
+
+def test_frames_of_unknown_number_are_flattened_each():
+    def body(x):
+        x = layers.TimeDistributed(layers.Conv1D(6, 1), name="frames")(x)
+        return layers.LSTM(2)(layers.TimeDistributed(layers.Flatten())(x))
+
+    model = network(body, (None, 4, 5))
+    plan = tfprune.ChannelPlan.from_removed(model, {"frames": [1, 2]})
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
 def test_channel_shuffle_couples_the_groups_position_by_position():
     model = network(shuffled, IMAGE)
     stem = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.groups == 1).name

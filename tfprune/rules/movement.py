@@ -43,8 +43,8 @@ def varying(labels: np.ndarray) -> list[int]:
 )  # fmt: skip
 def _movement(call: Call) -> list[np.ndarray]:
     moved = run_on_labels(call)
-    for labels, tensor in zip(moved, call.node.outputs, strict=True):
-        if any(tensor.shape[axis] is None for axis in varying(labels)):
+    for labels, shape in zip(moved, call.output_shapes, strict=True):
+        if any(shape[axis] is None for axis in varying(labels)):
             return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
     return moved
 
@@ -129,7 +129,9 @@ def _split(call: Call) -> list[np.ndarray]:
     parts = run_on_labels(call)
     if call.inputs[0].shape[axis] == 1:
         return parts
-    whole = [np.broadcast_to(part.ravel(), (n.shape[axis],)) for part, n in zip(parts, call.node.outputs, strict=True)]
+    whole = [
+        np.broadcast_to(part.ravel(), (shape[axis],)) for part, shape in zip(parts, call.output_shapes, strict=True)
+    ]
 
     def cuts(kept: Kept) -> list[int]:
         return list(itertools.accumulate(int(kept[part].sum()) for part in whole))[:-1]
