@@ -64,7 +64,8 @@ def build(recipe):
         outputs = function(*operands, width, option)
         made.extend(outputs if isinstance(outputs, list) else [outputs])
     loose = [x for x in made if id(x) not in read]
-    return randomize(keras.Model(inputs, heads(loose, recipe["heads"], recipe["seed"])), recipe["seed"])
+    outputs = heads(loose, recipe["heads"], recipe["seed"])
+    return randomize(keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs), recipe["seed"])
 
 
 def heads(tensors, count, option):
