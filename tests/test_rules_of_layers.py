@@ -225,6 +225,109 @@ def test_heads_of_attention_go_as_a_whole():
     )
 
 
+def test_keys_and_values_of_attention_may_be_given_by_name():
+    def body(x):
+        query, value, key = (layers.Dense(6, name=name)(x) for name in ("query", "value", "key"))
+        return layers.Dense(2)(layers.MultiHeadAttention(3, 2)(query, value=value, key=key))
+
+    model = network(body, SEQUENCE)
+    plan = tfprune.ChannelPlan.from_removed(model, {"query": [0], "value": [1, 2], "key": [3, 4, 5]})
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+@pytest.mark.parametrize("join", [layers.Concatenate(axis=1), lambda x: ops.stack(x, axis=1), ops.hstack])
+def test_maps_joined_along_positions_keep_as_many_channels(join):
+    def body(x):
+        return layers.Dense(2)(layers.Flatten()(join([layers.Conv2D(4, 1, name=name)(x) for name in "ab"])))
+
+    model = network(body, IMAGE)
+    plan = tfprune.ChannelPlan.from_removed(model, {"a": [1]})
+    assert plan.keep["b"] == (0, 2, 3)
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+@pytest.mark.parametrize("axis", [3, 4])
+def test_sum_over_groups_of_channels_freezes_them(axis):
+    def body(x):
+        x = layers.Reshape((8, 8, 3, 4))(layers.Conv2D(12, 1, name="a")(x))
+        return layers.Dense(2)(layers.Conv2D(6, 1, name="b")(ops.sum(x, axis=axis)))
+
+    model = network(body, IMAGE)
+    plan = tfprune.plan_channels(model, 0.5)
+    assert "sums over one of several axes" in plan.frozen["a"]
+    assert len(plan.keep["b"]) == 3
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+def test_layer_over_time_that_is_called_twice_reads_the_same_channels():
+    def body(x):
+        shared = layers.TimeDistributed(layers.Dense(6), name="shared")
+        return layers.Dense(2)(shared(layers.Dense(6, name="second")(shared(layers.Dense(6, name="first")(x)))))
+
+    model = network(body, SEQUENCE)
+    plan = tfprune.ChannelPlan.from_removed(model, {"first": [1], "shared": [2, 3]})
+    assert plan.keep["second"] == (0, 2, 3, 4, 5)
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+def differ_in_what_is_known(x):
+    shared = layers.TimeDistributed(layers.Conv2D(3, 1), name="shared")  # the first call sees channels of two kinds
+    frames = ops.stack([layers.Conv2D(3, 1)(x), layers.Conv2D(3, 1)(x)], axis=1)
+    return shared(shared(frames))
+
+
+def differ_in_a_reshape(x):
+    unknown = layers.Lambda(lambda x: x * 2)(x)
+    inner = keras.Sequential([keras.Input((8, 8, 6)), layers.Reshape((64, 6))])
+    known = layers.GlobalMaxPooling1D()(inner(layers.Conv2D(6, 1)(x)))
+    return layers.Concatenate()([known, layers.GlobalMaxPooling1D()(inner(layers.Concatenate()([unknown, unknown])))])
+
+
+def differ_in_slopes(x):
+    slopes = layers.PReLU(shared_axes=[1, 2])
+    unknown = layers.Lambda(lambda x: x * 2)(x)
+    return layers.Concatenate(axis=1)([layers.Conv2D(4, 1)(slopes(y)) for y in (layers.Conv2D(3, 1)(x), unknown)])
+
+
+@pytest.mark.parametrize("body", [differ_in_what_is_known, differ_in_a_reshape, differ_in_slopes])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_shared_layer_keeps_what_only_some_of_its_calls_could_lose(body, scope):
+    model = network(lambda x: layers.Dense(2)(layers.Dense(7)(layers.Flatten()(body(x)))), IMAGE)
+    assert tfprune.verify(model, tfprune.plan_channels(model, 0.5, scope=scope)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        layers.LSTM(6, return_sequences=True),
+        layers.SimpleRNN(6),
+        layers.Bidirectional(layers.GRU(6)),
+        layers.TimeDistributed(layers.Dense(6)),
+    ],
+)
+def test_layers_of_sequences_may_be_applied_over_time(inner):
+    def body(x):
+        x = layers.TimeDistributed(inner, name="inner")(layers.Dense(4, name="before")(x))
+        return layers.Dense(2)(layers.Flatten()(x))
+
+    model = network(body, (3, 4, 5))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert (len(plan.keep["before"]), len(plan.keep["inner"])) == (2, 3)
+    assert tfprune.verify(model, plan) <= 1e-5
+    built = tfprune.profile(plan.apply(model))
+    assert (built.params, built.macs, built.flops) == (plan.params[1], plan.macs[1], plan.flops[1])
+
+
+def test_frames_of_unknown_number_are_flattened_each():
+    def body(x):
+        x = layers.TimeDistributed(layers.Conv1D(6, 1), name="frames")(x)
+        return layers.LSTM(2)(layers.TimeDistributed(layers.Flatten())(x))
+
+    model = network(body, (None, 4, 5))
+    plan = tfprune.ChannelPlan.from_removed(model, {"frames": [1, 2]})
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
 def test_channel_shuffle_couples_the_groups_position_by_position():
     model = network(shuffled, IMAGE)
     stem = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.groups == 1).name
@@ -238,6 +341,26 @@ def test_split_and_slices_follow_the_channels_that_are_kept():
     plan = tfprune.ChannelPlan.from_removed(model, {stem: [0, 4, 6, 11]})
     assert tfprune.verify(model, plan) <= 1e-5
     assert plan.apply(model).get_layer(stem).filters == 8
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("cut", [lambda x: ops.split(x, [2], axis=-1), lambda x: [x[..., :2], x[..., 2:]]])
+def test_something_is_left_of_every_part_that_is_cut_out(cut, scope):
+    def body(x):
+        one, two = cut(layers.Conv2D(12, 1, name="wide")(x))
+        return layers.Dense(2)(layers.Flatten()(layers.Concatenate()([layers.Conv2D(3, 1)(one), two])))
+
+    model = network(body, IMAGE)
+    wide = model.get_layer("wide")
+    kernel = np.array(wide.kernel.numpy())
+    kernel[..., :2] *= 1e-3  # the channels of the first part are the least important ones
+    wide.kernel.assign(kernel)
+    plan = tfprune.plan_channels(model, 0.5, scope=scope)
+    assert len({0, 1}.intersection(plan.keep["wide"])) == 1
+    assert len(plan.keep["wide"]) == 6 or scope == "global"
+    assert tfprune.verify(model, plan) <= 1e-5
+    with pytest.raises(PlanError, match=r"leave nothing of what .* cuts out"):
+        tfprune.ChannelPlan.from_removed(model, {"wide": [0, 1]})
 
 
 @pytest.mark.parametrize(

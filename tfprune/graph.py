@@ -17,6 +17,7 @@ layer). That is the meaning every plan, every proof and every test in this packa
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,9 +25,23 @@ import keras
 import numpy as np
 from scipy import sparse
 
+from tfprune.errors import PlanError
 from tfprune.labels import Call, Kept, Record
 from tfprune.rules import trace
 from tfprune.walk import functional, map_tensors, replay
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+    """Groups that are alike, to be ranked among themselves.
+
+    Attributes:
+        layers: The layers that each of the groups spans.
+        groups: (n,) int array.
+    """
+
+    layers: tuple[str, ...]
+    groups: np.ndarray
 
 
 class ChannelGraph:
@@ -41,6 +56,7 @@ class ChannelGraph:
         group_of: (labels,) int array: the coupled group of every label.
         group_count: Number of groups.
         frozen: Group -> the reason why it cannot be removed.
+        parts: (labels, operation) pairs: channels that an operation cuts out, of which one has to stay.
 
     Raises:
         PlanError: If the model is of a kind whose graph cannot be known.
@@ -50,6 +66,7 @@ class ChannelGraph:
         self.model = functional(model)
         self.records: dict[str, Record] = {}
         self.calls: list[Call] = []
+        self.parts: list[tuple[np.ndarray, str]] = []
         self._by_operation: dict[int, Record] = {}
         self._edges: list[tuple[np.ndarray, np.ndarray]] = []
         self._frozen_labels: list[tuple[np.ndarray, str]] = []
@@ -75,6 +92,8 @@ class ChannelGraph:
 
         for labels in replay(self.model, inputs, call):
             self.freeze(labels, "model output")
+        for record in self.records.values():
+            self._freeze_what_some_calls_tell(record)
         self._connect()
 
     def fresh(self, count: int) -> np.ndarray:
@@ -101,6 +120,14 @@ class ChannelGraph:
             record = self.records[name] = self._by_operation[id(operation)] = Record(name, operation)
         return record
 
+    def _freeze_what_some_calls_tell(self, record: Record) -> None:
+        """A shared layer has one kernel and one config: what one call has told has to hold in all of them."""
+        told = [call.told for call in record.calls]
+        for key in set.union(*told) - set.intersection(*told):
+            known = list(record.axes[key].values()) if isinstance(key, int) else [record.settings[key][1]]
+            for labels in known:
+                self.freeze(labels, f"calls of {record.name} differ")
+
     def _connect(self) -> None:
         one = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in self._edges)])
         other = np.concatenate([np.zeros(0, np.int64), *(b for _, b in self._edges)])
@@ -121,28 +148,52 @@ class ChannelGraph:
         return np.ones(self._label_count, bool)
 
     def kept(self, removed_groups: Any) -> Kept:
-        """(labels,) bool: the labels that stay when these groups go."""
+        """(labels,) bool: the labels that stay when these groups go.
+
+        Raises:
+            PlanError: If nothing would be left of the channels that an operation cuts out.
+        """
         gone = np.zeros(self.group_count, bool)
         gone[np.asarray(removed_groups, dtype=np.int64)] = True
-        return ~gone[self.group_of]
+        kept = ~gone[self.group_of]
+        for labels, operation in self.parts:
+            if not kept[labels].any():
+                raise PlanError(f"The plan would leave nothing of what {operation} cuts out. Keep a channel of it.")
+        return kept
 
-    def pools(self) -> dict[tuple[str, ...], np.ndarray]:
+    def _parts_that_could_go(self) -> Iterator[np.ndarray]:
+        """The groups of every part that holds neither a frozen channel nor all channels of a layer."""
+        whole = [np.unique(self.group_of[record.created]) for record in self.producers()]
+        for labels, _ in self.parts:
+            groups = np.unique(self.group_of[labels])
+            if self.frozen.keys().isdisjoint(groups.tolist()) and not any(np.isin(own, groups).all() for own in whole):
+                yield groups
+
+    def pools(self) -> list[Pool]:
         """Groups that can be removed, pooled by the set of layers that each of them spans.
 
         Removing the same fraction of every pool removes that fraction of every layer's channels, also
         where a layer's channels are coupled in different ways (the zero-padded shortcuts of ResNet-56).
+        Where an operation cuts channels apart, each part is a pool of its own, so that something is left of it.
         """
         free = np.ones(self.group_count, bool)
         free[list(self.frozen)] = False
         pool_of = np.zeros(self.group_count, np.int64)  # 0: spans no layer
-        names: list[tuple[str, ...]] = [()]
+        layers: list[tuple[str, ...]] = [()]
+
+        def split(groups: np.ndarray, layer: tuple[str, ...]) -> None:
+            for pool in np.unique(pool_of[groups]):
+                pool_of[groups[pool_of[groups] == pool]] = len(layers)
+                layers.append(layers[pool] + layer)
+
         for record in self.producers():
             groups = np.unique(self.group_of[record.created])
-            groups = groups[free[groups]]
-            for pool in np.unique(pool_of[groups]):  # what spans this layer as well becomes a pool of its own
-                pool_of[groups[pool_of[groups] == pool]] = len(names)
-                names.append((*names[pool], record.name))
+            split(groups[free[groups]], (record.name,))
+        for groups in self._parts_that_could_go():
+            split(groups[pool_of[groups] > 0], ())
         order, first = np.unique(pool_of, return_index=True)
-        return {
-            names[pool]: np.flatnonzero(pool_of == pool) for pool in order[np.argsort(first)].tolist() if names[pool]
-        }
+        return [
+            Pool(layers[pool], np.flatnonzero(pool_of == pool))
+            for pool in order[np.argsort(first)].tolist()
+            if layers[pool]
+        ]

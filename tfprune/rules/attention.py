@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 from tfprune.labels import Call
 from tfprune.rules import give_up, rule
+
+_POSITIONAL = {"0": "query", "1": "value", "2": "key"}
 
 
 @rule("MultiHeadAttention")
@@ -19,12 +20,13 @@ def _multi_head_attention(call: Call) -> list[np.ndarray]:
     layer = call.operation
     if getattr(layer, "_use_gate", False) or layer._value_dim is None or len(call.node.outputs) > 1:
         return give_up(call, f"{call.record.name} has gates or gives its attention scores")
-    named = {k for k, v in call.node.arguments.kwargs.items() if isinstance(v, keras.KerasTensor)}
-    if len(call.inputs) not in (2, 3) or named - {"query", "value", "key"}:
+    place = {_POSITIONAL.get(name, name): index for index, name in enumerate(call.input_names)}
+    if not {"query", "value"} <= place.keys() <= {"query", "value", "key"}:
         return give_up(call, f"{call.record.name} has masks among its tensors")
     heads = call.create(layer.num_heads)
     length = _length_of(call.output_shape)
-    sources = {"_query_dense": 0, "_value_dense": 1, "_key_dense": len(call.inputs) - 1}
+    value = place["value"]
+    sources = {"_query_dense": place["query"], "_value_dense": value, "_key_dense": place.get("key", value)}
     for name, index in sources.items():
         projection = getattr(layer, name)
         call.weight(projection.kernel, {0: call.mix(index, -1), 1: heads}, _length_of(call.input_shapes[index]))
@@ -32,7 +34,7 @@ def _multi_head_attention(call: Call) -> list[np.ndarray]:
     call.weight(layer._output_dense.kernel, {0: heads}, length, mixed=0)
     call.weight(layer._output_dense.bias, {})
     call.count("num_heads", heads)
-    pairs = length * _length_of(call.input_shapes[1])
+    pairs = length * _length_of(call.input_shapes[value])
     call.products.append(lambda kept: int(kept[heads].sum()) * pairs * (layer.key_dim + layer.value_dim))
     width = call.output_shape[-1]
     call.setting("output_shape", lambda kept: (width,), heads)

@@ -39,15 +39,28 @@ def varying(labels: np.ndarray) -> list[int]:
 
 
 @rule(
-    "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip", "Concatenate", "Stack",
-    "Ravel", "Hstack", "Dstack",
+    "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip", "Ravel",
 )  # fmt: skip
 def _movement(call: Call) -> list[np.ndarray]:
     moved = run_on_labels(call)
-    for labels, tensor in zip(moved, call.node.outputs, strict=True):
-        if any(tensor.shape[axis] is None for axis in varying(labels)):
+    for labels, shape in zip(moved, call.output_shapes, strict=True):
+        if any(shape[axis] is None for axis in varying(labels)):
             return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
     return moved
+
+
+@rule("Concatenate", "Stack", "Hstack", "Dstack")
+def _joining(call: Call) -> list[np.ndarray]:
+    """Across the axis along which they are joined, tensors have equal sizes, so what varies there is tied."""
+    rank = len(call.output_shape)
+    axis = {"Hstack": 1, "Dstack": 2}.get(type(call.operation).__name__)
+    axis = (call.operation.axis if axis is None else axis) % rank
+    whole = [labels if labels.ndim == rank else np.expand_dims(labels, axis) for labels in call.inputs]
+    across = [labels.take([0], axis) for labels in whole]
+    if any(labels.size > 1 for labels in across):
+        for labels in across[1:]:
+            call.tie(across[0], labels)
+    return _movement(call)
 
 
 @rule("RepeatVector")
@@ -116,12 +129,16 @@ def _split(call: Call) -> list[np.ndarray]:
     parts = run_on_labels(call)
     if call.inputs[0].shape[axis] == 1:
         return parts
-    whole = [np.broadcast_to(part.ravel(), (n.shape[axis],)) for part, n in zip(parts, call.node.outputs, strict=True)]
+    whole = [
+        np.broadcast_to(part.ravel(), (shape[axis],)) for part, shape in zip(parts, call.output_shapes, strict=True)
+    ]
 
     def cuts(kept: Kept) -> list[int]:
         return list(itertools.accumulate(int(kept[part].sum()) for part in whole))[:-1]
 
     call.setting("indices_or_sections", cuts, np.concatenate(whole))
+    for part in whole:
+        call.keep_one(part)
     return parts
 
 
@@ -154,6 +171,7 @@ def _get_item(call: Call) -> np.ndarray | list[np.ndarray]:
         return (args[0], new), {}
 
     call.arguments = moved_key
+    call.keep_one(moved)
     return moved
 
 

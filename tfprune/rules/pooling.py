@@ -42,6 +42,8 @@ def _reduction(call: Call) -> np.ndarray | list[np.ndarray]:
     if any(labels.shape[axis] > 1 for axis in axes):
         if type(call.operation).__name__ != "Sum":
             return give_up(call, f"{call.record.name} reduces over the channels")
+        if any(size > 1 for axis, size in enumerate(labels.shape) if axis not in axes):
+            return give_up(call, f"{call.record.name} sums over one of several axes of channels")
         call.mix_all(0)
         result = call.graph.fresh(1).reshape((1,) * len(call.output_shape))
         call.freeze(result, f"result of {call.record.name}")

@@ -25,7 +25,7 @@ def _recurrent(call: Call) -> list[np.ndarray]:
     _activations(call, layer, units)
     for index in _states(call):
         call.tie(call.channels(index, -1), units)
-    return [units.reshape((1,) * (len(tensor.shape) - 1) + (-1,)) for tensor in call.node.outputs]
+    return [units.reshape((1,) * (len(shape) - 1) + (-1,)) for shape in call.output_shapes]
 
 
 def _states(call: Call) -> list[int]:
@@ -75,9 +75,9 @@ def _bidirectional(call: Call) -> list[np.ndarray]:
 
     for key in ("layer", "backward_layer"):
         call.setting(key, units_of(key), units)
-    widths = [units if tensor.shape[-1] == len(units) else np.tile(units, 2) for tensor in call.node.outputs]
-    pairs = zip(widths, call.node.outputs, strict=True)
-    return [labels.reshape((1,) * (len(tensor.shape) - 1) + (-1,)) for labels, tensor in pairs]
+    widths = [units if shape[-1] == len(units) else np.tile(units, 2) for shape in call.output_shapes]
+    pairs = zip(widths, call.output_shapes, strict=True)
+    return [labels.reshape((1,) * (len(shape) - 1) + (-1,)) for labels, shape in pairs]
 
 
 @rule("TimeDistributed")
@@ -96,7 +96,7 @@ def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
     record: Record = call.record
     record.created = step.record.created
-    record.axes, record.state, record.inner_mixed = step.record.axes, step.record.state, step.record.inner_mixed
+    call.told |= {index for index in step.told if isinstance(index, int)}
     call.kernels = [(index, positions * steps) for index, positions in step.kernels]
     call.mixed = {index: labels[:, None] for index, labels in step.mixed.items()}
     settings = step.record.settings
@@ -116,8 +116,10 @@ class _Step(Call):
     """A call of the layer inside of a TimeDistributed, on one time step."""
 
     def __init__(self, call: Call, inner: Any):
-        record = Record(call.record.name, inner, created=call.record.created)
+        own = call.record  # shared, so that a second call is tied to the first
+        record = Record(own.name, inner, own.created, own.axes, own.state, own.inner_mixed)
         super().__init__(call.node, [call.inputs[0][:, 0]], record, call.graph)
+        self.outer = call
 
     @property
     def operation(self) -> Any:
@@ -128,9 +130,8 @@ class _Step(Call):
 
     @property
     def input_shapes(self) -> list[tuple]:
-        return [shape[:1] + shape[2:] for shape in super().input_shapes]
+        return [shape[:1] + shape[2:] for shape in self.outer.input_shapes]
 
     @property
-    def output_shape(self) -> tuple:
-        shape = super().output_shape
-        return shape[:1] + shape[2:]
+    def output_shapes(self) -> list[tuple]:
+        return [shape[:1] + shape[2:] for shape in self.outer.output_shapes]
