@@ -18,7 +18,7 @@ layer). That is the meaning every plan, every proof and every test in this packa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -42,6 +42,18 @@ class Pool:
 
     layers: tuple[str, ...]
     groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __str__(self) -> str:
+        return coupled_name(self.layers)
+
+
+def coupled_name(layers: Sequence[str]) -> str:
+    """How layers that are coupled are called together: by the first of them."""
+    first, *others = layers
+    return f"{first} (+{len(others)} coupled)" if others else first
 
 
 class ChannelGraph:

@@ -35,11 +35,8 @@ class L1Norm(Method):
 
 def _uncoupled_convolutions(model: keras.Model) -> list[str]:
     graph = ChannelGraph(model)
-    names = [
-        names[0]
-        for names in graph.pools()
-        if len(names) == 1 and isinstance(graph.records[names[0]].operation, _CONVOLUTIONS)
-    ]
+    alone = [pool.layers[0] for pool in graph.pools() if len(pool.layers) == 1]
+    names = [name for name in alone if isinstance(graph.records[name].operation, _CONVOLUTIONS)]
     if not names:
         raise PlanError(
             f"l1_norm prunes convolutions that are coupled to no other layer; {model.name!r} has none. "
