@@ -18,7 +18,8 @@ layer). That is the meaning every plan, every proof and every test in this packa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -28,7 +29,7 @@ from scipy import sparse
 from tfprune.errors import PlanError
 from tfprune.labels import Call, Kept, Record
 from tfprune.rules import trace
-from tfprune.walk import functional, map_tensors, replay
+from tfprune.walk import functional, map_tensors, needed_calls, replay
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,10 +62,15 @@ class ChannelGraph:
 
     Args:
         model: A functional or Sequential Keras 3 model that has been built.
+        views: Batch normalizations that select for themselves among the channels of a stream that others read
+            too: they create channels (their *view*), and the stream's own are frozen.
+        bypass: Merging layer -> the operand that it passes on alone; the branches behind its other operands
+            are removed.
 
     Attributes:
-        records: Operation name -> `Record`, in the order of execution.
-        calls: Every call, in the order in which `replay` makes them.
+        views, bypass: As given.
+        records: Operation name -> `Record`, in the order of execution; without operations of removed branches.
+        calls: Every call, in the order in which `replay` makes them; None for one of a removed branch.
         group_of: (labels,) int array: the coupled group of every label.
         group_count: Number of groups.
         frozen: Group -> the reason why it cannot be removed.
@@ -74,10 +80,11 @@ class ChannelGraph:
         PlanError: If the model is of a kind whose graph cannot be known.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, views: Iterable[str] = (), bypass: Mapping[str, int] | None = None):
         self.model = functional(model)
+        self.views, self.bypass = tuple(views), dict(bypass or {})
         self.records: dict[str, Record] = {}
-        self.calls: list[Call] = []
+        self.calls: list[Call | None] = []
         self.parts: list[tuple[np.ndarray, str]] = []
         self._by_operation: dict[int, Record] = {}
         self._edges: list[tuple[np.ndarray, np.ndarray]] = []
@@ -91,19 +98,25 @@ class ChannelGraph:
             self.freeze(labels, "model input")
             inputs.append(labels)
 
+        needed = iter(needed_calls(self.model, self.bypass) if self.bypass else itertools.repeat(True))
+
         def call(node, args, kwargs):
+            if not next(needed):
+                self.calls.append(None)
+                return [None] * len(node.outputs)
             record = self._record(node.operation)
             arrays: list[np.ndarray] = []
             map_tensors(node, args, kwargs, lambda _, labels: arrays.append(labels))
             entry = Call(node, arrays, record, self)
             record.calls.append(entry)
             self.calls.append(entry)
-            outputs = trace(entry)
+            outputs = self._bypassed(entry) if record.name in self.bypass else trace(entry)
             entry.output = outputs[0]
             return outputs
 
         for labels in replay(self.model, inputs, call):
             self.freeze(labels, "model output")
+        self._check_names()
         for record in self.records.values():
             self._freeze_what_some_calls_tell(record)
         self._connect()
@@ -122,6 +135,26 @@ class ChannelGraph:
     def freeze(self, labels: np.ndarray, reason: str) -> None:
         """Marks labels that cannot be removed."""
         self._frozen_labels.append((np.unique(labels), reason))
+
+    def _bypassed(self, entry: Call) -> list[np.ndarray]:
+        kind, shapes, passes = type(entry.operation).__name__, entry.input_shapes, self.bypass[entry.record.name]
+        if kind != "Add" or passes not in range(len(shapes)) or shapes[passes] != entry.output_shape:
+            raise PlanError(
+                f"bypass gives {entry.record.name!r}, a {kind} of {shapes}, the operand {passes!r}; give an addition "
+                "and the number of an operand that has the shape of its output."
+            )
+        entry.passes = passes
+        return [entry.inputs[passes]]
+
+    def _check_names(self) -> None:
+        for what, names in (("views", self.views), ("bypass", self.bypass)):
+            for name in names:
+                if name not in self.records:
+                    raise PlanError(f"{what} names {name!r}, but {self.model.name!r} has no such layer (any more).")
+        for name in self.views:
+            if not isinstance(self.records[name].operation, keras.layers.BatchNormalization):
+                kind = type(self.records[name].operation).__name__
+                raise PlanError(f"views names {name!r}, a {kind}; only a batch normalization can have a view.")
 
     def _record(self, operation: Any) -> Record:
         record = self._by_operation.get(id(operation))

@@ -30,6 +30,7 @@ class Call:
         arguments: How the arguments of the call follow from the labels that are kept, where they do:
             `arguments(kept, args, kwargs)` returns the new ones.
         told: The weights (by index) and settings (by key) of which this call told how they follow from labels.
+        passes: The operand that a merging operation passes on alone, where the plan's graph bypasses it.
         output: Label array of the (first) output.
     """
 
@@ -42,6 +43,7 @@ class Call:
     products: list[Callable[[Kept], int]] = dataclasses.field(default_factory=list)
     arguments: Callable[[Kept, tuple, dict], tuple[tuple, dict]] | None = None
     told: set[int | str] = dataclasses.field(default_factory=set)
+    passes: int | None = None
     output: np.ndarray | None = None
 
     @property

@@ -38,8 +38,12 @@ def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | 
 
     def call(node, args, kwargs):
         entry = next(calls)
+        if entry is None:  # of a removed branch: computed all the same, and zeroed where it ends
+            return node.operation(*args, **kwargs)
 
         def mask(index, value):
+            if entry.passes is not None:
+                return value if index == entry.passes else keras.ops.zeros_like(value)
             labels = entry.mixed.get(index)
             if labels is None:
                 return value
@@ -139,7 +143,7 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
         PlanError: If the plan is not for this model.
     """
     model = _in_full_precision(model)
-    graph = ChannelGraph(model)
+    graph = plan.graph(model)
     inputs = random_inputs(graph.model, examples, seed)
     masked = masked_outputs(graph, plan.kept(graph), inputs)
     _check_informative(tree.flatten(model(pack_inputs(model, inputs), training=False)), masked)

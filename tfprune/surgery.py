@@ -18,7 +18,7 @@ from keras import tree
 from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept, Record
-from tfprune.walk import pack_inputs, replay
+from tfprune.walk import map_tensors, pack_inputs, replay
 
 Edit = Callable[[Record, dict], tuple[type, dict]]
 
@@ -47,6 +47,12 @@ def rebuild(
 
     def call(node, args, kwargs):
         entry = next(calls)
+        if entry is None:
+            return [None] * len(node.outputs)
+        if entry.passes is not None:
+            operands: list = []
+            map_tensors(node, args, kwargs, lambda _, value: operands.append(value))
+            return operands[entry.passes]
         record = entry.record
         if record.name not in made:
             made[record.name] = _remake(record, kept, seed, edit)
@@ -66,6 +72,8 @@ def rebuild(
         name=model.name,
     )
     for record in graph.records.values():
+        if record.name not in made:  # bypassed
+            continue
         state = hasattr(record.operation, "finalize_state")  # Normalization, whose statistics are of the data
         if weights == "inherit" or state:
             own = getattr(made[record.name], "weights", ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -69,6 +69,36 @@ def replay(model: keras.Model, inputs: Any, call: Callable) -> list:
                 outputs = tree.flatten(call(node, args, kwargs))
             values.update(zip(map(id, node.outputs), outputs, strict=True))
     return [values[id(tensor)] for tensor in model.outputs]
+
+
+def needed_calls(model: keras.Model, bypass: Mapping[str, int]) -> list[bool]:
+    """Whether each call of `replay` is needed for the outputs when merging operations pass on one operand only.
+
+    Args:
+        model: A functional model.
+        bypass: Name of a merging operation -> the operand that it passes on.
+
+    Returns:
+        One bool for each call, in the order in which `replay` makes them.
+    """
+    calls: list[tuple[list, list]] = []
+
+    def call(node, args, kwargs):
+        values: list = []
+        map_tensors(node, args, kwargs, lambda _, value: values.append(value))
+        if node.operation.name in bypass:
+            values = [value for index, value in enumerate(values) if index == bypass[node.operation.name]]
+        outputs = [object() for _ in node.outputs]
+        calls.append((values, outputs))
+        return outputs
+
+    wanted = set(map(id, replay(model, [object() for _ in model.inputs], call)))
+    needed = []
+    for values, outputs in reversed(calls):
+        needed.append(not wanted.isdisjoint(map(id, outputs)))
+        if needed[-1]:
+            wanted.update(map(id, values))
+    return needed[::-1]
 
 
 def map_tensors(node: Any, args: tuple, kwargs: dict, change: Callable) -> tuple:

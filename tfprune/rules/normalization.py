@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
-from tfprune.labels import Call
+from tfprune.labels import Call, Kept
 from tfprune.rules import give_up, rule
 
 
@@ -12,11 +13,28 @@ from tfprune.rules import give_up, rule
 def _batch_normalization(call: Call) -> np.ndarray:
     layer = call.operation
     source = call.channels(0, layer.axis)
+    if call.record.name in call.graph.views:
+        source = _view(call, source)
     for variable in (layer.gamma, layer.beta):
         call.weight(variable, {0: source})
     for variable in (layer.moving_mean, layer.moving_variance):
         call.weight(variable, {0: source}, state=True)
     return call.place(source, layer.axis)
+
+
+def _view(call: Call, source: np.ndarray) -> np.ndarray:
+    """Channels of the layer's own, gathered in front of it from a stream that others read too."""
+    call.freeze(source, f"{call.record.name} selects among them")
+    view = call.create(len(source))
+
+    def gathered(kept: Kept, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if kept[view].all():
+            return args, kwargs
+        indices = np.flatnonzero(kept[view]).tolist()
+        return (keras.ops.take(args[0], indices, axis=call.operation.axis), *args[1:]), kwargs
+
+    call.arguments = gathered
+    return view
 
 
 @rule("GroupNormalization")
