@@ -4,6 +4,10 @@ import keras
 import numpy as np
 from keras import layers
 
+import tfprune
+from tfprune.graph import ChannelGraph
+from tfprune.profiling import profile_graph
+
 
 def randomize(model, seed=0):
     """Gives every weight of a model random, non-trivial values: no gamma of one, no mean of zero."""
@@ -48,6 +52,28 @@ def images(model, examples=3, seed=0):
 def weights_by_path(model):
     """Weight path -> value."""
     return {weight.path: np.array(weight.numpy()) for weight in model.weights}
+
+
+def network(body, *shapes, dtype="float32"):
+    """The model that a function of its inputs makes, with random weights."""
+    inputs = [keras.Input(shape, dtype=dtype) for shape in shapes]
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], body(*inputs))
+    return randomize(model)
+
+
+def prove(model, plan):
+    """Verifies a plan, and that the costs it predicts are those of the network that it makes, which is returned.
+
+    MACs are compared with the profile of the plan, since those of a plan leave out operations without weights.
+    """
+    assert tfprune.verify(model, plan) <= 1e-5
+    graph = ChannelGraph(model)
+    small = plan.apply(model)
+    built, predicted = tfprune.profile(small), profile_graph(graph, plan.kept(graph))
+    assert (built.params, built.macs, built.flops) == (predicted.params, predicted.macs, predicted.flops)
+    assert (built.params, built.flops) == (plan.params[1], plan.flops[1])
+    assert small.count_params() < model.count_params()
+    return small
 
 
 def plain_cnn(seed=0, classes=5):

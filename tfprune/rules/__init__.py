@@ -27,7 +27,10 @@ from tfprune.labels import Call
 Rule = Callable[[Call], "np.ndarray | list[np.ndarray]"]
 _BY_NAME: dict[str, Rule] = {}
 _BY_CLASS: dict[type, Rule] = {}
-_FAMILIES = ("kernels", "elementwise", "merging", "movement", "normalization", "pooling", "recurrent", "attention")
+_FAMILIES = (
+    *("kernels", "elementwise", "merging", "contraction", "movement", "slicing", "along", "normalization", "pooling"),
+    *("recurrent", "wrappers", "attention", "unprunable"),
+)
 
 
 def rule(*kinds: str | type) -> Callable[[Rule], Rule]:
@@ -72,6 +75,8 @@ def trace(call: Call) -> list[np.ndarray]:
     known = find_rule(call.operation)
     if known is None:
         return give_up(call, f"{call.record.name} ({type(call.operation).__name__}) is not known to tfprune")
+    if getattr(call.operation, "lora_enabled", False) or getattr(call.operation, "quantization_mode", None):
+        return give_up(call, f"{call.record.name} has quantized weights or weights of LoRA")
     outputs = known(call)
     return outputs if isinstance(outputs, list) else [outputs]
 
