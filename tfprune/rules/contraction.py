@@ -16,7 +16,7 @@ from tfprune.rules.elementwise import activated
 def contract(call: Call, operands: list[str], result: str) -> np.ndarray | list[np.ndarray]:
     """The labels of an einsum: `operands` and `result` have one letter per axis.
 
-    An axis that shrinks in one operand shrinks in all that have it. The channels over which the operation sums
+    An axis shrinks in all the operands that have it, or stays in all. The channels over which the operation sums
     are mixed; the others pass, unless two operands bring channels of their own, which would make pairs.
     """
     if any(len(set(names)) < len(names) for names in (*operands, result)):
@@ -25,20 +25,22 @@ def contract(call: Call, operands: list[str], result: str) -> np.ndarray | list[
     arrays = [_spread(labels, names, letters) for labels, names in zip(call.inputs, operands, strict=True)]
     varied = [{letters[axis] for axis, size in enumerate(array.shape) if size > 1} for array in arrays]
     sizes = [dict(zip(names, shape, strict=True)) for names, shape in zip(operands, call.input_shapes, strict=True)]
-    for i, j in itertools.combinations(range(len(arrays)), 2):
+    for i, j in itertools.permutations(range(len(arrays)), 2):
         shared = {letter for letter in set(sizes[i]) & set(sizes[j]) if 1 not in (sizes[i][letter], sizes[j][letter])}
-        if shared & (varied[i] | varied[j]):
+        if shared & varied[i] & varied[j]:
             call.tie(arrays[i], arrays[j])
+        elif shared & varied[i]:  # an axis that stays in the other
+            _keep_axes(call, arrays[i], [letters.index(letter) for letter in shared])
     passing = [array for array, own in zip(arrays, varied, strict=True) if own and own <= set(result)]
     for index, (array, own) in enumerate(zip(arrays, varied, strict=True)):
         if not own <= set(result):
             call.mix_all(index)
-            along = tuple(slice(1) if letter in result else slice(None) for letter in letters)
-            call.tie(array, array[along])  # what is summed over goes alike for all that stays
+            _keep_axes(call, array, [axis for axis, letter in enumerate(letters) if letter in result])
     widest = max(passing, key=np.size, default=None)
     if any(np.broadcast_shapes(array.shape, widest.shape) != widest.shape for array in passing):
         return give_up(call, f"{call.record.name} makes pairs of channels")
-    _count_products(call, letters, arrays, sizes)
+    if len(arrays) > 1:
+        _count_products(call, letters, arrays, sizes)
     if widest is None:
         # Nothing of a channel is left in the result, which is nobody's to remove.
         labels = call.graph.fresh(1).reshape((1,) * len(result))
@@ -47,6 +49,15 @@ def contract(call: Call, operands: list[str], result: str) -> np.ndarray | list[
     lost = [axis for axis, letter in enumerate(letters) if letter not in result]
     rest = [letter for letter in letters if letter in result]
     return widest.squeeze(tuple(lost)).transpose([rest.index(letter) for letter in result])
+
+
+def _keep_axes(call: Call, labels: np.ndarray, axes: list[int]) -> None:
+    """Axes that stay whole: what is removed along the others goes alike at all of their places."""
+    first = tuple(slice(1) if axis in axes else slice(None) for axis in range(labels.ndim))
+    if labels[first].size > 1:
+        call.tie(labels, labels[first])
+    else:
+        call.freeze(labels, f"{call.record.name} needs an axis to stay whole")
 
 
 def _spread(labels: np.ndarray, names: str, letters: str) -> np.ndarray:
@@ -95,7 +106,7 @@ def _einsum(call: Call) -> np.ndarray | list[np.ndarray]:
 def _dot(call: Call) -> np.ndarray | list[np.ndarray]:
     """The layer; normalizing to length one is no obstacle, since a zero adds nothing to a length."""
     if not isinstance(call.operation, keras.layers.Layer):
-        return give_up(call, f"{call.record.name} multiplies across the batch")
+        return give_up(call, f"{call.record.name} multiplies by a constant or across the batch")
     axes, ranks = call.operation.axes, [labels.ndim for labels in call.inputs]
     axes = [axis % rank for axis, rank in zip((axes, axes) if isinstance(axes, int) else axes, ranks, strict=True)]
     one = list(string.ascii_lowercase[: ranks[0]])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import keras
 import numpy as np
 
@@ -143,3 +146,19 @@ def _pad(call: Call) -> np.ndarray | list[np.ndarray]:
 
     call.setting("pad_width", pad_width, np.concatenate([before, after]))
     return call.place(np.concatenate([before, channels, after]), axis)
+
+
+@rule("Rearrange")
+def _rearrange(call: Call) -> list[np.ndarray]:
+    """`keras.ops.rearrange`; channels that are taken apart, as into heads, go alike from all of the parts."""
+    args, given = call.node.arguments.args, call.node.arguments.kwargs
+    pattern = args[1] if len(args) > 1 else given["pattern"]
+    axes = varying(call.inputs[0])
+    for axis in axes:
+        *parts, width = re.findall(r"\w+|\(.*?\)", pattern.partition("->")[0])[axis].strip("()").split()
+        if width in given or (parts and len(axes) > 1):
+            return give_up(call, f"{call.record.name} fixes its number of channels")
+        if parts:
+            alike = call.channels(0, axis).reshape(math.prod(given[part] for part in parts), -1)
+            call.tie(alike, alike[:1])
+    return _movement(call)

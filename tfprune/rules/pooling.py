@@ -15,7 +15,7 @@ from tfprune.rules.kernels import channel_axis
     "UpSampling1D", "UpSampling2D", "UpSampling3D", "Resizing", "CenterCrop", "MaxPool", "AveragePool",
     "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
     "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D",
-    "AdaptiveMaxPool", "AdaptiveAveragePool", "Resize", "PadImages", "CropImages", "GaussianBlur",
+    "Resize", "PadImages", "CropImages", "GaussianBlur",
     # what they do to images in training they do to every channel alike
     "RandomCrop", "RandomElasticTransform", "RandomFlip", "RandomGaussianBlur", "RandomPerspective", "RandomRotation",
     "RandomShear", "RandomTranslation", "RandomZoom",
