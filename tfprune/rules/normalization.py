@@ -40,3 +40,10 @@ def _over_channels(call: Call) -> np.ndarray:
     if any(labels.shape[axis] > 1 for axis in (axes if isinstance(axes, (list, tuple)) else (axes,))):
         call.freeze(labels, f"{call.record.name} normalizes over the channels")
     return labels
+
+
+@rule("Normalization")
+def _feature_normalization(call: Call) -> np.ndarray:
+    """Constants of the data, per feature: they belong to inputs, which are frozen anyway."""
+    call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")
+    return call.inputs[0]

@@ -9,7 +9,7 @@ from tfprune.rules import give_up, rule
 
 _REASONS = {
     "looks at all channels": (
-        "Masking", "Cross", "Cov", "Corrcoef", "Correlate", "CDist", "SSIM", "PSNR", "ExtractPatches", "Unfold", "Fold",
+        "Masking", "Cross", "Corrcoef", "Correlate", "CDist", "SSIM", "PSNR", "ExtractPatches", "Unfold", "Fold",
         "Inner", "Kron", "Outer", "Tensordot", "Vdot", "Trace", "Diag", "Diagflat", "Diagonal", "Vander",
         "FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT", "ExtractSequences", "ViewAsComplex", "ViewAsReal",
         "STFTSpectrogram", "MelSpectrogram", "Percentile", "Quantile", "Nanpercentile", "Nanquantile", "Trapezoid",
