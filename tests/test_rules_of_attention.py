@@ -32,7 +32,7 @@ def additive_attention(x):
 
 def grouped_queries(x):
     x = layers.Dense(8)(x)
-    y = layers.GroupQueryAttention(4, num_query_heads=6, num_key_value_heads=3, use_gate=True)(x, x)
+    y = layers.GroupQueryAttention(4, num_query_heads=6, num_key_value_heads=3, use_gate=True)(x, layers.Dense(8)(x))
     return layers.Dense(2)(x + y)
 
 
@@ -211,6 +211,10 @@ def dots_of_attention(x):
     return layers.Dense(2)(layers.Dot((2, 1), name="attended")([scores, layers.Dense(6)(x)]))
 
 
+def scores(x):
+    return ops.einsum("btd,bsd->bts", layers.Dense(3)(x), layers.Dense(3)(x))
+
+
 @keras.saving.register_keras_serializable("tests")
 class UsersCell(layers.SimpleRNNCell):
     """A user's subclass of a cell may compute anything."""
@@ -229,7 +233,7 @@ class UsersCell(layers.SimpleRNNCell):
         (lambda x: layers.EinsumDense("btd,tc->bcd", (3, 8))(x), "makes pairs of channels"),
         (lambda x: ops.dot_product_attention(*[layers.Reshape((5, 4, 2))(x)] * 3), "by the width of the keys"),
         (lambda x: layers.Attention()([x, x], mask=[ops.any(layers.Dense(3)(x) > 0, -1)] * 2), "has masks"),
-        (lambda x: ops.max(ops.einsum("btd,bte->bde", x, layers.Dense(8)(x)), 1), "makes pairs"),
+        (lambda x: ops.einsum("bts,bus->btu", scores(x), x[..., :5]), "needs an axis to stay whole"),
     ],
 )
 def test_what_cannot_be_pruned_is_frozen_with_the_reason(body, reason):

@@ -402,6 +402,19 @@ def test_every_name_of_a_rule_is_a_class_of_keras():
     assert set(rules._BY_NAME) <= names | {"LayerScale", "CustomScaleLayer"}
 
 
+@pytest.mark.parametrize("change", [lambda layer: layer.enable_lora(2), lambda layer: layer.quantize("int8")])
+def test_layers_with_other_weights_than_they_were_made_with_stay(change):
+    def body(x):
+        x = layers.Dense(8, name="wide")(layers.Dense(8, name="before")(x))
+        return layers.Dense(2)(layers.Dense(6, name="after")(x))
+
+    model = network(body, (4,))
+    change(model.get_layer("wide"))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert "has quantized weights or weights of LoRA" in plan.frozen["before"]
+    assert prove(model, plan).get_layer("after").units == 3
+
+
 def test_colours_stay_and_what_reads_them_is_pruned():
     model = network(lambda x: layers.Conv2D(2, 1)(layers.Conv2D(8, 3, name="conv")(layers.AutoContrast()(x))), IMAGE)
     assert prove(model, tfprune.plan_channels(model, 0.5)).get_layer("conv").filters == 4
