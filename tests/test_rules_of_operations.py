@@ -81,6 +81,16 @@ def resized(x):
     return layers.Dense(2)(layers.Flatten()(x))
 
 
+def side_by_side(x):
+    """Tensors of positions side by side, or on top of each other: their channels go together."""
+    x = layers.Concatenate(axis=1)([layers.Dense(8)(x), layers.Dense(8)(x)])
+    x = ops.stack([layers.Dense(6)(x), layers.Dense(6)(x)], axis=-1)
+    x = ops.max(ops.stack([x[..., 0], x[..., 1]], axis=1), axis=1)
+    x = ops.vstack([layers.Dense(8)(x), layers.Dense(8)(x)])
+    one, other = ops.split(layers.Dense(2)(layers.Flatten()(x)), 2, axis=0)
+    return one + other
+
+
 def stacked(x):
     one, other = layers.Dense(6)(x), layers.Dense(4)(x)
     x = ops.append(one, other, axis=-1)
@@ -99,6 +109,7 @@ NETWORKS = {
     "reduced": (reduced, IMAGE),
     "gated": (gated, SEQUENCE),
     "resized": (resized, IMAGE),
+    "side_by_side": (side_by_side, SEQUENCE),
     "stacked": (stacked, SEQUENCE),
 }
 
@@ -133,6 +144,17 @@ def test_the_shape_to_broadcast_to_follows_the_channels():
     x = ops.broadcast_to(layers.Dense(8, name="wide")(inputs)[:, None], (4, 3, 8))
     model = randomize(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x))))
     prove(model, tfprune.ChannelPlan.from_removed(model, {"wide": [0, 7]}))
+
+
+def test_channels_go_together_where_positions_stand_side_by_side():
+    def body(x):
+        x = layers.Concatenate(axis=1)([layers.Dense(6, name="one")(x), layers.Dense(6, name="other")(x)])
+        return layers.Dense(2)(layers.Flatten()(x))
+
+    model = network(body, SEQUENCE)
+    plan = tfprune.ChannelPlan.from_removed(model, {"one": [2]})
+    assert plan.keep["other"] == (0, 1, 3, 4, 5)
+    prove(model, plan)
 
 
 def test_channels_of_a_block_go_together():

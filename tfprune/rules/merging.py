@@ -1,4 +1,4 @@
-"""Operations on several tensors, element by element with broadcasting."""
+"""Operations on several tensors: element by element with broadcasting, or side by side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 
 from tfprune.labels import Call
 from tfprune.rules import give_up, rule
+from tfprune.rules.movement import run_on_labels, varying
 
 
 @rule(
@@ -49,3 +50,21 @@ def constant_per_channel(call: Call) -> str:
     arguments = keras.tree.flatten((call.node.arguments.args, call.node.arguments.kwargs))
     constants = [value for value in arguments if not isinstance(value, (keras.KerasTensor, str, type(None)))]
     return f"{call.record.name} has constants per channel" if any(np.size(c) > 1 for c in constants) else ""
+
+
+@rule("Concatenate", "Stack", "Append", "Hstack", "Vstack", "Dstack")
+def _join(call: Call) -> np.ndarray | list[np.ndarray]:
+    """Channels stand side by side; where positions do, or tensors, all of them lose the same channels."""
+    fixed = {"Hstack": 1, "Vstack": 0, "Dstack": 2}
+    axis = fixed.get(type(call.operation).__name__, getattr(call.operation, "axis", None))
+    if axis is None or len(call.output_shape) < 2 or constant_per_channel(call):
+        return give_up(call, f"{call.record.name} joins constants or flattened tensors")
+    (moved,) = run_on_labels(call)
+    axis = axis % moved.ndim
+    others = [other for other in varying(moved) if other != axis]
+    if others and not all(set(others) < set(varying(labels)) for labels in call.inputs):
+        call.tie(moved, moved.take([0], axis))
+        moved = moved.take([0], axis)
+    if any(call.output_shape[other] is None for other in varying(moved)):
+        return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
+    return moved

@@ -19,7 +19,7 @@ def run_on_labels(call: Call) -> list[np.ndarray]:
     Axes of unknown size stand for one position; along them labels never vary.
     """
     whole = [
-        np.broadcast_to(labels, [1, *(size or 1 for size in shape[1:])]).astype(np.int32)
+        np.broadcast_to(labels, [size or 1 for size in shape]).astype(np.int32)
         for labels, shape in zip(call.inputs, call.input_shapes, strict=True)
     ]
     moved = keras.tree.flatten(call.run(whole))
@@ -41,8 +41,8 @@ def varying(labels: np.ndarray) -> list[int]:
 
 
 @rule(
-    "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip", "Concatenate", "Stack",
-    "Ravel", "Hstack", "Vstack", "Dstack", "Append", "Fliplr", "Flipud", "Rot90", "Tile", "SpaceToDepth",
+    "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip",
+    "Ravel", "Fliplr", "Flipud", "Rot90", "Tile", "SpaceToDepth",
 )  # fmt: skip
 def _movement(call: Call) -> list[np.ndarray]:
     """These do to what is left of the channels what they do to all of them, whatever is removed."""

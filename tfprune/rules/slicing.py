@@ -16,9 +16,9 @@ from tfprune.rules.movement import run_on_labels, varying
 def _split(call: Call) -> list[np.ndarray]:
     """`keras.ops.split`; along the channels, the places of the cuts follow the labels."""
     axis = call.operation.axis % call.inputs[0].ndim
-    parts = run_on_labels(call)
     if call.inputs[0].shape[axis] == 1:
-        return parts
+        return [call.inputs[0]] * len(call.node.outputs)
+    parts = run_on_labels(call)
     whole = [np.broadcast_to(part.ravel(), (n.shape[axis],)) for part, n in zip(parts, call.node.outputs, strict=True)]
 
     def cuts(kept: Kept) -> list[int]:
