@@ -9,6 +9,7 @@ import tfprune
 from tests.helpers import images, network, predict, prove, randomize, relative_error
 from tfprune import rules
 from tfprune.errors import PlanError
+from tfprune.graph import ChannelGraph
 
 
 def transposed(x):
@@ -136,6 +137,13 @@ def over_time(x):
     return layers.Dense(3)(layers.GlobalAveragePooling1D()(x))
 
 
+def sequences_over_time(x):
+    x = layers.TimeDistributed(layers.EinsumDense("abc,cd->abd", (None, 6), bias_axes="d"))(x)
+    x = layers.TimeDistributed(layers.LSTM(8, return_sequences=True))(x)
+    x = layers.TimeDistributed(layers.Bidirectional(layers.GRU(6)))(layers.TimeDistributed(layers.Dropout(0.5))(x))
+    return layers.Dense(3)(layers.RNN(layers.LSTMCell(6))(x))
+
+
 def repeated(x):
     return layers.LSTM(3)(layers.RepeatVector(4)(layers.Dense(8)(x)))
 
@@ -208,6 +216,7 @@ NETWORKS = {
     "instance_normalized": (instance_normalized, IMAGE),
     "both_directions": (both_directions, SEQUENCE),
     "over_time": (over_time, (5, 8, 8, 2)),
+    "sequences_over_time": (sequences_over_time, (3, 5, 4)),
     "repeated": (repeated, (4,)),
     "channels_first": (channels_first, (3, 26, 28)),
     "channels_first_of_other_ranks": (channels_first_of_other_ranks, (3, 30), (2, 9, 9, 9)),
@@ -400,6 +409,16 @@ def test_every_name_of_a_rule_is_a_class_of_keras():
         names.add(kind.__name__)
         kinds += kind.__subclasses__()
     assert set(rules._BY_NAME) <= names | {"LayerScale", "CustomScaleLayer"}
+
+
+def test_what_is_frozen_over_time_is_frozen_with_its_reason():
+    def body(x):
+        x = layers.TimeDistributed(layers.LayerNormalization(), name="norm")(layers.Dense(6, name="wide")(x))
+        return layers.Dense(2)(layers.TimeDistributed(layers.Masking(), name="mask")(layers.Dense(6, name="after")(x)))
+
+    graph = ChannelGraph(network(body, SEQUENCE))
+    reasons = {name: graph.frozen[graph.group_of[graph.records[name].created[0]]] for name in ("wide", "after")}
+    assert reasons == {"wide": "norm normalizes over the channels", "after": "mask looks at all channels"}
 
 
 @pytest.mark.parametrize("change", [lambda layer: layer.enable_lora(2), lambda layer: layer.quantize("int8")])

@@ -60,9 +60,14 @@ class Call:
         return [n for n, value in zip(names, paths, strict=True) if isinstance(value, keras.KerasTensor)]
 
     @property
+    def output_shapes(self) -> list[tuple]:
+        """Shapes of the output tensors, batch axis included."""
+        return [tuple(tensor.shape) for tensor in self.node.outputs]
+
+    @property
     def output_shape(self) -> tuple:
         """Shape of the (first) output tensor, batch axis included."""
-        return tuple(self.node.outputs[0].shape)
+        return self.output_shapes[0]
 
     def run(self, arrays: list[np.ndarray]) -> Any:
         """Runs the operation itself on arrays in the place of its input tensors, whatever they hold."""

@@ -92,7 +92,7 @@ def give_up(call: Call, reason: str) -> list[np.ndarray]:
     """Freezes all that enters and leaves an operation."""
     for labels in call.inputs:
         call.freeze(labels, reason)
-    outputs = [call.graph.fresh(1).reshape((1,) * len(tensor.shape)) for tensor in call.node.outputs]
+    outputs = [call.graph.fresh(1).reshape((1,) * len(shape)) for shape in call.output_shapes]
     for labels in outputs:
         call.freeze(labels, reason)
     return outputs

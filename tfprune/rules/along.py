@@ -27,7 +27,7 @@ def _along(call: Call) -> list[np.ndarray]:
     axis = fixed.get(type(call.operation).__name__, getattr(call.operation, "axis", None))
     if axis is None or _along_channels(labels, axis):
         return give_up(call, f"{call.record.name} works along the channels")
-    return [labels] * len(call.node.outputs)
+    return [labels] * len(call.output_shapes)
 
 
 @rule("Glu")

@@ -89,7 +89,7 @@ def _sources(call: Call) -> dict[str, int]:
 
 def _scores(call: Call, heads: np.ndarray) -> list[np.ndarray]:
     """Labels of the scores, where the layer gives them out: one matrix per head."""
-    return [heads.reshape((1, -1) + (1,) * (len(tensor.shape) - 2)) for tensor in call.node.outputs[1:]]
+    return [heads.reshape((1, -1) + (1,) * (len(shape) - 2)) for shape in call.output_shapes[1:]]
 
 
 def _length_of(shape: tuple) -> int:
@@ -112,9 +112,9 @@ def _attention(call: Call) -> np.ndarray | list[np.ndarray]:
     values = call.channels(1)
     pairs = _length_of(call.output_shape) * _length_of(call.input_shapes[1])
     call.products.append(lambda kept: pairs * int(kept[channels].sum() + kept[values].sum()))
-    if len(call.node.outputs) == 1:
+    if len(call.output_shapes) == 1:
         return call.place(values)
-    scores = call.graph.fresh(1).reshape((1,) * len(call.node.outputs[1].shape))
+    scores = call.graph.fresh(1).reshape((1,) * len(call.output_shapes[1]))
     call.freeze(scores, f"scores of {call.record.name}")
     return [call.place(values), scores]
 

@@ -47,8 +47,8 @@ def varying(labels: np.ndarray) -> list[int]:
 def _movement(call: Call) -> list[np.ndarray]:
     """These do to what is left of the channels what they do to all of them, whatever is removed."""
     moved = run_on_labels(call)
-    for labels, tensor in zip(moved, call.node.outputs, strict=True):
-        if any(axis == 0 or tensor.shape[axis] is None for axis in varying(labels)):
+    for labels, shape in zip(moved, call.output_shapes, strict=True):
+        if any(axis == 0 or shape[axis] is None for axis in varying(labels)):
             return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
     return moved
 

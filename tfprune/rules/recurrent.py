@@ -70,7 +70,7 @@ def _outputs(call: Call, units: np.ndarray, axis: int = -1) -> list[np.ndarray]:
     """The outputs and the last states have the units; so have the first states, where they are given."""
     for index in _states(call):
         call.tie(call.channels(index, axis), units)
-    return [np.expand_dims(units, _others(len(tensor.shape), axis)) for tensor in call.node.outputs]
+    return [np.expand_dims(units, _others(len(shape), axis)) for shape in call.output_shapes]
 
 
 def _others(rank: int, axis: int) -> tuple[int, ...]:
@@ -97,6 +97,6 @@ def _bidirectional(call: Call) -> list[np.ndarray]:
     for key, layer in zip(("layer", "backward_layer"), directions, strict=True):
         _cell(call, layer.cell, units, source)
         inner_setting(call, key, lambda kept: {"units": int(kept[units].sum())}, units)
-    widths = [units if tensor.shape[-1] == len(units) else np.tile(units, 2) for tensor in call.node.outputs]
-    pairs = zip(widths, call.node.outputs, strict=True)
-    return [np.expand_dims(labels, _others(len(tensor.shape), -1)) for labels, tensor in pairs]
+    widths = [units if shape[-1] == len(units) else np.tile(units, 2) for shape in call.output_shapes]
+    pairs = zip(widths, call.output_shapes, strict=True)
+    return [np.expand_dims(labels, _others(len(shape), -1)) for labels, shape in pairs]

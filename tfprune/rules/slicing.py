@@ -17,9 +17,9 @@ def _split(call: Call) -> list[np.ndarray]:
     """`keras.ops.split`; along the channels, the places of the cuts follow the labels."""
     axis = call.operation.axis % call.inputs[0].ndim
     if call.inputs[0].shape[axis] == 1:
-        return [call.inputs[0]] * len(call.node.outputs)
+        return [call.inputs[0]] * len(call.output_shapes)
     parts = run_on_labels(call)
-    whole = [np.broadcast_to(part.ravel(), (n.shape[axis],)) for part, n in zip(parts, call.node.outputs, strict=True)]
+    whole = [np.broadcast_to(part.ravel(), (n[axis],)) for part, n in zip(parts, call.output_shapes, strict=True)]
 
     def cuts(kept: Kept) -> list[int]:
         return list(itertools.accumulate(int(kept[part].sum()) for part in whole))[:-1]
@@ -121,7 +121,7 @@ def _unstack(call: Call) -> list[np.ndarray]:
     labels, axis = call.inputs[0], call.operation.axis
     if labels.shape[axis] > 1:
         return give_up(call, f"{call.record.name} picks single channels")
-    return [labels.squeeze(axis)] * len(call.node.outputs)
+    return [labels.squeeze(axis)] * len(call.output_shapes)
 
 
 def _argument(call: Call, place: int, name: str):

@@ -70,6 +70,5 @@ class _Step(Call):
         return [shape[:1] + shape[2:] for shape in super().input_shapes]
 
     @property
-    def output_shape(self) -> tuple:
-        shape = super().output_shape
-        return shape[:1] + shape[2:]
+    def output_shapes(self) -> list[tuple]:
+        return [shape[:1] + shape[2:] for shape in super().output_shapes]
