@@ -95,6 +95,11 @@ def grouped_einsum_dense(x):
     return layers.EinsumDense("bgd,gde->be", (3,))(x)
 
 
+def single_head(x):
+    x = layers.EinsumDense("abc,cde->abde", (5, 1, 8), bias_axes="de")(x)
+    return layers.EinsumDense("abde,dec->abc", (5, 2))(x)
+
+
 def dots(x):
     one, other = layers.Dense(8)(x), layers.Dense(8)(x)
     scores = layers.Dot(axes=-1, normalize=True)([one, other])
@@ -141,6 +146,7 @@ NETWORKS = {
     "fused_attention": (fused_attention, SEQUENCE),
     "einsum_dense": (einsum_dense, SEQUENCE),
     "grouped_einsum_dense": (grouped_einsum_dense, SEQUENCE),
+    "single_head": (single_head, SEQUENCE),
     "dots": (dots, SEQUENCE),
     "convolutional_lstm": (convolutional_lstm, VIDEO),
     "convolutional_lstm_with_states": (convolutional_lstm_with_states, VIDEO),

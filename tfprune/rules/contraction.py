@@ -123,15 +123,16 @@ def _dot(call: Call) -> np.ndarray | list[np.ndarray]:
 def _einsum_dense(call: Call) -> np.ndarray:
     """A kernel whose axes are given by an equation.
 
-    Of the axes that the kernel creates the first is the layer's channels (the heads, where it makes heads). The
-    others keep their sizes, and so does what passes beside a created axis: both together would be pairs.
+    Of the axes that the kernel creates the first that is wider than one is the layer's channels (the heads, where
+    it makes heads). The others keep their sizes, and so does what passes beside: both together would be pairs.
     """
     layer = call.operation
     (source, kernel), result = _letters(layer.equation, [call.inputs[0].ndim, len(layer.kernel.shape)])
     labels = call.inputs[0]
     varied = [axis for axis, size in enumerate(labels.shape) if size > 1]
     summed = [axis for axis in varied if source[axis] not in result]
-    created = next((letter for letter in result if letter in kernel and letter not in source), None)
+    made = [letter for letter in result if letter in kernel and letter not in source]
+    created = max(made, key=lambda letter: layer.kernel.shape[kernel.index(letter)] > 1, default=None)
     passing = [axis for axis in varied if axis not in summed]
     axes: dict[str, np.ndarray] = {}
     if passing and (created is not None or any(source[axis] not in kernel for axis in passing)):
