@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import layers
 
+import tfprune
+
 
 def randomize(model, seed=0):
     """Gives every weight of a model random, non-trivial values: no gamma of one, no mean of zero."""
@@ -48,6 +50,23 @@ def images(model, examples=3, seed=0):
 def weights_by_path(model):
     """Weight path -> value."""
     return {weight.path: np.array(weight.numpy()) for weight in model.weights}
+
+
+def network(body, *shapes, dtype="float32"):
+    """The model that a function of its inputs makes, with random weights."""
+    inputs = [keras.Input(shape, dtype=dtype) for shape in shapes]
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], body(*inputs))
+    return randomize(model)
+
+
+def prove(model, plan):
+    """Verifies a plan, and that the costs it predicts are those of the network that it makes, which is returned."""
+    assert tfprune.verify(model, plan) <= 1e-5
+    small = plan.apply(model)
+    built = tfprune.profile(small)
+    assert (built.params, built.macs, built.flops) == (plan.params[1], plan.macs[1], plan.flops[1])
+    assert small.count_params() < model.count_params()
+    return small
 
 
 def plain_cnn(seed=0, classes=5):

@@ -17,7 +17,8 @@ from tests.helpers import predict, relative_error, weights_by_path
 from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.plans import ChannelPlan
-from tfprune.surgery import clone, random_inputs
+from tfprune.proof import random_inputs
+from tfprune.surgery import clone
 from tfprune.walk import map_tensors, replay
 
 EXACT = 1e-9

@@ -72,7 +72,7 @@ class Call:
 
     @property
     def output_shape(self) -> tuple:
-        """Shape of the (first) output tensor."""
+        """Shape of the (first) output tensor, batch axis included."""
         return self.output_shapes[0]
 
     def run(self, arrays: list[np.ndarray]) -> Any:

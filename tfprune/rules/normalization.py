@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfprune.labels import Call, Kept
-from tfprune.rules import give_up, rule
+from tfprune.rules import rule
 
 
 @rule("BatchNormalization")
@@ -51,19 +51,13 @@ def _group_normalization(call: Call) -> np.ndarray:
     return call.place(source, layer.axis)
 
 
-@rule("LayerNormalization", "RMSNormalization", "UnitNormalization")
+@rule("LayerNormalization", "RMSNormalization", "UnitNormalization", "LayerNorm", "RMSNorm", "Normalize")
 def _over_channels(call: Call) -> np.ndarray:
     """Normalizes over axes; frozen when channels are among them."""
-    layer, labels = call.operation, call.inputs[0]
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else (layer.axis,)
-    if any(labels.shape[axis] > 1 for axis in axes):
+    axes, labels = call.operation.axis, call.inputs[0]
+    if any(labels.shape[axis] > 1 for axis in (axes if isinstance(axes, (list, tuple)) else (axes,))):
         call.freeze(labels, f"{call.record.name} normalizes over the channels")
     return labels
-
-
-@rule("SpectralNormalization")
-def _spectral_normalization(call: Call) -> list[np.ndarray]:
-    return give_up(call, f"{call.record.name} normalizes a whole kernel")
 
 
 @rule("Normalization")
