@@ -85,7 +85,11 @@ def rebuild(
 
 
 def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> Any:
-    kind, config = type(record.operation), record.operation.get_config()
+    kind = type(record.operation)
+    try:
+        config = record.operation.get_config()
+    except NotImplementedError:  # an operation with an array among its arguments; it has no state, so it serves again
+        return record.operation
     for key, (value, _) in record.settings.items():
         config[key] = value(kept)
     config = _without_shapes(config)
@@ -98,10 +102,16 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
         config = _seeded(config, seed, record.name)
     if edit is not None:
         kind, config = edit(record, config)
-    if kind is keras.layers.Lambda:  # Keras refuses to make functions from configs, and here is the function
-        layer = record.operation
-        return kind(layer.function, layer._output_shape, layer.mask, layer.arguments, name=record.name)
+    # Keras refuses to make functions from configs, and here they are.
+    if kind is keras.layers.Lambda:
+        return _lambda_again(record.operation, record.name)
+    if isinstance(getattr(record.operation, "layer", None), keras.layers.Lambda):
+        return kind(**{**config, "layer": _lambda_again(record.operation.layer, record.operation.layer.name)})
     return kind.from_config(config)
+
+
+def _lambda_again(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
+    return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, name=name)
 
 
 def _without_shapes(config: Any) -> Any:

@@ -68,6 +68,8 @@ def _cell(
 
 def _outputs(call: Call, units: np.ndarray, axis: int = -1) -> list[np.ndarray]:
     """The outputs and the last states have the units; so have the first states, where they are given."""
+    if call.operation.stateful:
+        call.freeze(units, f"the state of {call.record.name} lasts from batch to batch")
     for index in _states(call):
         call.tie(call.channels(index, axis), units)
     return [np.expand_dims(units, _others(len(shape), axis)) for shape in call.output_shapes]
@@ -90,8 +92,8 @@ def _bidirectional(call: Call) -> list[np.ndarray]:
     directions = (wrapper.forward_layer, wrapper.backward_layer)
     if any(type(layer) not in (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN) for layer in directions):
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
-    if _states(call) or directions[0].units != directions[1].units:
-        return give_up(call, f"{call.record.name} has initial states or directions of different widths")
+    if _states(call) or directions[0].stateful or directions[0].units != directions[1].units:
+        return give_up(call, f"{call.record.name} has states that are given or last, or directions of different widths")
     units = call.create(directions[0].units)
     source = call.mix(0)
     for key, layer in zip(("layer", "backward_layer"), directions, strict=True):
