@@ -150,7 +150,7 @@ class ChannelGraph:
         for what, names in (("views", self.views), ("bypass", self.bypass)):
             for name in names:
                 if name not in self.records:
-                    raise PlanError(f"{what} names {name!r}, but {self.model.name!r} has no such layer (any more).")
+                    raise PlanError(f"{what} names {name!r}, but {self.model.name!r} has no such layer left.")
         for name in self.views:
             if not isinstance(self.records[name].operation, keras.layers.BatchNormalization):
                 kind = type(self.records[name].operation).__name__
