@@ -8,6 +8,9 @@ from keras import layers
 import tfprune
 from tests.helpers import images, plain_cnn, predict, prove, randomize, relative_error, residual_cnn
 from tfprune.errors import PlanError
+from tfprune.methods import METHODS
+from tfprune.methods.base import MethodSettings
+from tfprune.methods.network_slimming import stream_normalizations
 from tfprune.plans import ChannelPlan
 
 
@@ -140,3 +143,30 @@ def test_channels_of_a_removed_branch_cannot_be_removed_again():
         ChannelPlan.from_removed(preactivated(), {"conv_1a": [0]}, bypass={"add_1": 0})
     with pytest.raises(PlanError, match="'plain_cnn' has no such layer"):
         ChannelPlan.from_removed(preactivated(), {}, bypass={"add_1": 0}).apply(plain_cnn())
+
+
+@pytest.mark.parametrize(
+    ("make", "views"),
+    [
+        (preactivated, ["bn_1", "bn_2", "bn_end"]),
+        (densely_connected, ["bn_1", "bn_2", "bn_end"]),
+        (residual_cnn, []),
+        (plain_cnn, []),
+    ],
+)
+def test_normalizations_of_streams_are_found(make, views):
+    assert stream_normalizations(make()) == views
+
+
+@pytest.mark.parametrize("make", [preactivated, densely_connected])
+def test_slimming_ranks_the_views_with_all_other_channels(make):
+    model = make()
+    plan = METHODS.get("network_slimming").plan(model, MethodSettings(ratio=0.4))
+    names = [layer.name for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    gammas = {name: np.abs(model.get_layer(name).gamma.numpy()) for name in names}
+    threshold = np.sort(np.concatenate(list(gammas.values())))
+    threshold = threshold[len(threshold) - int(np.floor(0.6 * len(threshold)))]
+    for name, gamma in gammas.items():
+        owner = name.replace("bn_", "conv_") if name.endswith("a") else name
+        assert plan.keep[owner] == tuple(np.flatnonzero(gamma >= threshold))
+    prove(model, plan)

@@ -37,6 +37,7 @@ def plan_channels(
     scope: str = "layer",
     ratios: Mapping[str, float] | None = None,
     skip: Sequence[str] = (),
+    views: Sequence[str] = (),
     round_to: int = 1,
     min_channels: int = 1,
     max_ratio: float | None = None,
@@ -63,6 +64,8 @@ def plan_channels(
         ratios: Layer -> the fraction to remove there, in [0, 1), instead of `ratio`; only with
             `scope="layer"`. Given alone, other layers keep everything.
         skip: Names or patterns (`"block_1_*"`) of layers that keep all of their channels.
+        views: Batch normalizations that select for themselves among the channels of a stream that others read
+            too, as in PreResNet and DenseNet; only `"gamma"` scores their channels.
         round_to: Round the channels that a layer keeps up to a multiple of this.
         min_channels: The least that a layer keeps.
         max_ratio: The largest fraction removed from one layer; 0.95 with `scope="global"` unless given.
@@ -82,7 +85,7 @@ def plan_channels(
     budgets = {"macs": macs, "params": params}
     _check(ratio, budgets, ratios, scope, aggregate)
     _check_numbers(round_to=round_to, min_channels=min_channels, steps=steps, max_ratio=max_ratio, seed=seed)
-    graph = ChannelGraph(model)
+    graph = ChannelGraph(model, views)
     pools = prunable_pools(graph, skip, ratios or {})
     score = scorer(graph, model, criterion, aggregate, data, loss, seed)
 
@@ -110,8 +113,8 @@ def plan_channels(
         )
     asked = {
         "criterion": criterion, "aggregate": aggregate, "scope": scope, "ratio": ratio, **budgets, "ratios": ratios,
-        "skip": skip, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio, "steps": steps,
-        "seed": seed,
+        "skip": skip, "views": views, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,
+        "steps": steps, "seed": seed,
     }  # fmt: skip
     return ChannelPlan.from_groups(graph, groups.tolist(), notes, {k: v for k, v in asked.items() if v})
 

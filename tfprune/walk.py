@@ -71,33 +71,39 @@ def replay(model: keras.Model, inputs: Any, call: Callable) -> list:
     return [values[id(tensor)] for tensor in model.outputs]
 
 
+def wiring(model: keras.Model) -> tuple[list[tuple[Any, list, list]], list]:
+    """How the calls of `replay` hang together.
+
+    Returns:
+        A (node, inputs, outputs) triple for each call, in the order in which `replay` makes them, and the outputs
+        of the model; every tensor is an object of its own.
+    """
+    calls: list[tuple[Any, list, list]] = []
+
+    def call(node, args, kwargs):
+        inputs: list = []
+        map_tensors(node, args, kwargs, lambda _, value: inputs.append(value))
+        calls.append((node, inputs, [object() for _ in node.outputs]))
+        return calls[-1][2]
+
+    outputs = replay(model, [object() for _ in model.inputs], call)
+    return calls, outputs
+
+
 def needed_calls(model: keras.Model, bypass: Mapping[str, int]) -> list[bool]:
     """Whether each call of `replay` is needed for the outputs when merging operations pass on one operand only.
 
     Args:
         model: A functional model.
         bypass: Name of a merging operation -> the operand that it passes on.
-
-    Returns:
-        One bool for each call, in the order in which `replay` makes them.
     """
-    calls: list[tuple[list, list]] = []
-
-    def call(node, args, kwargs):
-        values: list = []
-        map_tensors(node, args, kwargs, lambda _, value: values.append(value))
-        if node.operation.name in bypass:
-            values = [value for index, value in enumerate(values) if index == bypass[node.operation.name]]
-        outputs = [object() for _ in node.outputs]
-        calls.append((values, outputs))
-        return outputs
-
-    wanted = set(map(id, replay(model, [object() for _ in model.inputs], call)))
-    needed = []
-    for values, outputs in reversed(calls):
-        needed.append(not wanted.isdisjoint(map(id, outputs)))
+    calls, outputs = wiring(model)
+    wanted, needed = set(map(id, outputs)), []
+    for node, inputs, made in reversed(calls):
+        needed.append(not wanted.isdisjoint(map(id, made)))
         if needed[-1]:
-            wanted.update(map(id, values))
+            alone = bypass.get(node.operation.name)
+            wanted.update(id(value) for index, value in enumerate(inputs) if alone in (None, index))
     return needed[::-1]
 
 
