@@ -25,6 +25,21 @@ def randomize(model, seed=0):
     return model
 
 
+def trainable(model):
+    """Number of trainable parameters: what the paper and PyTorch count."""
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+def convolutions(model):
+    """The 2-D convolutions of a model, in order."""
+    return [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+
+
+def normalizations(model):
+    """The batch normalizations of a model, in order."""
+    return [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+
+
 def predict(model, *inputs):
     """The flat list of a model's outputs for some inputs, as arrays."""
     outputs = model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)

@@ -56,6 +56,27 @@ def test_a_model_that_is_named_has_its_full_width():
     assert parse("--model=MobileNetV2").width == 1.0
 
 
+@pytest.mark.parametrize(
+    ("dataset", "model", "gamma_l1", "learning_rate"),
+    [
+        # Section 4 of the paper and its code: 1e-4 for VGG, 1e-5 for deeper networks; 0.01 without normalization.
+        ("cifar10", "vgg19", 1e-4, 0.1),
+        ("cifar10", "preresnet164", 1e-5, 0.1),
+        ("cifar100", "densenet40", 1e-5, 0.1),
+        ("cifar10", "imagenet_vgg11_bn", 1e-5, 0.1),
+        ("cifar10", "imagenet_vgg16", 1e-4, 0.01),
+        ("fashion_mini", "vgg16", 1e-3, 0.1),
+        ("fashion_mini", "preresnet56", 1e-4, 0.1),
+        ("fashion_mini", "imagenet_vgg16", 1e-3, 0.01),
+    ],
+)
+def test_some_networks_have_a_penalty_or_a_learning_rate_of_their_own(dataset, model, gamma_l1, learning_rate):
+    settings = parse(f"--dataset={dataset}", f"--model={model}")
+    assert (settings.gamma_l1, settings.learning_rate) == (gamma_l1, learning_rate)
+    settings = parse(f"--dataset={dataset}", f"--model={model}", "--gamma_l1=.5", "--learning_rate=.25")
+    assert (settings.gamma_l1, settings.learning_rate) == (0.5, 0.25)
+
+
 def test_finetuning_takes_a_quarter_of_the_epochs_rounded_up():
     lengths = [parse(f"--epochs={epochs}").finetune_epochs for epochs in (1, 2, 4, 5, 160)]
     assert lengths == [1, 1, 1, 2, 40]

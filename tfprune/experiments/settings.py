@@ -50,6 +50,13 @@ _PAPER = Recipe()
 _MINUTES = Recipe(epochs=6, gamma_l1=1e-3, width=0.25)
 RECIPES = {"fashion_mini": _MINUTES, "synthetic": _MINUTES}
 
+# Of these the paper takes a tenth: of the penalty for networks other than VGG on CIFAR, of the learning rate for a
+# network without batch normalization.
+_A_TENTH = {
+    "gamma_l1": ("preresnet56", "preresnet110", "preresnet164", "densenet40", "densenet_bc100", "imagenet_vgg11_bn"),
+    "learning_rate": ("imagenet_vgg16",),
+}
+
 
 _MOST_SEEDS = 1000
 
@@ -117,13 +124,21 @@ def define_flags(values: flags.FlagValues) -> None:
     string("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
     number("ratio", "Fraction of channels to remove, in (0, 1). Default: 0.5, unless --variant is given.")
     string("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
-    number("gamma_l1", "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini.")
+    number(
+        "gamma_l1",
+        "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini; a tenth of it for "
+        f"{', '.join(_A_TENTH['gamma_l1'])}.",
+    )
     flags.DEFINE_list("regimes", "all", f"Of {', '.join(REGIMES)}, all.", flag_values=values)
     flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
     number("epochs", "Epochs of the large model. Default: 160, or 6 on fashion_mini.", flags.DEFINE_integer)
     number("finetune_epochs", "Epochs of fine-tuning. Default: a quarter of --epochs.", flags.DEFINE_integer)
     number("batch_size", "Global batch size. Default: 64.", flags.DEFINE_integer)
-    number("learning_rate", "Learning rate; x 0.1 at half and at three quarters of the epochs. Default: 0.1.")
+    number(
+        "learning_rate",
+        "Learning rate; x 0.1 at half and at three quarters of the epochs. Default: 0.1, or 0.01 for "
+        f"{', '.join(_A_TENTH['learning_rate'])}.",
+    )
     number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4.")
     switch("nesterov", False, "Nesterov momentum, as the paper says; its code, and so the default, has none.")
     number("budget_cap", "The most by which Scratch-B may multiply the epochs. Default: no cap.")
@@ -147,7 +162,7 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
         if values[name].value not in valid:
             raise unknown_name(name, values[name].value, valid)
-    recipe = RECIPES.get(dataset, _PAPER)
+    recipe = _recipe(dataset, values.model)
 
     width = values.width
     if width is None:
@@ -204,6 +219,12 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     elif settings.workdir.exists() and not settings.workdir.is_dir():
         raise UsageError(f"--workdir={str(settings.workdir)!r} is no folder.")
     return settings
+
+
+def _recipe(dataset: str, model: str) -> Recipe:
+    recipe = RECIPES.get(dataset, _PAPER)
+    tenths = {name: getattr(recipe, name) / 10 for name, models in _A_TENTH.items() if model in models}
+    return dataclasses.replace(recipe, **tenths)
 
 
 def _shrunk(settings: Settings) -> Settings:
