@@ -577,3 +577,17 @@ def test_what_turns_images_passes_their_channels(kind):
     kernel[:, :, [0, 5]] = 0
     model.get_layer("head").kernel.assign(kernel)
     assert relative_error(predict(model, images(model)), predict(small, images(model))) <= 1e-5
+
+
+def test_what_varies_over_the_steps_stays_but_the_layer_inside_is_pruned_and_counted():
+    def body(x):
+        single = layers.Dense(1, name="single")(x)
+        frames = ops.stack([single, layers.Dense(1, name="other")(x)], axis=1)
+        return layers.Dense(2)(layers.Flatten()(layers.TimeDistributed(layers.Dense(6), name="inside")(frames)))
+
+    model = network(body, (4,))
+    assert tfprune.profile(model).macs == 2 * 4 + 2 * 6 + 12 * 2
+    plan = tfprune.plan_channels(model, 0.5)
+    assert "varies over the steps" in plan.frozen["single"]
+    assert len(plan.keep["inside"]) == 3
+    prove(model, plan)
