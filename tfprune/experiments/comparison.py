@@ -68,44 +68,50 @@ def nearest(rows: Sequence[Row], cells: Iterable[paper.Cell]) -> Match | None:
         rows: Of one study, regime and budget.
         cells: To choose among; of equally near ones the first is taken.
     """
-    row = rows[0]
-    found = [
-        Match(cell, rows, _differences(cell, rows))
-        for cell in cells
-        if row.width == 1
-        and (cell.dataset, cell.model, cell.method, cell.regime) == (row.dataset, row.model, row.method, row.regime)
-        and cell.setting in ("", row.setting)
-    ]
-    return min(found, key=lambda match: len(match.differences), default=None)
+    row, best, fewest = rows[0], None, None
+    for cell in cells:
+        same = (cell.dataset, cell.model, cell.method, cell.regime) == (row.dataset, row.model, row.method, row.regime)
+        if not same or row.width != 1 or cell.setting not in ("", row.setting):
+            continue
+        training = _training_differences(cell, row)
+        length = _length_differences(cell, rows, bool(training))
+        if fewest is None or (len(training), len(length)) < fewest:
+            best, fewest = Match(cell, rows, (*training, *length)), (len(training), len(length))
+    return best
 
 
-def _differences(cell: paper.Cell, rows: Sequence[Row]) -> tuple[str, ...]:
-    """What the training behind rows and cell differs in."""
-    row, theirs = rows[0], paper.recipe(cell.recipe)
-    named = dict(part.split("=", 1) for part in row.training.split(", ") if part)
+def _training_differences(cell: paper.Cell, row: Row) -> list[str]:
+    """What differs in how the large network, and so all that follows from it, was trained."""
+    recipe = paper.recipe(cell.recipe)
+    ours = dict(part.split("=", 1) for part in row.training.split(", ") if part)
     fields = ["epochs", "batch_size", "learning_rate", "weight_decay"]
     if cell.regime == "unpruned":
-        named.pop("gamma_l1", None)  # the penalty is for the network that is pruned
+        ours.pop("gamma_l1", None)  # the penalty is for the network that is pruned
     else:
         fields.append("gamma_l1")
     found = []
     for field in fields:
-        default, paper_value = _DEFAULTS[field], getattr(theirs, field)
-        value = type(default)(named.pop(field, default))
-        if paper_value not in (None, value):
-            found.append(f"{field}={value:g} (paper: {paper_value:g})")
-    found += [f"{name}={value}" for name, value in named.items() if name not in _NO_DIFFERENCE]
+        default, theirs = _DEFAULTS[field], getattr(recipe, field)
+        value = type(default)(ours.pop(field, default))
+        if theirs not in (None, value):
+            found.append(f"{field}={value:g} (paper: {theirs:g})")
+    return found + [f"{name}={value}" for name, value in ours.items() if name not in _NO_DIFFERENCE]
+
+
+def _length_differences(cell: paper.Cell, rows: Sequence[Row], trained_otherwise: bool) -> list[str]:
+    """What differs in a length that does not follow from that of the large network."""
+    found = []
+    epochs = " or ".join(str(number) for number in sorted({row.epochs for row in rows}))
+    if cell.regime == "finetune" and epochs != str(cell.epochs):
+        found.append(f"finetune for {epochs} epochs (paper: {cell.epochs or 'not known'})")
     if cell.regime == "scratch_b":
-        cap = "" if theirs.budget_cap is None else f"at most {theirs.budget_cap:g} x the epochs"
-        if row.budget != cap:
-            found.append(f"Scratch-B {row.budget or 'without a cap'} (paper: {cap or 'no cap'})")
-    own_epochs = sorted({row.epochs for row in rows})
-    # Where the large network was trained for longer or shorter, so was whatever follows from that.
-    checked = cell.regime == "finetune" or (cell.regime == "scratch_b" and cell.epochs is not None and not found)
-    if checked and own_epochs != [cell.epochs]:
-        theirs_told = "not known" if cell.epochs is None else cell.epochs
-        found.append(f"{cell.regime} for {' or '.join(map(str, own_epochs))} epochs (paper: {theirs_told})")
-    return tuple(found)
+        cap = paper.recipe(cell.recipe).budget_cap
+        budget = "" if cap is None else f"at most {cap:g} x the epochs"
+        if rows[0].budget != budget:
+            found.append(f"scratch_b {rows[0].budget or 'without a cap'} (paper: {budget or 'no cap'})")
+        if cell.epochs is not None and epochs != str(cell.epochs) and not trained_otherwise:
+            found.append(f"scratch_b for {epochs} epochs (paper: {cell.epochs})")
+    return found
 
 
 def format_cell(cell: paper.Cell) -> str:
