@@ -106,6 +106,16 @@ def test_every_other_setting_of_the_training_is_a_difference(training, told):
     assert matches(study(training=training))["scratch_e"].differences == (told,)
 
 
+def test_the_drops_and_image_size_of_a_row_that_tells_them_are_compared():
+    large = {"dataset": "imagenet", "model": "imagenet_resnet34", "setting": "ResNet-34-A"}
+    training = "epochs=90, batch_size=256, drops={}, image_size={}"
+    for drops, size, told in (
+        ("imagenet", 224, ()),
+        ("cifar", 64, ("drops=cifar (paper: imagenet)", "image_size=64 (paper: 224)")),
+    ):
+        assert matches(study(**large, training=training.format(drops, size)))["unpruned"].differences == told
+
+
 def test_nesterov_momentum_is_no_difference():
     assert matches(study(training="nesterov=True"))["scratch_e"].differences == ()
 
@@ -260,7 +270,7 @@ def test_the_commands_for_what_is_not_run_would_reproduce_the_cells(table):
         for field in ("epochs", "batch_size", "learning_rate", "weight_decay", "budget_cap"):
             assert getattr(settings, field) == getattr(recipe, field)
         assert settings.width == 1
-        assert len(settings.seeds) == 5
+        assert len(settings.seeds) == cells[-1].n
         if settings.method == "network_slimming":
             assert settings.gamma_l1 == recipe.gamma_l1
         lengths = (None, settings.finetune_epochs)

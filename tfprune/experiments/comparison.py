@@ -84,17 +84,16 @@ def _training_differences(cell: paper.Cell, row: Row) -> list[str]:
     """What differs in how the large network, and so all that follows from it, was trained."""
     recipe = paper.recipe(cell.recipe)
     ours = dict(part.split("=", 1) for part in row.training.split(", ") if part)
-    fields = ["epochs", "batch_size", "learning_rate", "weight_decay"]
+    fields = ["epochs", "batch_size", "learning_rate", "weight_decay", "drops", "image_size"]
     if cell.regime == "unpruned":
         ours.pop("gamma_l1", None)  # the penalty is for the network that is pruned
     else:
         fields.append("gamma_l1")
     found = []
     for field in fields:
-        default, theirs = _DEFAULTS[field], getattr(recipe, field)
-        value = type(default)(ours.pop(field, default))
-        if theirs not in (None, value):
-            found.append(f"{field}={value:g} (paper: {theirs:g})")
+        theirs, value = getattr(recipe, field), ours.pop(field, _DEFAULTS.get(field))
+        if theirs not in (None, "") and value is not None and type(theirs)(value) != theirs:
+            found.append(f"{field}={value} (paper: {_text(theirs)})")
     return found + [f"{name}={value}" for name, value in ours.items() if name not in _NO_DIFFERENCE]
 
 
@@ -112,6 +111,10 @@ def _length_differences(cell: paper.Cell, rows: Sequence[Row], trained_otherwise
         if cell.epochs is not None and epochs != str(cell.epochs) and not trained_otherwise:
             found.append(f"scratch_b for {epochs} epochs (paper: {cell.epochs})")
     return found
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def format_cell(cell: paper.Cell) -> str:
@@ -173,6 +176,9 @@ _HOW_TO_READ = (
 )
 
 
+_DROPS = {"cifar": "x 0.1 at half and three quarters of the epochs", "imagenet": "x 0.1 at each third of the epochs"}
+
+
 def _line(cell: paper.Cell) -> tuple[str, str, str, str, str]:
     return cell.dataset, cell.model, cell.method, cell.setting, cell.recipe
 
@@ -221,6 +227,7 @@ def _describe(name: str) -> str:
         for field in ("epochs", "finetune_epochs", "batch_size", "learning_rate", "weight_decay", "gamma_l1")
     }
     told = [f"{field} {value:g}" for field, value in values.items() if value]
+    told += [_DROPS[recipe.drops]] if recipe.drops else []
     if recipe.budget_cap is not None:
         told.append(f"Scratch-B at most {recipe.budget_cap:g} x the epochs")
     return f"Recipe {name}: {', '.join(filter(None, [*told, recipe.remark]))}."

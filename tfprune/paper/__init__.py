@@ -91,10 +91,13 @@ class Recipe:
         epochs: Of the unpruned network.
         finetune_epochs: Of fine-tuning, at the lowest learning rate.
         batch_size: Global batch.
-        learning_rate: The highest rate; x 0.1 at half and at three quarters of the epochs unless `remark` says else.
+        learning_rate: The highest rate.
+        drops: When it is multiplied by 0.1: `cifar`, at half and three quarters of the epochs; `imagenet`, at each
+            third; "" for another schedule, which `remark` tells.
         weight_decay: Coupled.
         gamma_l1: Penalty on gamma in the training before Network Slimming.
         budget_cap: The most by which Scratch-B multiplies the epochs; None for no cap.
+        image_size: Height and width of the images; None for those that the data set has.
         remark: What else there is to say.
     """
 
@@ -103,9 +106,11 @@ class Recipe:
     finetune_epochs: int | None
     batch_size: int | None
     learning_rate: float | None
+    drops: str
     weight_decay: float | None
     gamma_l1: float | None
     budget_cap: float | None
+    image_size: int | None
     remark: str
 
 
