@@ -105,6 +105,22 @@ class ImageData:
         return dataclasses.replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
 
 
+def normalized_sample(data: ImageData, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training images as a network sees them in a test, and their labels, equally many of each class.
+
+    Args:
+        data: The data set.
+        count: How many; all if there are fewer.
+
+    Returns:
+        float32 (count, height, width, channels) and int32 (count,).
+    """
+    chosen = stratified_indices(data.train_labels, min(count, len(data.train_labels)))
+    mean, std = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
+    images = data.train_images[chosen].astype(np.float32) / 255.0
+    return (images - mean) / std, data.train_labels[chosen]
+
+
 def stratified_indices(labels: np.ndarray, count: int) -> np.ndarray:
     """Chooses `count` examples, equally many of each class.
 

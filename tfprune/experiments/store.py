@@ -23,7 +23,7 @@ import numpy as np
 from tfprune.errors import TfpruneError
 
 # Raise it when stages of an older tfprune must not be reused, although their configs look the same.
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclasses.dataclass(frozen=True)

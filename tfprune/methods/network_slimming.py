@@ -17,7 +17,7 @@ from collections import Counter
 import keras
 
 from tfprune.labels import Record
-from tfprune.methods.base import Method, MethodSettings
+from tfprune.methods.base import Method, MethodSettings, Sample
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan
 from tfprune.surgery import Edit
@@ -42,7 +42,7 @@ class NetworkSlimming(Method):
 
         return penalise
 
-    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan for a network that was trained sparse."""
         views = stream_normalizations(model)
         return plan_channels(model, settings.ratio, criterion="gamma", scope="global", views=views)
