@@ -212,6 +212,7 @@ class Study:
         with stage.writing() as folder:
             plan.save(folder / "plan.json")
             save_weights(folder, small.get_weights())
+            write_json(folder / "origin.json", {"large": large.name})
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
         return stage
 
