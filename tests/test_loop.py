@@ -10,7 +10,7 @@ from tfprune.errors import DivergedError, UsageError
 from tfprune.layers import FusedBatchNormalization
 from tfprune.methods.base import MethodSettings
 from tfprune.methods.network_slimming import METHOD as NETWORK_SLIMMING
-from tfprune.training import loop
+from tfprune.training import augment, loop
 from tfprune.training.loop import Trainer, TrainingConfig
 from tfprune.training.schedules import Schedule
 
@@ -76,7 +76,7 @@ def batches(monkeypatch):
         recorded.set_shape(images.shape)
         return recorded
 
-    monkeypatch.setattr(loop, "random_crop_and_flip", leave)
+    monkeypatch.setattr(augment, "random_crop_and_flip", leave)
     return seen
 
 
@@ -278,7 +278,7 @@ def test_the_augmentation_is_that_of_seed_and_step(monkeypatch):
         recorded.set_shape(images.shape)
         return recorded
 
-    monkeypatch.setattr(loop, "random_crop_and_flip", spy)
+    monkeypatch.setattr(augment, "random_crop_and_flip", spy)
     monkeypatch.setattr(loop, "_STEPS_PER_CALL", 3)  # the calls are no part of it
     make_trainer().run(conv_bn_dense().get_weights(), 2, Schedule(0.01), seed=6)
     expected = [tf.random.stateless_uniform((8, 3), (6, step)).numpy() for step in range(10)]

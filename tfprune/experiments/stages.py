@@ -31,6 +31,9 @@ class TrainingKey:
     gamma_l1: float = 0.0
     precision: str = "float32"
     replicas: int = 1
+    drops: str = "cifar"
+    image_size: int | None = None
+    content: str = ""
 
     def config(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""
@@ -46,10 +49,11 @@ class StudyStages:
         workdir: Where the stages are; a worker's own folder under a multi-worker strategy.
         replicas: Number of replicas that share a batch; each normalizes its own part.
         trains_sparse: Whether the method trains the network that it prunes in a way of its own.
+        content: What tells the data from other data of the same name.
     """
 
-    def __init__(self, settings: Settings, workdir: Path, replicas: int, trains_sparse: bool):
-        self._settings, self._replicas = settings, replicas
+    def __init__(self, settings: Settings, workdir: Path, replicas: int, trains_sparse: bool, content: str = ""):
+        self._settings, self._replicas, self._content = settings, replicas, content
         self._plan_gamma_l1 = settings.gamma_l1 if trains_sparse else 0.0
         self._store = Store(workdir)
         self._model = _model_identity(settings.model)
@@ -86,9 +90,8 @@ class StudyStages:
     def _key(self, seed: int, gamma_l1: float) -> TrainingKey:
         shared = {field.name for field in dataclasses.fields(TrainingKey)} & set(vars(self._settings))
         same = {name: getattr(self._settings, name) for name in shared}
-        return TrainingKey(
-            **{**same, "model": self._model, "seed": seed, "gamma_l1": gamma_l1, "replicas": self._replicas}
-        )
+        given = {"model": self._model, "seed": seed, "gamma_l1": gamma_l1, "replicas": self._replicas}
+        return TrainingKey(**{**same, **given, "content": self._content})
 
     def _slug(self, part: str, seed: int) -> str:
         stem = Path(self._settings.model).stem

@@ -33,9 +33,10 @@ from tfprune.profiling import profile
 from tfprune.proof import verify
 from tfprune.surgery import clone
 from tfprune.training.distribution import agree, worker_index
-from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult, check_batch_size
+from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
 from tfprune.training.regimes import Regime
 from tfprune.training.schedules import Schedule
+from tfprune.training.source import check_batch_size
 
 
 class Study:
@@ -51,7 +52,7 @@ class Study:
 
     def __init__(self, settings: Settings, strategy: tf.distribute.Strategy):
         self.settings, self.strategy = settings, strategy
-        self.data = load(settings.dataset, settings.data_dir, settings.train_examples)
+        self.data = load(settings.dataset, settings.data_dir, settings.train_examples, settings.image_size)
         check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.model.trainable = True  # layers that a user's file has frozen would keep random weights
@@ -61,7 +62,7 @@ class Study:
         # Workers do the same work and each keeps its own stages, so that none needs the others' disk.
         workdir = settings.workdir if self.chief else settings.workdir / "workers" / str(worker)
         replicas = strategy.num_replicas_in_sync
-        self.stages = StudyStages(settings, workdir, replicas, self.method.trains_sparse)
+        self.stages = StudyStages(settings, workdir, replicas, self.method.trains_sparse, self.data.content)
         self._trainers: dict[str, Trainer] = {}
         self._pruned_trainer: tuple[str, Trainer] | None = None
 
@@ -81,8 +82,8 @@ class Study:
         guess = "" if known else " (if the widths were uniform; the real ones follow from the training)"
         cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
         lines = [
-            f"data      {data.name}: {len(data.train_images):,} training and {len(data.test_images):,} test images "
-            f"of {height}x{width}x{channels}, {data.num_classes} classes",
+            f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
+            f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
             f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
             f"pruning   {s.method}, {s.name}{penalty}",
             f"pruned    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
@@ -110,7 +111,7 @@ class Study:
 
     def _stage_lines(self, seed: int, ratio: float, known: bool) -> Iterator[tuple]:
         s = self.settings
-        whole = _rates(Schedule.paper(s.learning_rate, s.epochs), s.epochs)
+        whole = _rates(Schedule.paper(s.learning_rate, s.epochs, s.drops), s.epochs)
         yield "train", s.epochs, whole, self.stages.large(seed, sparse=False).done
         if self.method.trains_sparse:
             yield "train sparse", s.epochs, whole, self.stages.large(seed, sparse=True).done
@@ -122,7 +123,7 @@ class Study:
         for regime in s.regime_list:
             epochs = self._epochs(regime, ratio)
             sure = known or regime.budget != "flops"
-            rates = _rates(regime.schedule(s.learning_rate, epochs), epochs)
+            rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
             done = known and self.stages.regime(seed, regime, epochs).done
             yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
 
@@ -153,7 +154,7 @@ class Study:
             if not self._done(stage):
                 fresh = regime.weights == "fresh"
                 weights = clone(small, weights="fresh", seed=seed).get_weights() if fresh else inherited
-                schedule = regime.schedule(s.learning_rate, epochs)
+                schedule = regime.schedule(s.learning_rate, epochs, s.drops)
                 self._say(f"seed {seed}: {regime.name}, {_epochs(epochs)}")
                 trainer = self._trainer_for(small)
                 result = self._train(trainer, stage, weights, epochs, schedule, seed)
@@ -175,7 +176,7 @@ class Study:
             edit = self.method.edit(self._method_settings(seed)) if sparse else None
             self._trainers[kind] = self._trainer(self.model, edit)
         self._say(f"seed {seed}: train{' sparse' * sparse}, {_epochs(s.epochs)}")
-        schedule = Schedule.paper(s.learning_rate, s.epochs)
+        schedule = Schedule.paper(s.learning_rate, s.epochs, s.drops)
         result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed)
         with stage.writing() as folder:
             _store_result(folder, result)
@@ -265,8 +266,8 @@ class Study:
             flops=flops,
             epochs=epochs,
             train_seconds=round(seconds, 3),
-            train_examples=len(self.data.train_images),
-            test_examples=len(self.data.test_images),
+            train_examples=self.data.train_count,
+            test_examples=self.data.test_count,
             budget=self._budget(regime),
             training=self.stages.training(),
             study=self.stages.study(),

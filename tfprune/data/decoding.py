@@ -1,0 +1,53 @@
+"""From the bytes of an image file to pixels, by TensorFlow."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+CHANNELS = 3
+
+
+def decode(content: tf.Tensor) -> tf.Tensor:
+    """Decodes a PNG, JPEG, BMP or GIF (its first frame) into uint8 (height, width, 3), grey ones too.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If it is none of these, or damaged.
+    """
+    image = tf.io.decode_image(content, channels=CHANNELS, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, CHANNELS))
+
+
+def resize_crop(image: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
+    """Cuts out a box and resizes it.
+
+    Args:
+        image: uint8 (height, width, 3).
+        box: int32 (4,): top, left, height, width, within the image.
+        size: Height and width of the result.
+
+    Returns:
+        uint8 (size, size, 3), bilinear with antialiasing.
+    """
+    crop = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], CHANNELS])
+    # Antialiasing, because most photographs are far larger than what they are resized to.
+    resized = tf.image.resize(crop, (size, size), antialias=True)
+    return tf.ensure_shape(tf.cast(tf.round(resized), tf.uint8), (size, size, CHANNELS))
+
+
+def center_box(image: tf.Tensor, share: float) -> tf.Tensor:
+    """The square in the middle of an image whose side is this share of the image's shorter side.
+
+    To cut it out and resize it is to resize the shorter side to size / share and to crop the centre to size,
+    without computing what is cropped away.
+
+    Args:
+        image: (height, width, channels).
+        share: In (0, 1].
+
+    Returns:
+        int32 (4,): top, left, height, width.
+    """
+    sides = tf.shape(image)[:2]
+    side = tf.cast(tf.round(share * tf.cast(tf.reduce_min(sides), tf.float32)), tf.int32)
+    side = tf.maximum(side, 1)
+    return tf.concat([(sides - side) // 2, [side, side]], 0)
