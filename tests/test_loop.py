@@ -455,6 +455,23 @@ def test_test_accuracy_is_that_of_the_plain_model_with_the_returned_weights(coun
     assert evaluated == {key: result.history[-1][key] for key in ("val_loss", "val_accuracy")}
 
 
+def test_images_of_other_sizes_are_trained_and_tested_on():
+    # 5 x 7 x 1 bytes do not fill the words in which pixels are stored.
+    generator = np.random.default_rng(0)
+    for height, width in ((5, 7), (70, 66)):
+        splits = []
+        for count in (9, 7):
+            labels = generator.integers(0, CLASSES, count).astype(np.int32)
+            splits += [generator.integers(0, 256, (count, height, width, 1), np.uint8), labels]
+        data = ImageData("made", *splits, CLASSES, MEAN, STD)
+        inputs = keras.Input((height, width, 1))
+        outputs = layers.Dense(CLASSES)(layers.Flatten()(inputs))
+        model = randomize(keras.Model(inputs, outputs))
+        trainer = make_trainer(model, data, batch_size=4)
+        assert trainer.evaluate(model.get_weights())["val_accuracy"] == pytest.approx(accuracy_by_numpy(model, data))
+        assert np.isfinite(trainer.run(model.get_weights(), 1, Schedule(0.001), seed=0).history[0]["loss"])
+
+
 def test_evaluate_uses_the_weights_that_it_is_given(trainer):
     data = make_data()
     for seed in (0, 1, 2):

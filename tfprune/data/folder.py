@@ -58,6 +58,7 @@ def load_folder(data_dir: Path | None, image_size: int, train_examples: int | No
     _check_memory((len(train) + len(test)) * image_size**2 * CHANNELS)
     digest = hashlib.sha256()
     train_images = _decode_files(train, image_size, digest)
+    digest.update(b"\0test\0")
     test_images = _decode_files(test, image_size, digest)
     mean, std = _statistics(train_images)
     return ImageData(
@@ -102,7 +103,7 @@ def _decode_files(files: ImageFiles, size: int, digest: hashlib._Hash) -> np.nda
             with open(path, "rb") as file:
                 content = file.read()
             with tf.device("CPU:0"):
-                return hashlib.sha256(content).digest(), pixels_of(content).numpy()
+                return hashlib.sha256(content).digest(), pixels_of(tf.constant(content)).numpy()
         except (OSError, tf.errors.InvalidArgumentError) as error:
             raise unreadable(path, error) from error
 
@@ -110,7 +111,7 @@ def _decode_files(files: ImageFiles, size: int, digest: hashlib._Hash) -> np.nda
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for index, (content, pixels) in enumerate(pool.map(read, files.paths())):
             images[index] = pixels
-            digest.update(f"{files.root.name if index == 0 else ''}{files.names[index]}\0".encode() + content)
+            digest.update(f"{files.names[index]}\0".encode() + content)
     return images
 
 
