@@ -262,7 +262,8 @@ def test_help_names_every_flag_and_needs_no_tensorflow(early):
         assert (status, err) == (0, "")
         names = (
             "dataset data_dir image_size model width method ratio variant regimes seeds epochs finetune_epochs "
-            "batch_size learning_rate weight_decay budget_cap train_examples strategy precision workdir export smoke dry_run"
+            "batch_size learning_rate weight_decay budget_cap train_examples strategy precision workdir export smoke "
+            "dry_run"
         )
         for name in names.split():
             assert f"--{name}:" in out
