@@ -14,6 +14,7 @@ from tfprune.data import load
 from tfprune.data.imagenet import MEAN, STD
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import DataError, UsageError
+from tfprune.experiments.run import main
 from tfprune.training.loop import Trainer, TrainingConfig
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import make_sources
@@ -137,6 +138,7 @@ def test_a_crop_is_a_part_of_its_image_flipped_or_not(tmp_path):
     train, _ = sources(load("imagenet", tmp_path, image_size=64), batch=100)
     images = np.concatenate([batch[0] for epoch in range(3) for batch in batches(train, 0, epoch)]).astype(float)
     assert len(images) == 600
+    assert len({image.tobytes() for image in images}) > 590  # the same crop does not come again in every epoch
     left, right = images[:, :, 0, 0].mean(1), images[:, :, -1, 0].mean(1)
     top, bottom = images[:, 0, :, 1].mean(1), images[:, -1, :, 1].mean(1)
     flipped = left > right
@@ -323,6 +325,31 @@ def test_a_data_set_that_is_not_prepared_is_told_in_one_line(fake_tfds, monkeypa
     monkeypatch.setattr(FakeBuilder, "prepared", False)
     with pytest.raises(DataError, match=r"Manual directory does not exist.*data_dir"):
         load("imagenet")
+
+
+# From the command line.
+
+SMALL = ("--model=resnet20", "--width=.25", "--method=uniform", "--regimes=scratch_b", "--noexport")
+
+
+@pytest.mark.slow
+def test_imagenet_goes_the_whole_way_from_a_folder(tmp_path, root, capsys):
+    argv = ["--dataset=imagenet", f"--data_dir={root}", "--image_size=16", "--epochs=3", "--batch_size=4", *SMALL]
+    assert main([*argv, f"--workdir={tmp_path / 'w'}"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("imagenet: 22 training and 11 test images of 16x16x3, 3 classes; streamed", "capped at 2"):
+        assert word in shown
+    assert "0.1, 0.01 from 1, 0.001 from 2" in shown
+    rows = (tmp_path / "w" / "results.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 4
+
+
+@pytest.mark.slow
+def test_smoke_runs_any_command_for_imagenet_without_a_file(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert main(["--smoke", "--dataset=imagenet", *SMALL, f"--workdir={tmp_path}"]) == 0
+    rows = (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 4
 
 
 # Several replicas and workers.

@@ -10,6 +10,8 @@ CHANNELS = 3
 def decode(content: tf.Tensor) -> tf.Tensor:
     """Decodes a PNG, JPEG, BMP or GIF (its first frame) into uint8 (height, width, 3), grey ones too.
 
+    Of a BMP with a palette of colours, TensorFlow takes the indices for shades of grey.
+
     Raises:
         tf.errors.InvalidArgumentError: If it is none of these, or damaged.
     """
