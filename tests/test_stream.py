@@ -205,6 +205,7 @@ def test_a_damaged_image_is_named_when_it_is_reached(tmp_path, split, damage):
     with pytest.raises(DataError) as error:
         trainer.run(network().get_weights(), 6, Schedule(0.01), seed=0)
     assert str(damaged) in str(error.value)
+    assert ("missing" in str(error.value)) == (damage == "missing")
     assert "\n" not in str(error.value)
 
 

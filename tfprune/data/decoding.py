@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfprune.errors import DataError
+
 CHANNELS = 3
+# What Python or TensorFlow raises for an image that cannot be read or decoded.
+READ_ERRORS = (
+    OSError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+)
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
@@ -53,3 +62,12 @@ def center_box(image: tf.Tensor, share: float) -> tf.Tensor:
     side = tf.cast(tf.round(share * tf.cast(tf.reduce_min(sides), tf.float32)), tf.int32)
     side = tf.maximum(side, 1)
     return tf.concat([(sides - side) // 2, [side, side]], 0)
+
+
+def unreadable(name: str, error: Exception) -> DataError:
+    """The error for an image, by its path or other name, for one of the `READ_ERRORS`."""
+    if isinstance(error, tf.errors.InvalidArgumentError):
+        reason = "it is damaged, or no PNG, JPEG, BMP or GIF"
+    else:
+        reason = getattr(error, "strerror", None) or "it is missing, or not yours to read"
+    return DataError(f"The image '{name}' cannot be read ({reason}): replace it, or remove it.")

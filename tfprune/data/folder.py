@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfprune.data.decoding import CHANNELS, center_box, decode, resize_crop
+from tfprune.data.decoding import CHANNELS, READ_ERRORS, center_box, decode, resize_crop, unreadable
 from tfprune.data.image_data import ImageData, check_train_examples, stratified_indices
 from tfprune.data.image_files import ImageFiles, find_splits
 from tfprune.errors import DataError
@@ -104,7 +104,7 @@ def _decode_files(files: ImageFiles, size: int, digest: hashlib._Hash) -> np.nda
                 content = file.read()
             with tf.device("CPU:0"):
                 return hashlib.sha256(content).digest(), pixels_of(tf.constant(content)).numpy()
-        except (OSError, tf.errors.InvalidArgumentError) as error:
+        except READ_ERRORS as error:
             raise unreadable(path, error) from error
 
     images = np.empty((len(files), size, size, CHANNELS), np.uint8)
@@ -113,12 +113,6 @@ def _decode_files(files: ImageFiles, size: int, digest: hashlib._Hash) -> np.nda
             images[index] = pixels
             digest.update(f"{files.names[index]}\0".encode() + content)
     return images
-
-
-def unreadable(path: str, error: Exception) -> DataError:
-    """The error for an image file that cannot be read or decoded."""
-    reason = error.strerror if isinstance(error, OSError) else "it is damaged, or no PNG, JPEG, BMP or GIF"
-    return DataError(f"The image '{path}' cannot be read ({reason}): replace it, or remove it.")
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

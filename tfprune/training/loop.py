@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.data.decoding import READ_ERRORS
 from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import DivergedError, UsageError
@@ -250,7 +251,7 @@ def _explaining(source: Source, seed: int, epoch: int, first: int, count: int) -
     """Turns the failure of a compiled step into one that names the image, if it is an image's."""
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+    except READ_ERRORS:
         source.explain(seed, epoch, first, count)
         raise
 

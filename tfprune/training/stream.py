@@ -7,8 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfprune.data.decoding import center_box, decode, resize_crop
-from tfprune.data.folder import unreadable
+from tfprune.data.decoding import READ_ERRORS, center_box, decode, resize_crop, unreadable
 from tfprune.data.streamed import Split
 from tfprune.training.augment import CROP_DRAWS, normalize, random_boxes
 
@@ -67,7 +66,7 @@ class ImageStream:
         for key, _ in self._keys(seed, epoch).skip(first * self._batch).take(count * self._batch):
             try:
                 decode(self._split.read(key))
-            except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+            except READ_ERRORS as error:
                 raise unreadable(self._split.name(key.numpy()), error) from error
 
     def _keys(self, seed: int, epoch: int) -> tf.data.Dataset:
