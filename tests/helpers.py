@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import layers
 
+import tfprune
+
 
 def randomize(model, seed=0):
     """Gives every weight of a model random, non-trivial values: no gamma of one, no mean of zero."""
@@ -21,6 +23,21 @@ def randomize(model, seed=0):
             value = generator.normal(0.0, fan_in**-0.5, shape)
         variable.assign(value.astype("float32"))
     return model
+
+
+def trainable(model):
+    """Number of trainable parameters: what the paper and PyTorch count."""
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+def convolutions(model):
+    """The 2-D convolutions of a model, in order."""
+    return [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+
+
+def normalizations(model):
+    """The batch normalizations of a model, in order."""
+    return [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
 
 
 def predict(model, *inputs):
@@ -48,6 +65,23 @@ def images(model, examples=3, seed=0):
 def weights_by_path(model):
     """Weight path -> value."""
     return {weight.path: np.array(weight.numpy()) for weight in model.weights}
+
+
+def network(body, *shapes, dtype="float32"):
+    """The model that a function of its inputs makes, with random weights."""
+    inputs = [keras.Input(shape, dtype=dtype) for shape in shapes]
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], body(*inputs))
+    return randomize(model)
+
+
+def prove(model, plan):
+    """Verifies a plan, and that the costs it predicts are those of the network that it makes, which is returned."""
+    assert tfprune.verify(model, plan) <= 1e-5
+    small = plan.apply(model)
+    built = tfprune.profile(small)
+    assert (built.params, built.macs, built.flops) == (plan.params[1], plan.macs[1], plan.flops[1])
+    assert small.count_params() < model.count_params()
+    return small
 
 
 def plain_cnn(seed=0, classes=5):

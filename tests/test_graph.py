@@ -52,7 +52,7 @@ def test_chain_couples_nothing_and_freezes_the_output():
     assert coupled(graph, "fc", 7) == {("fc", 7)}
     assert frozen(graph) == {"logits": "model output"}
     assert [record.name for record in graph.producers()] == ["conv_a", "conv_b", "fc", "logits"]
-    assert {names: len(groups) for names, groups in graph.pools().items()} == {
+    assert {pool.layers: len(pool) for pool in graph.pools()} == {
         ("conv_a",): 6,
         ("conv_b",): 10,
         ("fc",): 8,
@@ -64,7 +64,7 @@ def test_residual_stream_is_coupled_position_by_position():
     for channel in range(8):
         assert coupled(graph, "stem", channel) == {("stem", channel), ("branch_b", channel)}
     assert coupled(graph, "branch_a", 2) == {("branch_a", 2)}
-    assert {names: len(groups) for names, groups in graph.pools().items()} == {
+    assert {pool.layers: len(pool) for pool in graph.pools()} == {
         ("stem", "branch_b"): 8,
         ("branch_a",): 6,
     }
@@ -76,7 +76,7 @@ def test_zero_padded_shortcut_couples_with_an_offset():
     assert coupled(graph, "stem", 1) == {("stem", 1), ("wide", 2)}
     assert coupled(graph, "wide", 0) == {("wide", 0)}
     assert coupled(graph, "wide", 3) == {("wide", 3)}
-    assert {names: len(groups) for names, groups in graph.pools().items()} == {("stem", "wide"): 2, ("wide",): 2}
+    assert {pool.layers: len(pool) for pool in graph.pools()} == {("stem", "wide"): 2, ("wide",): 2}
 
 
 def test_resnet20_streams_by_hand():
@@ -99,7 +99,7 @@ def test_add_to_the_input_is_frozen_as_model_input():
     x = layers.Add()([inputs, x])
     graph = ChannelGraph(keras.Model(inputs, layers.Dense(3, name="head")(layers.Flatten()(x))))
     assert frozen(graph) == {"conv": "model input", "head": "model output"}
-    assert graph.pools() == {}
+    assert graph.pools() == []
 
 
 def test_every_output_of_several_is_frozen():
@@ -108,7 +108,7 @@ def test_every_output_of_several_is_frozen():
     y = layers.Conv2D(5, 3, name="second")(x)
     graph = ChannelGraph(keras.Model(inputs, [x, layers.Dense(2, name="head")(layers.Flatten()(y))]))
     assert frozen(graph) == {"first": "model output", "head": "model output"}
-    assert list(graph.pools()) == [("second",)]
+    assert [pool.layers for pool in graph.pools()] == [("second",)]
 
 
 def test_unknown_layer_freezes_what_it_touches_and_is_named():
@@ -120,7 +120,7 @@ def test_unknown_layer_freezes_what_it_touches_and_is_named():
     graph = ChannelGraph(keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x))))
     kind = type(unknown).__name__
     assert frozen(graph) == {"touched": f"odd ({kind}) is not known to tfprune", "head": "model output"}
-    assert list(graph.pools()) == [("free",), ("after",)]
+    assert [pool.layers for pool in graph.pools()] == [("free",), ("after",)]
 
 
 def test_users_subclass_of_a_known_layer_is_not_taken_for_it():
@@ -139,7 +139,7 @@ def test_subclass_of_a_model_with_a_functional_graph_is_taken_apart():
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, name="conv")(inputs)
     graph = ChannelGraph(Named(inputs, layers.Dense(2, name="head")(layers.Flatten()(x))))
-    assert list(graph.pools()) == [("conv",)]
+    assert [pool.layers for pool in graph.pools()] == [("conv",)]
 
 
 def test_shared_layer_makes_the_same_channels_at_every_call():
@@ -166,13 +166,13 @@ def test_nested_models_are_entered_and_equal_names_told_apart():
     graph = ChannelGraph(model)
     assert [record.name for record in graph.producers()] == ["conv", "conv_2", "head"]
     assert graph.records["conv_2"].operation is model.get_layer("two").get_layer("conv")
-    assert list(graph.pools()) == [("conv",), ("conv_2",)]
+    assert [pool.layers for pool in graph.pools()] == [("conv",), ("conv_2",)]
 
 
 def test_sequential_and_functional_give_the_same_graph():
     stack = [layers.Conv2D(4, 3, name="conv"), layers.ReLU(), layers.Flatten(), layers.Dense(2, name="head")]
     model = keras.Sequential([keras.Input((8, 8, 3)), *stack])
-    assert list(ChannelGraph(model).pools()) == [("conv",)]
+    assert [pool.layers for pool in ChannelGraph(model).pools()] == [("conv",)]
     assert functional(model) is not model
 
 

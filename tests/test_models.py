@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune import profile
-from tfprune.models import build_model
+import tfprune
+from tests.helpers import convolutions, normalizations, randomize, trainable
+from tfprune.models import MODELS, build_model
 
 VGG_WIDTHS = {
     "vgg11": [64, 128, 256, 256, 512, 512, 512, 512],
@@ -18,14 +19,6 @@ VGG_WIDTHS = {
 
 def make(name, classes=10, width=1.0, size=32):
     return build_model(name, (size, size, 3), classes, width)
-
-
-def trainable(model):
-    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-
-
-def convolutions(model):
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
 
 
 def vgg_params(widths, classes, head=None):
@@ -59,7 +52,7 @@ def resnet_params(depth, widths, classes):
 def test_parameter_counts_of_the_paper(name, classes, params):
     model = make(name, classes)
     assert trainable(model) == params
-    assert profile(model).params == params
+    assert tfprune.profile(model).params == params
 
 
 @pytest.mark.parametrize(
@@ -71,6 +64,11 @@ def test_parameter_counts_of_the_paper(name, classes, params):
         ("vgg16", 100, vgg_params(VGG_WIDTHS["vgg16"], 100)),
         ("resnet20", 10, resnet_params(20, (16, 32, 64), 10)),
         ("resnet32", 100, resnet_params(32, (16, 32, 64), 100)),
+        # A bias for each of the 4,224 (5,504) channels more than the network of Network Slimming.
+        ("vgg16_unstructured", 10, 14_724_042 + 4_224),
+        ("vgg19_unstructured", 100, 20_035_018 + 90 * 513 + 5_504),
+        # Two 1x1 convolutions, 16 to 32 and 32 to 64, and their batch normalizations.
+        ("resnet50_cifar", 10, resnet_params(50, (16, 32, 64), 10) + 16 * 32 + 32 * 64 + 2 * (32 + 64)),
     ],
 )
 def test_parameter_counts_by_formula(name, classes, expected):
@@ -122,35 +120,104 @@ def test_strided_convolution_is_padded_as_pytorch_pads_it():
         assert np.allclose(received[0, row, column], np.einsum("hwc,hwco->o", patch, kernel), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "gamma"), [("vgg16_l1", 0.5), ("vgg19", 0.5), ("resnet56", 1.0)])
-def test_initialisation_of_the_paper(name, gamma):
+STARTS = [
+    # name, width, gamma, whether the variance of kernels is 2 / fan-in instead of 2 / fan-out
+    ("vgg16_l1", 1.0, 0.5, False),
+    ("vgg19", 1.0, 0.5, False),
+    ("vgg16_unstructured", 1.0, 1.0, True),
+    ("resnet56", 1.0, 1.0, False),
+    ("resnet50_cifar", 1.0, 1.0, False),
+    ("preresnet56", 1.0, 0.5, False),
+    ("preresnet110", 1.0, 1.0, False),
+    ("densenet40", 1.0, 0.5, False),
+    ("densenet_bc100", 1.0, 1.0, False),
+    ("imagenet_vgg11_bn", 0.25, 0.5, False),
+    ("imagenet_vgg16", 0.25, None, False),
+    ("imagenet_vgg16_bn", 0.25, 1.0, False),
+    ("imagenet_resnet34", 0.5, 1.0, False),
+    ("imagenet_resnet50", 0.5, 1.0, False),
+]
+
+
+@pytest.mark.parametrize(("name", "width", "gamma", "fan_in"), STARTS)
+def test_initialisation_of_the_paper(name, width, gamma, fan_in):
     keras.utils.set_random_seed(3)
-    model = make(name)
+    model = make(name, width=width)
     for conv in convolutions(model):
         values = conv.kernel.numpy()
-        expected = math.sqrt(2 / (9 * conv.filters))  # He by fan-out: 3 * 3 * filters
+        height, breadth, entering, filters = values.shape
+        expected = math.sqrt(2 / (height * breadth * (entering if fan_in else filters)))  # He
         # Five standard errors of a standard deviation of so many samples.
         assert values.std() == pytest.approx(expected, rel=5 / math.sqrt(2 * values.size)), conv.name
         assert abs(values.mean()) < 5 * expected / math.sqrt(values.size)
+        assert conv.bias is None or not conv.bias.numpy().any()
     wide = max(convolutions(model), key=lambda conv: conv.kernel.numpy().size).kernel.numpy()
     assert np.abs(wide).max() > 3 * wide.std()  # not truncated at two standard deviations
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            # The 1-D batch normalization of the head keeps the default of one.
-            assert (layer.gamma.numpy() == (1.0 if layer.name == "bn_fc_1" else gamma)).all()
-            assert not layer.beta.numpy().any()
-            assert (layer.epsilon, layer.momentum) == (1e-5, 0.9)
+    assert (not normalizations(model)) == (gamma is None)
+    for layer in normalizations(model):
+        # The 1-D batch normalization of the L1-norm study's head keeps the default of one.
+        assert (layer.gamma.numpy() == (1.0 if name == "vgg16_l1" and layer.name == "bn_fc_1" else gamma)).all()
+        assert not layer.beta.numpy().any()
+        assert (layer.epsilon, layer.momentum) == (1e-5, 0.9)
     assert not model.get_layer("logits").bias.numpy().any()
 
 
 def test_classifiers_start_as_in_the_paper():
     keras.utils.set_random_seed(4)
-    for layer in (make("vgg16_l1").get_layer("fc_1"), make("vgg16", 100).get_layer("logits")):
+    vgg11 = make("imagenet_vgg11_bn", 100, 0.25)
+    for layer in (
+        make("vgg16_l1").get_layer("fc_1"),
+        make("vgg16", 100).get_layer("logits"),
+        make("vgg16_unstructured", 100).get_layer("logits"),
+        *(vgg11.get_layer(layer) for layer in ("fc_1", "fc_2", "logits")),
+    ):
         values = layer.kernel.numpy()
         assert values.std() == pytest.approx(0.01, rel=5 / math.sqrt(2 * values.size))
-    values = make("resnet20", 100).get_layer("logits").kernel.numpy()
-    assert np.abs(values).max() <= 1 / math.sqrt(64)  # PyTorch's default: uniform in +-1/sqrt(fan-in)
-    assert values.std() == pytest.approx(1 / math.sqrt(64) / math.sqrt(3), rel=0.05)
+    for name, fan_in in (("resnet20", 64), ("preresnet56", 256)):
+        values = make(name, 100).get_layer("logits").kernel.numpy()
+        assert values.shape == (fan_in, 100)
+        assert np.abs(values).max() <= 1 / math.sqrt(fan_in)  # PyTorch's default: uniform in +-1/sqrt(fan-in)
+        assert values.std() == pytest.approx(1 / math.sqrt(fan_in) / math.sqrt(3), rel=0.05)
+
+
+def test_forms_of_vgg_differ_in_biases_and_head():
+    plain, l1, unstructured = (make(name, width=0.125) for name in ("vgg16", "vgg16_l1", "vgg16_unstructured"))
+    assert [conv.use_bias for conv in convolutions(unstructured)] == [True] * 13
+    assert not any(conv.use_bias for conv in (*convolutions(plain), *convolutions(l1)))
+    names = [layer.name for layer in plain.layers]
+    assert [layer.name for layer in unstructured.layers] == names
+    assert [layer.name for layer in l1.layers] == [*names[:-1], "fc_1", "bn_fc_1", "relu_fc_1", "logits"]
+
+
+def test_resnet50_of_cifar_has_convolutions_in_the_two_shortcuts_that_change_the_shape():
+    model = make("resnet50_cifar", width=0.5)
+    numbered = [conv.name for conv in convolutions(model) if "shortcut" not in conv.name]
+    assert numbered == [f"conv_{n}" for n in range(1, 50)]  # 2 * 8 a stage, and the stem
+    shortcuts = {conv.name: conv for conv in convolutions(model) if "shortcut" in conv.name}
+    assert {name: (conv.kernel.shape, conv.strides, conv.use_bias) for name, conv in shortcuts.items()} == {
+        "conv_shortcut_2": ((1, 1, 8, 16), (2, 2), False),
+        "conv_shortcut_3": ((1, 1, 16, 32), (2, 2), False),
+    }
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 8)).astype("float32")
+    shortcut = keras.Model(model.get_layer("relu_17").output, model.get_layer("add_19").input[1])
+    kernel = shortcuts["conv_shortcut_2"].kernel.numpy()[0, 0]
+    # Every other pixel; fresh statistics divide by sqrt(1 + epsilon).
+    expected = x[:, ::2, ::2] @ kernel / math.sqrt(1 + 1e-5)
+    assert np.allclose(keras.ops.convert_to_numpy(shortcut(x)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_half_of_the_channels_of_every_network_can_be_removed_and_that_is_proved(name):
+    # Small images where the network takes them: the size of a map makes no difference to its channels.
+    width = 1 / 6 if name.startswith("densenet") else 0.125  # the growth of 12 becomes 2
+    model = randomize(make(name, 7, width, size=32 if "vgg" in name else 16), 1)
+    assert model.output_shape == (None, 7)
+    plan = tfprune.plan_channels(model, 0.5)
+    assert tfprune.verify(model, plan, examples=2) <= 1e-5
+    # All convolutions lose channels, the coupled ones too; where half of an odd number goes, the rest stays.
+    assert [len(plan.keep[conv.name]) for conv in convolutions(model)] == [
+        conv.filters // 2 for conv in convolutions(model)
+    ]
 
 
 def test_option_a_shortcut_pools_and_pads_zeros_on_both_sides():

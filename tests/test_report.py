@@ -56,7 +56,7 @@ def test_a_report_holds_csv_table_verdict_and_figures(tmp_path, plan):
     assert words in page
     assert len((tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()) == 6
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     for picture in pictures:
         pixels = matplotlib.image.imread(tmp_path / picture)
         assert min(pixels.shape[:2]) > 200
@@ -111,7 +111,7 @@ def test_every_setting_has_a_section_and_figures_of_its_own(tmp_path, plan):
         "synthetic, vgg16 x 0.25, uniform, ratio=0.5",
         "synthetic, vgg16 x 0.5, uniform, ratio=0.5",
     ]
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 9
 
 
 def test_the_command_rebuilds_what_was_deleted(tmp_path, plan, capsys):
@@ -128,6 +128,67 @@ def test_the_command_rebuilds_what_was_deleted(tmp_path, plan, capsys):
     for folder in "ab":
         assert (tmp_path / folder / "report.md").is_file()
         assert (tmp_path / folder / "results.csv").is_file()
+
+
+LIKE_TABLE_1 = {"dataset": "cifar10", "model": "vgg16_l1", "width": 1.0, "method": "l1_norm", "setting": "VGG-16-A"}
+
+
+def test_the_papers_value_stands_beside_ours_with_a_footnote_where_the_training_differs(tmp_path, plan):
+    fill(tmp_path, plan, seeds=(0, 1), training="epochs=6", **LIKE_TABLE_1)
+    shown = write_report(tmp_path)
+    lines = table_lines(shown)
+    assert re.split(r"  +", lines["unpruned"][0])[1:3] == ["93.05 ± 0.07", "93.63 ± 0.16 (table 1) [1]"]
+    assert re.split(r"  +", lines["scratch_b"][0])[2] == "93.78 ± 0.15 (table 1) [1]"
+    assert "93.41 ± 0.12 (table 1) [2]" in lines["finetune"][0]
+    assert "table" not in lines["pruned"][0]
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for text in (shown, page):
+        assert "paper %" in text
+        assert "[1] not the paper's training: epochs=6 (paper: 160).\n" in text
+        assert "[2] not the paper's training: epochs=6 (paper: 160), finetune for 6 epochs (paper: 40).\n" in text
+    assert "| 93.63 ± 0.16 (table 1) [1] " in page
+
+
+def test_a_study_that_the_paper_does_not_have_has_no_column_for_it(tmp_path, plan):
+    fill(tmp_path, plan)
+    assert "paper %" not in write_report(tmp_path)
+
+
+def test_a_table_of_the_paper_is_printed_over_all_workdirs_and_nothing_is_written(tmp_path, plan, capsys):
+    fill(tmp_path / "a", plan, scratch_b_epochs=(243,), **LIKE_TABLE_1)
+    fill(tmp_path / "b", plan, seeds=(1,), scratch_b_epochs=(243,), **LIKE_TABLE_1)
+    assert main([str(tmp_path / "a"), "--paper_table=1", str(tmp_path / "b")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Table 1 of the paper: L1-norm filter pruning")
+    assert "92.00 ± 0.00 (n=2)" in shown
+    assert "python -m tfprune.experiments.run --dataset=cifar10 --model=resnet56 " in shown
+    assert not list(tmp_path.glob("*/report.md"))
+    assert not list(tmp_path.glob("*/results.csv"))
+
+
+def test_a_table_of_the_paper_needs_no_workdir(capsys):
+    assert main(["--paper_table=4"]) == 0
+    shown = capsys.readouterr().out
+    assert "93.81 ± 0.14" in shown
+    assert "(n=" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--paper_table=7"], ["7", "1, 2, 3, 4, 5, 6, 8"]),
+        (["--paper_table=0"], ["0", "1, 2, 3, 4, 5, 6, 8"]),
+        (["--paper_table=two"], ["--paper_table", "two"]),
+        (["/nowhere/at/all", "--paper_table=1"], ["/nowhere/at/all"]),
+        (["{empty}", "--paper_table=1"], ["no finished"]),
+    ],
+)
+def test_a_wrong_table_or_workdir_is_status_2_and_one_line(arguments, told, tmp_path, capsys):
+    assert main([argument.format(empty=tmp_path) for argument in arguments]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert all(part in shown.err for part in told)
 
 
 @pytest.mark.parametrize(

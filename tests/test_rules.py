@@ -3,8 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from keras import layers, ops
 
 import tfprune
@@ -324,50 +322,6 @@ def test_channels_of_unknown_positions_are_frozen_at_flatten():
 def test_two_rules_for_one_operation_are_refused():
     with pytest.raises(ValueError, match="There is a rule for Conv2D already"):
         rule("Conv2D")(lambda call: None)
-
-
-# Random networks.
-
-BLOCKS = ("conv", "bn", "relu", "pool", "residual", "concat", "depthwise")
-
-
-def stack(blocks, flatten):
-    inputs = keras.Input((8, 8, 3))
-    x = conv(6, "stem")(inputs)
-    for block, width in blocks:
-        if block == "conv":
-            x = layers.Conv2D(width, 3, padding="same")(x)
-        elif block == "bn":
-            x = layers.BatchNormalization()(x)
-        elif block == "relu":
-            x = layers.ReLU()(x)
-        elif block == "pool":
-            x = layers.MaxPooling2D(2, padding="same")(x)
-        elif block == "residual":
-            branch = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
-            x = layers.Add()([x, layers.Conv2D(x.shape[-1], 3, padding="same")(branch)])
-        elif block == "concat":
-            x = layers.Concatenate()([x, layers.Conv2D(width, 1)(x)])
-        else:
-            x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=1 + width % 2)(x)
-    x = layers.Flatten()(x) if flatten else layers.GlobalAveragePooling2D()(x)
-    return finish(inputs, layers.Dense(9, activation="relu", name="hidden")(x))
-
-
-@settings(max_examples=35, deadline=None, derandomize=True)
-@given(
-    blocks=st.lists(st.tuples(st.sampled_from(BLOCKS), st.integers(2, 9)), min_size=1, max_size=7),
-    flatten=st.booleans(),
-    ratio=st.floats(0.15, 0.9),
-    criterion=st.sampled_from(["l1", "l2", "random"]),
-    scope=st.sampled_from(["layer", "global"]),
-)
-def test_any_stack_pruned_at_any_ratio_verifies(blocks, flatten, ratio, criterion, scope):
-    model = stack(blocks, flatten)
-    plan = tfprune.plan_channels(model, ratio, criterion=criterion, scope=scope)
-    assert tfprune.verify(model, plan, examples=2) <= 1e-5
-    built = tfprune.profile(plan.apply(model))
-    assert (built.params, built.macs, built.flops) == (plan.params[1], plan.macs[1], plan.flops[1])
 
 
 def test_groups_of_one_channel_go_with_it():

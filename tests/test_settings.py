@@ -53,10 +53,11 @@ def test_imagenet_has_the_papers_recipe():
     settings = parse("--dataset=imagenet", "--model=ResNet50")
     assert (settings.epochs, settings.finetune_epochs, settings.batch_size) == (90, 20, 256)
     assert (settings.learning_rate, settings.drops, settings.weight_decay) == (0.1, "imagenet", 1e-4)
-    assert (settings.budget_cap, settings.gamma_l1, settings.image_size) == (2.0, 1e-5, 224)
-    assert parse("--dataset=imagenet", "--model=VGG16").learning_rate == 0.01  # without batch normalization
+    assert (settings.budget_cap, settings.gamma_l1, settings.image_size) == (2.0, 1e-4, 224)
+    assert parse("--dataset=imagenet", "--model=imagenet_vgg11_bn").gamma_l1 == pytest.approx(1e-5)
+    for model in ("VGG16", "imagenet_vgg16"):  # without batch normalization
+        assert parse("--dataset=imagenet", f"--model={model}").learning_rate == pytest.approx(0.01)
     assert parse("--dataset=imagenet", "--model=VGG16", "--learning_rate=.1").learning_rate == 0.1
-    assert parse("--dataset=cifar10", "--model=VGG16").learning_rate == 0.1
     assert parse("--dataset=imagenet", "--epochs=10").finetune_epochs == 3
     assert parse("--dataset=imagenet", "--budget_cap=3").budget_cap == 3
     assert parse("--dataset=imagenet", "--budget_cap=inf").budget_cap is None
@@ -74,6 +75,27 @@ def test_a_model_that_is_named_has_its_full_width():
     assert parse("--model=resnet20").width == 1.0
     assert parse("--width=0.5").width == 0.5
     assert parse("--model=MobileNetV2").width == 1.0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "gamma_l1", "learning_rate"),
+    [
+        # Section 4 of the paper and its code: 1e-4 for VGG, 1e-5 for deeper networks; 0.01 without normalization.
+        ("cifar10", "vgg19", 1e-4, 0.1),
+        ("cifar10", "preresnet164", 1e-5, 0.1),
+        ("cifar100", "densenet40", 1e-5, 0.1),
+        ("cifar10", "imagenet_vgg11_bn", 1e-5, 0.1),
+        ("cifar10", "imagenet_vgg16", 1e-4, 0.01),
+        ("fashion_mini", "vgg16", 1e-3, 0.1),
+        ("fashion_mini", "preresnet56", 1e-4, 0.1),
+        ("fashion_mini", "imagenet_vgg16", 1e-3, 0.01),
+    ],
+)
+def test_some_networks_have_a_penalty_or_a_learning_rate_of_their_own(dataset, model, gamma_l1, learning_rate):
+    settings = parse(f"--dataset={dataset}", f"--model={model}")
+    assert (settings.gamma_l1, settings.learning_rate) == (gamma_l1, learning_rate)
+    settings = parse(f"--dataset={dataset}", f"--model={model}", "--gamma_l1=.5", "--learning_rate=.25")
+    assert (settings.gamma_l1, settings.learning_rate) == (0.5, 0.25)
 
 
 def test_finetuning_takes_a_quarter_of_the_epochs_rounded_up():

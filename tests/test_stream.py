@@ -164,6 +164,16 @@ def test_train_examples_are_chosen_by_class(root):
         load("imagenet", root, train_examples=23)
 
 
+def test_a_sample_is_seen_as_in_a_test_and_always_the_same(data):
+    images, labels = data.normalized_sample(6)
+    assert (images.dtype, images.shape, labels.dtype) == (np.float32, (6, SIZE, SIZE, 3), np.int32)
+    np.testing.assert_array_equal(data.normalized_sample(6)[0], images)
+    everything, labels = data.normalized_sample(100)
+    assert np.bincount(labels).tolist() == [9, 7, 6]
+    assert len({image.tobytes() for image in everything}) == 22
+    assert abs((everything * STD + MEAN).mean() - 0.5) < 0.1
+
+
 # Training on it.
 
 

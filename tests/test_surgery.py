@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import tfprune
-from tests.helpers import images, plain_cnn, predict, randomize, relative_error, residual_cnn, weights_by_path
+from tests.helpers import images, network, plain_cnn, predict, randomize, relative_error, residual_cnn, weights_by_path
 from tfprune.errors import VerificationError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Record
@@ -345,3 +345,34 @@ def test_graph_of_the_smaller_network_has_the_kept_widths():
     assert {record.name: len(record.created) for record in graph.producers()} == {
         layer: len(keep) for layer, keep in plan.keep.items()
     }
+
+
+def test_augmentation_does_nothing_in_the_proof():
+    model = network(lambda x: layers.Conv2D(2, 1)(layers.Conv2D(8, 3)(layers.RandomFlip()(x))), (8, 8, 3))
+    assert tfprune.verify(model, tfprune.plan_channels(model, 0.5)) <= 1e-5
+
+
+def test_states_of_recurrent_layers_are_as_they_were():
+    inputs = keras.Input(batch_shape=(4, 5, 4))
+    lstm = layers.LSTM(6, stateful=True, name="lstm")
+    model = randomize(keras.Model(inputs, layers.Dense(2)(layers.Dense(5, name="wide")(lstm(inputs)))))
+    states = [np.random.default_rng(i).normal(size=(4, 6)).astype("float32") for i in range(2)]
+    for variable, value in zip(lstm.states, states, strict=True):
+        variable.assign(value)
+    plan = ChannelPlan.from_removed(model, {"wide": [1, 2]})
+    assert tfprune.verify(model, plan) <= 1e-5
+    for variable, value in zip(lstm.states, states, strict=True):
+        assert np.array_equal(variable.numpy(), value)
+    assert "state" in plan.frozen["lstm"]
+
+
+def test_operations_with_arrays_and_lambdas_in_wrappers_are_made_again():
+    def body(x):
+        x = ops.repeat(layers.Dense(6)(x), np.array([1, 2, 1, 1, 1]), axis=1)
+        x = layers.TimeDistributed(layers.Lambda(lambda y: y * 2), name="twice")(layers.Dense(4, name="whole")(x))
+        return layers.Dense(2)(layers.GlobalAveragePooling1D()(x))
+
+    model = network(body, (5, 4))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert tfprune.verify(model, plan) <= 1e-5
+    assert "twice" in plan.frozen["whole"]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tfprune.errors import PlanError
-from tfprune.graph import ChannelGraph
+from tfprune.graph import ChannelGraph, Pool
 from tfprune.profiling import profile_graph
 
-Pool = tuple[str, ...]  # the layers that a pool of groups spans
 Removed = dict[Pool, np.ndarray]  # groups, the least important first
 
 
@@ -38,7 +37,7 @@ class Cut:
     """
 
     graph: ChannelGraph
-    pools: Mapping[Pool, np.ndarray]
+    pools: Sequence[Pool]
     scores: np.ndarray
     scope: str
     ratios: Mapping[str, float]
@@ -62,7 +61,7 @@ class Cut:
             PlanError: If it cannot be met.
         """
         whole = getattr(profile_graph(self.graph, self.graph.keep_all()), cost)
-        total = sum(map(len, self.pools.values()))
+        total = sum(map(len, self.pools))
 
         def left(removed: Removed) -> float:
             return getattr(profile_graph(self.graph, self.graph.kept(_groups(removed))), cost) / whole
@@ -106,30 +105,29 @@ class Cut:
         # A layer may span several pools (zero-padded shortcuts): the pool that comes last for it makes up what
         # rounding down each of the others has left out.
         sizes: Counter[str] = Counter()
-        for pool, groups in self.pools.items():
-            sizes.update(dict.fromkeys(pool, len(groups)))
+        for pool in self.pools:
+            sizes.update(dict.fromkeys(pool.layers, len(pool)))
         seen, kept = Counter(), Counter()
-        for pool in sorted(self.pools, key=len, reverse=True):
-            groups = self.pools[pool]
-            asked = next((self.ratios[name] for name in pool if name in self.ratios), ratio)
-            seen.update(dict.fromkeys(pool, len(groups)))
-            last = [name for name in pool if seen[name] == sizes[name]]
-            keep = kept_channels(len(groups), asked)
+        for pool in sorted(self.pools, key=lambda pool: len(pool.layers), reverse=True):
+            asked = next((self.ratios[name] for name in pool.layers if name in self.ratios), ratio)
+            seen.update(dict.fromkeys(pool.layers, len(pool)))
+            last = [name for name in pool.layers if seen[name] == sizes[name]]
+            keep = kept_channels(len(pool), asked)
             if last:
-                keep = min(len(groups), kept_channels(sizes[last[0]], asked) - kept[last[0]])
-            least = self._least(len(groups))
+                keep = min(len(pool), kept_channels(sizes[last[0]], asked) - kept[last[0]])
+            least = self._least(len(pool))
             if keep < least:
-                notes.append(_held(pool, least, len(groups), least - keep))
-            removed[pool] = self._ranked(groups)[: len(groups) - max(keep, least)]
-            kept.update(dict.fromkeys(pool, max(keep, least)))
+                notes.append(_held(pool, least, least - keep))
+            removed[pool] = self._ranked(pool.groups)[: len(pool) - max(keep, least)]
+            kept.update(dict.fromkeys(pool.layers, max(keep, least)))
         return removed, notes
 
     def _global(self, ratio: float) -> tuple[Removed, list[str]]:
-        ranked = self._ranked(np.concatenate(list(self.pools.values())))
+        ranked = self._ranked(np.concatenate([pool.groups for pool in self.pools]))
         pool_of = np.zeros(self.graph.group_count, np.int64)
-        for number, groups in enumerate(self.pools.values()):
-            pool_of[groups] = number
-        sizes = np.asarray([len(groups) for groups in self.pools.values()])
+        for number, pool in enumerate(self.pools):
+            pool_of[pool.groups] = number
+        sizes = np.asarray([len(pool) for pool in self.pools])
         most = np.asarray([size - self._least(size) for size in sizes.tolist()])
         # Position of every group in the ranking of its own pool: those beyond the pool's most are spared.
         order = np.argsort(pool_of[ranked], kind="stable")
@@ -140,22 +138,18 @@ class Cut:
         gone = can_go & (np.cumsum(can_go) <= asked)
         reached = len(ranked) if gone.sum() < asked else int(np.flatnonzero(gone)[-1]) + 1 if asked else 0
         spared = np.bincount(pool_of[ranked[:reached][~can_go[:reached]]], minlength=len(sizes))
-        pools = list(self.pools)
-        notes = [
-            _held(pools[i], int(sizes[i] - most[i]), int(sizes[i]), int(spared[i])) for i in np.flatnonzero(spared)
-        ]
+        notes = [_held(self.pools[i], int(sizes[i] - most[i]), int(spared[i])) for i in np.flatnonzero(spared)]
         if gone.sum() < asked:
             notes.append(f"{asked - gone.sum()} channels fewer than asked were removed: every layer is at its minimum")
         removed = ranked[gone]
         removed = removed[np.argsort(pool_of[removed], kind="stable")]
         ends = np.cumsum(np.bincount(pool_of[removed], minlength=len(sizes)))[:-1]
-        return dict(zip(pools, np.split(removed, ends), strict=True)), notes
+        return dict(zip(self.pools, np.split(removed, ends), strict=True)), notes
 
     def _rounded(self, pool: Pool, removed: np.ndarray) -> np.ndarray:
         """Takes the best of the removed groups back until a multiple of `round_to` is kept."""
-        count = len(self.pools[pool])
-        keep = math.ceil((count - len(removed)) / self.round_to) * self.round_to
-        return removed[: max(0, count - keep)]
+        keep = math.ceil((len(pool) - len(removed)) / self.round_to) * self.round_to
+        return removed[: max(0, len(pool) - keep)]
 
 
 def _groups(removed: Removed) -> np.ndarray:
@@ -171,6 +165,7 @@ def _first(high: int, holds) -> int:
     return high
 
 
-def _held(pool: Pool, least: int, count: int, spared: int) -> str:
-    layers = pool[0] if len(pool) == 1 else f"{pool[0]} and {len(pool) - 1} layers coupled to it"
-    return f"{layers}: held at the minimum of {least} of {count} channels; the ranking would have removed {spared} more"
+def _held(pool: Pool, least: int, spared: int) -> str:
+    return (
+        f"{pool}: held at the minimum of {least} of {len(pool)} channels; the ranking would have removed {spared} more"
+    )

@@ -17,16 +17,44 @@ layer). That is the meaning every plan, every proof and every test in this packa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from scipy import sparse
 
+from tfprune.errors import PlanError
 from tfprune.labels import Call, Kept, Record
 from tfprune.rules import trace
-from tfprune.walk import functional, map_tensors, replay
+from tfprune.walk import functional, map_tensors, needed_calls, replay
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+    """Groups that are alike, to be ranked among themselves.
+
+    Attributes:
+        layers: The layers that each of the groups spans.
+        groups: (n,) int array.
+    """
+
+    layers: tuple[str, ...]
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __str__(self) -> str:
+        return coupled_name(self.layers)
+
+
+def coupled_name(layers: Sequence[str]) -> str:
+    """How layers that are coupled are called together: by the first of them."""
+    first, *others = layers
+    return f"{first} (+{len(others)} coupled)" if others else first
 
 
 class ChannelGraph:
@@ -34,22 +62,30 @@ class ChannelGraph:
 
     Args:
         model: A functional or Sequential Keras 3 model that has been built.
+        views: Batch normalizations that select for themselves among the channels of a stream that others read
+            too: they create channels (their *view*), and the stream's own are frozen.
+        bypass: Merging layer -> the operand that it passes on alone; the branches behind its other operands
+            are removed.
 
     Attributes:
-        records: Operation name -> `Record`, in the order of execution.
-        calls: Every call, in the order in which `replay` makes them.
+        views, bypass: As given.
+        records: Operation name -> `Record`, in the order of execution; without operations of removed branches.
+        calls: Every call, in the order in which `replay` makes them; None for one of a removed branch.
         group_of: (labels,) int array: the coupled group of every label.
         group_count: Number of groups.
         frozen: Group -> the reason why it cannot be removed.
+        parts: (labels, operation) pairs: channels that an operation cuts out, of which one has to stay.
 
     Raises:
         PlanError: If the model is of a kind whose graph cannot be known.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, views: Iterable[str] = (), bypass: Mapping[str, int] | None = None):
         self.model = functional(model)
+        self.views, self.bypass = tuple(views), dict(bypass or {})
         self.records: dict[str, Record] = {}
-        self.calls: list[Call] = []
+        self.calls: list[Call | None] = []
+        self.parts: list[tuple[np.ndarray, str]] = []
         self._by_operation: dict[int, Record] = {}
         self._edges: list[tuple[np.ndarray, np.ndarray]] = []
         self._frozen_labels: list[tuple[np.ndarray, str]] = []
@@ -62,19 +98,27 @@ class ChannelGraph:
             self.freeze(labels, "model input")
             inputs.append(labels)
 
+        needed = iter(needed_calls(self.model, self.bypass) if self.bypass else itertools.repeat(True))
+
         def call(node, args, kwargs):
+            if not next(needed):
+                self.calls.append(None)
+                return [None] * len(node.outputs)
             record = self._record(node.operation)
             arrays: list[np.ndarray] = []
             map_tensors(node, args, kwargs, lambda _, labels: arrays.append(labels))
             entry = Call(node, arrays, record, self)
             record.calls.append(entry)
             self.calls.append(entry)
-            outputs = trace(entry)
+            outputs = self._bypassed(entry) if record.name in self.bypass else trace(entry)
             entry.output = outputs[0]
             return outputs
 
         for labels in replay(self.model, inputs, call):
             self.freeze(labels, "model output")
+        self._check_names()
+        for record in self.records.values():
+            self._freeze_what_some_calls_tell(record)
         self._connect()
 
     def fresh(self, count: int) -> np.ndarray:
@@ -92,6 +136,26 @@ class ChannelGraph:
         """Marks labels that cannot be removed."""
         self._frozen_labels.append((np.unique(labels), reason))
 
+    def _bypassed(self, entry: Call) -> list[np.ndarray]:
+        kind, shapes, passes = type(entry.operation).__name__, entry.input_shapes, self.bypass[entry.record.name]
+        if kind != "Add" or passes not in range(len(shapes)) or shapes[passes] != entry.output_shape:
+            raise PlanError(
+                f"bypass gives {entry.record.name!r}, a {kind} of {shapes}, the operand {passes!r}; give an addition "
+                "and the number of an operand that has the shape of its output."
+            )
+        entry.passes = passes
+        return [entry.inputs[passes]]
+
+    def _check_names(self) -> None:
+        for what, names in (("views", self.views), ("bypass", self.bypass)):
+            for name in names:
+                if name not in self.records:
+                    raise PlanError(f"{what} names {name!r}, but {self.model.name!r} has no such layer left.")
+        for name in self.views:
+            if not isinstance(self.records[name].operation, keras.layers.BatchNormalization):
+                kind = type(self.records[name].operation).__name__
+                raise PlanError(f"views names {name!r}, a {kind}; only a batch normalization can have a view.")
+
     def _record(self, operation: Any) -> Record:
         record = self._by_operation.get(id(operation))
         if record is None:
@@ -100,6 +164,14 @@ class ChannelGraph:
                 name, number = f"{operation.name}_{number}", number + 1
             record = self.records[name] = self._by_operation[id(operation)] = Record(name, operation)
         return record
+
+    def _freeze_what_some_calls_tell(self, record: Record) -> None:
+        """A shared layer has one kernel and one config: what one call has told has to hold in all of them."""
+        told = [call.told for call in record.calls]
+        for key in set.union(*told) - set.intersection(*told):
+            known = list(record.axes[key].values()) if isinstance(key, int) else [record.settings[key][1]]
+            for labels in known:
+                self.freeze(labels, f"calls of {record.name} differ")
 
     def _connect(self) -> None:
         one = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in self._edges)])
@@ -121,28 +193,52 @@ class ChannelGraph:
         return np.ones(self._label_count, bool)
 
     def kept(self, removed_groups: Any) -> Kept:
-        """(labels,) bool: the labels that stay when these groups go."""
+        """(labels,) bool: the labels that stay when these groups go.
+
+        Raises:
+            PlanError: If nothing would be left of the channels that an operation cuts out.
+        """
         gone = np.zeros(self.group_count, bool)
         gone[np.asarray(removed_groups, dtype=np.int64)] = True
-        return ~gone[self.group_of]
+        kept = ~gone[self.group_of]
+        for labels, operation in self.parts:
+            if not kept[labels].any():
+                raise PlanError(f"The plan would leave nothing of what {operation} cuts out. Keep a channel of it.")
+        return kept
 
-    def pools(self) -> dict[tuple[str, ...], np.ndarray]:
+    def _parts_that_could_go(self) -> Iterator[np.ndarray]:
+        """The groups of every part that holds neither a frozen channel nor all channels of a layer."""
+        whole = [np.unique(self.group_of[record.created]) for record in self.producers()]
+        for labels, _ in self.parts:
+            groups = np.unique(self.group_of[labels])
+            if self.frozen.keys().isdisjoint(groups.tolist()) and not any(np.isin(own, groups).all() for own in whole):
+                yield groups
+
+    def pools(self) -> list[Pool]:
         """Groups that can be removed, pooled by the set of layers that each of them spans.
 
         Removing the same fraction of every pool removes that fraction of every layer's channels, also
         where a layer's channels are coupled in different ways (the zero-padded shortcuts of ResNet-56).
+        Where an operation cuts channels apart, each part is a pool of its own, so that something is left of it.
         """
         free = np.ones(self.group_count, bool)
         free[list(self.frozen)] = False
         pool_of = np.zeros(self.group_count, np.int64)  # 0: spans no layer
-        names: list[tuple[str, ...]] = [()]
+        layers: list[tuple[str, ...]] = [()]
+
+        def split(groups: np.ndarray, layer: tuple[str, ...]) -> None:
+            for pool in np.unique(pool_of[groups]):
+                pool_of[groups[pool_of[groups] == pool]] = len(layers)
+                layers.append(layers[pool] + layer)
+
         for record in self.producers():
             groups = np.unique(self.group_of[record.created])
-            groups = groups[free[groups]]
-            for pool in np.unique(pool_of[groups]):  # what spans this layer as well becomes a pool of its own
-                pool_of[groups[pool_of[groups] == pool]] = len(names)
-                names.append((*names[pool], record.name))
+            split(groups[free[groups]], (record.name,))
+        for groups in self._parts_that_could_go():
+            split(groups[pool_of[groups] > 0], ())
         order, first = np.unique(pool_of, return_index=True)
-        return {
-            names[pool]: np.flatnonzero(pool_of == pool) for pool in order[np.argsort(first)].tolist() if names[pool]
-        }
+        return [
+            Pool(layers[pool], np.flatnonzero(pool_of == pool))
+            for pool in order[np.argsort(first)].tolist()
+            if layers[pool]
+        ]

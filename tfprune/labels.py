@@ -29,6 +29,8 @@ class Call:
         products: Functions of the kept labels: multiply-accumulates that involve no weight.
         arguments: How the arguments of the call follow from the labels that are kept, where they do:
             `arguments(kept, args, kwargs)` returns the new ones.
+        told: The weights (by index) and settings (by key) of which this call told how they follow from labels.
+        passes: The operand that a merging operation passes on alone, where the plan's graph bypasses it.
         output: Label array of the (first) output.
     """
 
@@ -40,6 +42,8 @@ class Call:
     kernels: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     products: list[Callable[[Kept], int]] = dataclasses.field(default_factory=list)
     arguments: Callable[[Kept, tuple, dict], tuple[tuple, dict]] | None = None
+    told: set[int | str] = dataclasses.field(default_factory=set)
+    passes: int | None = None
     output: np.ndarray | None = None
 
     @property
@@ -62,9 +66,14 @@ class Call:
         return [n for n, value in zip(names, paths, strict=True) if isinstance(value, keras.KerasTensor)]
 
     @property
+    def output_shapes(self) -> list[tuple]:
+        """Shapes of the output tensors, batch axis included."""
+        return [tuple(tensor.shape) for tensor in self.node.outputs]
+
+    @property
     def output_shape(self) -> tuple:
         """Shape of the (first) output tensor, batch axis included."""
-        return tuple(self.node.outputs[0].shape)
+        return self.output_shapes[0]
 
     def run(self, arrays: list[np.ndarray]) -> Any:
         """Runs the operation itself on arrays in the place of its input tensors, whatever they hold."""
@@ -114,6 +123,10 @@ class Call:
         """Marks labels that cannot be removed, with the reason that the plan will tell."""
         self.graph.freeze(labels, reason)
 
+    def keep_one(self, labels: np.ndarray) -> None:
+        """Tells that at least one of these labels has to stay: they are all the channels of a tensor."""
+        self.graph.parts.append((np.unique(labels), self.record.name))
+
     def weight(
         self,
         variable: Any,
@@ -136,10 +149,13 @@ class Call:
         if variable is None:
             return
         index = next(i for i, own in enumerate(self.operation.weights) if own is variable)
+        self.told.add(index)
         known = self.record.axes.setdefault(index, axes)
-        for axis, labels in axes.items():
-            if known is not axes:  # a shared layer: what enters it at every call goes together
-                self.tie(known[axis], labels)
+        if known is not axes:  # a shared layer: what enters it at every call goes together
+            for axis in known.keys() & axes.keys():
+                self.tie(known[axis], axes[axis])
+            for axis in known.keys() ^ axes.keys():
+                self.freeze((known | axes)[axis], f"calls of {self.record.name} differ")
         if state:
             self.record.state.add(index)
         if mixed is not None:
@@ -156,6 +172,7 @@ class Call:
             labels: The labels on which it depends; when the layer is called again, those of the calls are tied,
                 because one config serves them all.
         """
+        self.told.add(key)
         if key in self.record.settings:
             self.tie(self.record.settings[key][1], labels)
         else:

@@ -16,9 +16,9 @@ import numpy as np
 
 from tfprune.criteria import AGGREGATES, NEED_DATA, Evidence, group_scores
 from tfprune.criteria.batches import as_batches, as_loss
-from tfprune.cutting import Cut, Pool
+from tfprune.cutting import Cut
 from tfprune.errors import PlanError
-from tfprune.graph import ChannelGraph
+from tfprune.graph import ChannelGraph, Pool
 from tfprune.plans import ChannelPlan
 
 # A global ranking may want a whole layer gone. 0.95 leaves every network trainable and is above what Network
@@ -37,6 +37,7 @@ def plan_channels(
     scope: str = "layer",
     ratios: Mapping[str, float] | None = None,
     skip: Sequence[str] = (),
+    views: Sequence[str] = (),
     round_to: int = 1,
     min_channels: int = 1,
     max_ratio: float | None = None,
@@ -63,6 +64,8 @@ def plan_channels(
         ratios: Layer -> the fraction to remove there, in [0, 1), instead of `ratio`; only with
             `scope="layer"`. Given alone, other layers keep everything.
         skip: Names or patterns (`"block_1_*"`) of layers that keep all of their channels.
+        views: Batch normalizations that select for themselves among the channels of a stream that others read
+            too, as in PreResNet and DenseNet; only `"gamma"` scores their channels.
         round_to: Round the channels that a layer keeps up to a multiple of this.
         min_channels: The least that a layer keeps.
         max_ratio: The largest fraction removed from one layer; 0.95 with `scope="global"` unless given.
@@ -82,7 +85,7 @@ def plan_channels(
     budgets = {"macs": macs, "params": params}
     _check(ratio, budgets, ratios, scope, aggregate)
     _check_numbers(round_to=round_to, min_channels=min_channels, steps=steps, max_ratio=max_ratio, seed=seed)
-    graph = ChannelGraph(model)
+    graph = ChannelGraph(model, views)
     pools = prunable_pools(graph, skip, ratios or {})
     score = scorer(graph, model, criterion, aggregate, data, loss, seed)
 
@@ -106,12 +109,12 @@ def plan_channels(
         what = f"ratios={dict(ratios)}" if ratio is None and ratios else f"ratio={ratio}"
         raise PlanError(
             f"{what} removes no channel at all: the largest layer that can be pruned has "
-            f"{max(map(len, pools.values()))} channels. Ask for more, or relax round_to, min_channels and skip."
+            f"{max(map(len, pools))} channels. Ask for more, or relax round_to, min_channels and skip."
         )
     asked = {
         "criterion": criterion, "aggregate": aggregate, "scope": scope, "ratio": ratio, **budgets, "ratios": ratios,
-        "skip": skip, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio, "steps": steps,
-        "seed": seed,
+        "skip": skip, "views": views, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,
+        "steps": steps, "seed": seed,
     }  # fmt: skip
     return ChannelPlan.from_groups(graph, groups.tolist(), notes, {k: v for k, v in asked.items() if v})
 
@@ -174,20 +177,20 @@ def scorer(
     return lambda kept: group_scores(criterion, Evidence(graph, kept, seed, batches, function), aggregate)
 
 
-def scored_pools(pools: Mapping[Pool, np.ndarray], scores: np.ndarray, criterion: str) -> dict[Pool, np.ndarray]:
+def scored_pools(pools: Sequence[Pool], scores: np.ndarray, criterion: str) -> list[Pool]:
     """The pools without groups that have no score (no batch normalization to read a gamma from): they stay.
 
     Raises:
         PlanError: If nothing is left.
     """
-    known = {names: groups[~np.isnan(scores[groups])] for names, groups in pools.items()}
-    known = {names: groups for names, groups in known.items() if len(groups)}
+    known = [Pool(pool.layers, pool.groups[~np.isnan(scores[pool.groups])]) for pool in pools]
+    known = [pool for pool in known if len(pool)]
     if not known:
         raise PlanError(f"The criterion {criterion!r} scores no channel that can be removed; choose another.")
     return known
 
 
-def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str, float]) -> dict[Pool, np.ndarray]:
+def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str, float]) -> list[Pool]:
     """The pools of a graph without those of layers to skip.
 
     Args:
@@ -200,7 +203,7 @@ def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str
     """
     names = [record.name for record in graph.producers()]
     pools = graph.pools()
-    free = {name for layers in pools for name in layers}
+    free = {name for pool in pools for name in pool.layers}
     for layer in ratios:
         if layer not in names:
             raise PlanError(f"ratios names {layer!r}, which creates no channels. Valid: {', '.join(names)}.")
@@ -213,7 +216,7 @@ def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str
         if not matches:
             raise PlanError(f"skip={pattern!r} fits no layer that creates channels. Valid: {', '.join(names)}.")
         skipped.update(matches)
-    pools = {layers: groups for layers, groups in pools.items() if not skipped.intersection(layers)}
+    pools = [pool for pool in pools if not skipped.intersection(pool.layers)]
     if not pools:
         frozen = [f"{record.name}: {graph.frozen[group]}" for record in graph.producers()
                   for group in [graph.group_of[record.created[0]]] if group in graph.frozen]  # fmt: skip

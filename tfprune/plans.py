@@ -21,10 +21,10 @@ from tabulate import tabulate
 from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept
-from tfprune.profiling import profile_graph
+from tfprune.profiling import LayerProfile, profile_graph
 from tfprune.surgery import compile_alike, rebuild
 
-_FORMAT = "tfprune channel plan 1"
+_FORMAT = "tfprune channel plan 2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,8 @@ class ChannelPlan:
         widths: Layer -> number of output channels before.
         rows: Cost of every layer with weights before and after.
         flops: FLOPs per example before and after, as the paper counts them.
+        views: Batch normalizations that select for themselves among the channels of a stream.
+        bypass: Addition -> the operand that it passes on alone; the branches behind the others are removed.
         frozen: Layer -> why (some of) its channels cannot be removed.
         notes: What the planner wants told, such as a layer that was held at its minimum.
         origin: How the plan was made (criterion, ratio, ...), for people and for the record.
@@ -56,6 +58,8 @@ class ChannelPlan:
     rows: tuple[PlanRow, ...]
     flops: tuple[int, int]
     frozen: Mapping[str, str]
+    views: tuple[str, ...] = ()
+    bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -64,6 +68,9 @@ class ChannelPlan:
         cls,
         model: keras.Model,
         removed: Mapping[str, Iterable[int]],
+        *,
+        views: Sequence[str] = (),
+        bypass: Mapping[str, int] | None = None,
         notes: Sequence[str] = (),
         origin: Mapping[str, Any] | None = None,
     ) -> ChannelPlan:
@@ -72,6 +79,10 @@ class ChannelPlan:
         Args:
             model: The network.
             removed: Layer -> indices of the output channels to remove.
+            views: Batch normalizations that select for themselves among the channels of a stream that others
+                read too (the blocks of a PreResNet or DenseNet); `removed` may name them.
+            bypass: Addition -> the number of the operand that it passes on alone: the branches behind the others
+                (residual blocks) are removed.
             notes: Shown with the plan.
             origin: Shown with the plan.
 
@@ -79,7 +90,7 @@ class ChannelPlan:
             PlanError: For an unknown layer, an index out of range, a channel that is frozen, or a layer that
                 would be left empty.
         """
-        graph = ChannelGraph(model)
+        graph = ChannelGraph(model, views, bypass)
         groups: set[int] = set()
         for layer, channels in removed.items():
             groups.update(_groups_of(graph, layer, channels))
@@ -103,19 +114,23 @@ class ChannelPlan:
         for layer, channels in keep.items():
             if not channels:
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
-        before, after = profile_graph(graph, graph.keep_all()), profile_graph(graph, kept)
-        rows = tuple(
-            PlanRow(a.name, (a.channels, b.channels), (a.params, b.params), (a.macs, b.macs))
-            for a, b in zip(before.layers, after.layers, strict=True)
-            if a.params
-        )
+        whole = ChannelGraph(graph.model, graph.views) if graph.bypass else graph
+        before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
+        left = {layer.name: layer for layer in after.layers}
+        rows = tuple(_row(layer, left.get(layer.name)) for layer in before.layers if layer.params or layer.macs)
         frozen = {}
         for record in graph.producers():
             for group in graph.group_of[record.created].tolist():
                 if group in graph.frozen:
                     frozen.setdefault(record.name, graph.frozen[group])
-        widths = {record.name: len(record.created) for record in graph.producers()}
-        return cls(keep, widths, rows, (before.flops, after.flops), frozen, tuple(notes), dict(origin or {}))
+        widths = {record.name: len(record.created) for record in whole.producers()}
+        keep = {layer: keep.get(layer, ()) for layer in widths}  # nothing of a removed branch
+        flops = (before.flops, after.flops)
+        return cls(keep, widths, rows, flops, frozen, graph.views, graph.bypass, tuple(notes), dict(origin or {}))
+
+    def graph(self, model: keras.Model) -> ChannelGraph:
+        """The channel graph of a model as this plan sees it: with its views, without the branches that it removes."""
+        return ChannelGraph(model, self.views, self.bypass)
 
     def kept(self, graph: ChannelGraph) -> Kept:
         """(labels,) bool: the labels of a model's graph that stay.
@@ -123,7 +138,8 @@ class ChannelPlan:
         Raises:
             PlanError: If the plan is for another model; the message names the layer that differs.
         """
-        widths = {record.name: len(record.created) for record in graph.producers()}
+        whole = ChannelGraph(graph.model, graph.views) if graph.bypass else graph
+        widths = {record.name: len(record.created) for record in whole.producers()}
         for layer in [*self.widths, *widths]:
             if self.widths.get(layer) != widths.get(layer):
                 ours, theirs = (
@@ -136,8 +152,10 @@ class ChannelPlan:
                 )
         groups = set()
         for layer, channels in self.keep.items():
-            if not channels:
+            if not channels and layer in graph.records:
                 raise PlanError(f"The plan would leave {layer!r} without any channel.")
+            if layer not in graph.records:
+                continue
             removed = np.setdiff1d(np.arange(widths[layer]), channels)
             groups.update(_groups_of(graph, layer, removed))
         for group in groups.intersection(graph.frozen):
@@ -150,7 +168,7 @@ class ChannelPlan:
                     f"The plan is for another model: it keeps {len(self.keep[record.name])} channels of "
                     f"{record.name!r}, but with the layers coupled to it only {len(left)} of them can stay."
                 )
-        costs = tuple(profile_graph(graph, labels).flops for labels in (graph.keep_all(), kept))
+        costs = (profile_graph(whole, whole.keep_all()).flops, profile_graph(graph, kept).flops)
         if costs != self.flops:
             raise PlanError(
                 f"The plan does not fit {graph.model.name!r}: it tells {self.flops[0]:,} -> {self.flops[1]:,} FLOPs, "
@@ -173,7 +191,7 @@ class ChannelPlan:
             raise PlanError(f"Unknown weights={weights!r}. Valid: 'inherit' (the model's own), 'fresh' (new ones).")
         if weights == "inherit" and seed is not None:
             raise PlanError(f"seed={seed} goes with weights='fresh'; inherited weights are not drawn.")
-        graph = ChannelGraph(model)
+        graph = self.graph(model)
         small = rebuild(graph, self.kept(graph), weights, seed)
         compile_alike(small, model)
         return small
@@ -234,11 +252,22 @@ def load_plan(path: str | os.PathLike) -> ChannelPlan:
             ),
             flops=tuple(content["flops"]),
             frozen=content["frozen"],
+            views=tuple(content["views"]),
+            bypass=content["bypass"],
             notes=tuple(content["notes"]),
             origin=content["origin"],
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"The plan {os.fspath(path)!r} is damaged: {error!r}.") from error
+
+
+def _row(before: LayerProfile, after: LayerProfile | None) -> PlanRow:
+    """The row of a layer; it costs nothing any more where its branch is removed."""
+
+    def pair(field: str) -> tuple[int, int]:
+        return getattr(before, field), getattr(after, field, 0)
+
+    return PlanRow(before.name, pair("channels"), pair("params"), pair("macs"))
 
 
 def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list[int]:

@@ -6,7 +6,8 @@ network that exists and for one that a plan would make of it.
 The paper's FLOPs (Liu et al., ICLR 2019, from its published code): a multiply-add counts 2, a convolution's
 pruned (zero) weights count nothing, a bias 1 per output, batch normalization of images 2 and a ReLU 1 per
 element, pooling the size of its window per output. Everything else (additions, normalization of vectors,
-global pooling to one value) counts nothing. MACs count multiplications of kernels alone, zeros included.
+global pooling to one value) counts nothing. MACs count multiplications by kernels, zeros included, and the products
+of tensors with each other that attention is made of (`matmul`, `einsum`, `Dot`), which are FLOPs as well.
 """
 
 from __future__ import annotations

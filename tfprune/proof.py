@@ -5,7 +5,8 @@ The masked original is the network itself with the removed channels zero whereve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -38,8 +39,13 @@ def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | 
 
     def call(node, args, kwargs):
         entry = next(calls)
+        inference = {"training": False} if "training" in getattr(node.operation, "_call_context_args", ()) else {}
+        if entry is None:  # of a removed branch: computed all the same, and zeroed where it ends
+            return node.operation(*args, **(kwargs | inference))
 
         def mask(index, value):
+            if entry.passes is not None:
+                return value if index == entry.passes else keras.ops.zeros_like(value)
             labels = entry.mixed.get(index)
             if labels is None:
                 return value
@@ -50,8 +56,8 @@ def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | 
 
         args, kwargs = map_tensors(node, args, kwargs, mask)
         if not entry.record.inner_mixed:
-            return entry.operation(*args, **kwargs)
-        return _with_masked_weights(entry.record, kept, args, kwargs)
+            return entry.operation(*args, **(kwargs | inference))
+        return _with_masked_weights(entry.record, kept, args, kwargs | inference)
 
     return replay(graph.model, [keras.ops.convert_to_tensor(value) for value in inputs], call)
 
@@ -139,13 +145,28 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
         PlanError: If the plan is not for this model.
     """
     model = _in_full_precision(model)
-    graph = ChannelGraph(model)
+    graph = plan.graph(model)
     inputs = random_inputs(graph.model, examples, seed)
-    masked = masked_outputs(graph, plan.kept(graph), inputs)
-    _check_informative(tree.flatten(model(pack_inputs(model, inputs), training=False)), masked)
+    with _fresh_states(model):
+        masked = masked_outputs(graph, plan.kept(graph), inputs)
+    with _fresh_states(model):
+        whole = tree.flatten(model(pack_inputs(model, inputs), training=False))
+    _check_informative(whole, masked)
     small = plan.apply(model)
     removed = tree.flatten(small(pack_inputs(model, inputs), training=False))
     return compare_outputs(masked, removed, tolerance, "the masked and the smaller network", VerificationError)
+
+
+@contextlib.contextmanager
+def _fresh_states(model: keras.Model) -> Iterator[None]:
+    """Lets stateful recurrent layers begin anew, as those of the smaller network do, and gives the states back."""
+    layers = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
+    states = [(state, state.numpy()) for layer in layers for state in layer.states]
+    for layer in layers:
+        layer.reset_state()
+    yield
+    for state, value in states:
+        state.assign(value)
 
 
 def _in_full_precision(model: keras.Model) -> keras.Model:

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from tfprune.cutting import kept_channels
 from tfprune.errors import PlanError
 from tfprune.files import check_writable
-from tfprune.graph import ChannelGraph
+from tfprune.graph import ChannelGraph, coupled_name
 from tfprune.planner import prunable_pools, scored_pools, scorer
 from tfprune.proof import MaskedModel
 from tfprune.surgery import compile_alike
@@ -29,6 +29,7 @@ class SensitivityRow:
     """One layer (and those coupled to it) pruned alone at one ratio.
 
     Attributes:
+        pool: Number of the pool of coupled channels that it is about.
         layers: The layers that lose channels.
         channels: How many they have.
         ratio: The fraction asked for.
@@ -36,6 +37,7 @@ class SensitivityRow:
         value: The metric of the network without them.
     """
 
+    pool: int
     layers: tuple[str, ...]
     channels: int
     ratio: float
@@ -89,7 +91,7 @@ class Sensitivity:
         axes = figure.add_subplot()
         image = axes.imshow(values, aspect="auto", cmap="viridis")
         axes.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
-        axes.set_yticks(range(len(pools)), [_label(pool) for pool in pools], fontsize=8)
+        axes.set_yticks(range(len(pools)), [coupled_name(row.layers) for row in pools.values()], fontsize=8)
         axes.set_xlabel("fraction of the layer's channels removed")
         axes.set_title(f"Each layer pruned alone (whole network: {self.baseline:.4g})", fontsize=10)
         middle = (np.nanmin(values) + np.nanmax(values)) / 2
@@ -102,17 +104,19 @@ class Sensitivity:
 
     def __str__(self) -> str:
         pools, ratios, values = self._grid()
-        lines = [(_label(pool), channels, *row) for (pool, channels), row in zip(pools.items(), values, strict=True)]
+        lines = [
+            (coupled_name(row.layers), row.channels, *line) for row, line in zip(pools.values(), values, strict=True)
+        ]
         table = tabulate(lines, ("layer", "channels", *(f"-{ratio:.0%}" for ratio in ratios)), floatfmt=".4g")
         return f"{table}\nwhole network: {self.baseline:.4g}"
 
-    def _grid(self) -> tuple[dict[tuple[str, ...], int], list[float], np.ndarray]:
-        """Layers -> channels, the ratios, and the metric by both; NaN where a ratio removes nothing new."""
-        pools = {row.layers: row.channels for row in self.rows}
+    def _grid(self) -> tuple[dict[int, SensitivityRow], list[float], np.ndarray]:
+        """Pool -> one of its rows, the ratios, and the metric by both; NaN where a ratio removes nothing new."""
+        pools = {row.pool: row for row in self.rows}
         ratios = sorted({row.ratio for row in self.rows})
         values = np.full((len(pools), len(ratios)), np.nan)
         for row in self.rows:
-            values[list(pools).index(row.layers), ratios.index(row.ratio)] = row.value
+            values[list(pools).index(row.pool), ratios.index(row.ratio)] = row.value
         return pools, ratios, values
 
 
@@ -163,15 +167,15 @@ def sensitivity(
     baseline = measure()
     progress = keras.utils.Progbar(len(pools) * len(ratios), verbose=int(verbose), unit_name="measurement")
     rows = []
-    for layers, groups in pools.items():
-        ranked = groups[np.argsort(scores[groups], kind="stable")]
+    for number, pool in enumerate(pools):
+        ranked = pool.groups[np.argsort(scores[pool.groups], kind="stable")]
         counts: set[int] = set()
         for ratio in ratios:
-            removed = len(groups) - max(1, kept_channels(len(groups), ratio))
+            removed = len(pool) - max(1, kept_channels(len(pool), ratio))
             if removed and removed not in counts:
                 counts.add(removed)
                 masked.kept.assign(graph.kept(ranked[:removed]))
-                rows.append(SensitivityRow(layers, len(groups), ratio, removed, measure()))
+                rows.append(SensitivityRow(number, pool.layers, len(pool), ratio, removed, measure()))
             progress.add(1)
     return Sensitivity(baseline, tuple(rows))
 
@@ -192,7 +196,3 @@ def _number(value: Any) -> float:
     if np.ndim(value) != 0 or not np.issubdtype(np.asarray(value).dtype, np.number):
         raise PlanError(f"The function that evaluates a network must return one number; it returned {value!r}.")
     return float(value)
-
-
-def _label(layers: tuple[str, ...]) -> str:
-    return layers[0] if len(layers) == 1 else f"{layers[0]} (+{len(layers) - 1} coupled)"

@@ -18,7 +18,7 @@ from keras import tree
 from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept, Record
-from tfprune.walk import pack_inputs, replay
+from tfprune.walk import map_tensors, pack_inputs, replay
 
 Edit = Callable[[Record, dict], tuple[type, dict]]
 
@@ -47,6 +47,12 @@ def rebuild(
 
     def call(node, args, kwargs):
         entry = next(calls)
+        if entry is None:
+            return [None] * len(node.outputs)
+        if entry.passes is not None:
+            operands: list = []
+            map_tensors(node, args, kwargs, lambda _, value: operands.append(value))
+            return operands[entry.passes]
         record = entry.record
         if record.name not in made:
             made[record.name] = _remake(record, kept, seed, edit)
@@ -66,6 +72,8 @@ def rebuild(
         name=model.name,
     )
     for record in graph.records.values():
+        if record.name not in made:  # bypassed
+            continue
         state = hasattr(record.operation, "finalize_state")  # Normalization, whose statistics are of the data
         if weights == "inherit" or state:
             own = getattr(made[record.name], "weights", ())
@@ -77,7 +85,11 @@ def rebuild(
 
 
 def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> Any:
-    kind, config = type(record.operation), record.operation.get_config()
+    kind = type(record.operation)
+    try:
+        config = record.operation.get_config()
+    except NotImplementedError:  # an operation with an array among its arguments; it has no state, so it serves again
+        return record.operation
     for key, (value, _) in record.settings.items():
         config[key] = value(kept)
     config = _without_shapes(config)
@@ -90,10 +102,16 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
         config = _seeded(config, seed, record.name)
     if edit is not None:
         kind, config = edit(record, config)
-    if kind is keras.layers.Lambda:  # Keras refuses to make functions from configs, and here is the function
-        layer = record.operation
-        return kind(layer.function, layer._output_shape, layer.mask, layer.arguments, name=record.name)
+    # Keras refuses to make functions from configs, and here they are.
+    if kind is keras.layers.Lambda:
+        return _lambda_again(record.operation, record.name)
+    if isinstance(getattr(record.operation, "layer", None), keras.layers.Lambda):
+        return kind(**{**config, "layer": _lambda_again(record.operation.layer, record.operation.layer.name)})
     return kind.from_config(config)
+
+
+def _lambda_again(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
+    return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, name=name)
 
 
 def _without_shapes(config: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -69,6 +69,42 @@ def replay(model: keras.Model, inputs: Any, call: Callable) -> list:
                 outputs = tree.flatten(call(node, args, kwargs))
             values.update(zip(map(id, node.outputs), outputs, strict=True))
     return [values[id(tensor)] for tensor in model.outputs]
+
+
+def wiring(model: keras.Model) -> tuple[list[tuple[Any, list, list]], list]:
+    """How the calls of `replay` hang together.
+
+    Returns:
+        A (node, inputs, outputs) triple for each call, in the order in which `replay` makes them, and the outputs
+        of the model; every tensor is an object of its own.
+    """
+    calls: list[tuple[Any, list, list]] = []
+
+    def call(node, args, kwargs):
+        inputs: list = []
+        map_tensors(node, args, kwargs, lambda _, value: inputs.append(value))
+        calls.append((node, inputs, [object() for _ in node.outputs]))
+        return calls[-1][2]
+
+    outputs = replay(model, [object() for _ in model.inputs], call)
+    return calls, outputs
+
+
+def needed_calls(model: keras.Model, bypass: Mapping[str, int]) -> list[bool]:
+    """Whether each call of `replay` is needed for the outputs when merging operations pass on one operand only.
+
+    Args:
+        model: A functional model.
+        bypass: Name of a merging operation -> the operand that it passes on.
+    """
+    calls, outputs = wiring(model)
+    wanted, needed = set(map(id, outputs)), []
+    for node, inputs, made in reversed(calls):
+        needed.append(not wanted.isdisjoint(map(id, made)))
+        if needed[-1]:
+            alone = bypass.get(node.operation.name)
+            wanted.update(id(value) for index, value in enumerate(inputs) if alone in (None, index))
+    return needed[::-1]
 
 
 def map_tensors(node: Any, args: tuple, kwargs: dict, change: Callable) -> tuple:

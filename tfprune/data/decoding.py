@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfprune.errors import DataError
 
 CHANNELS = 3
+TEST_SHARE = 224 / 256  # of the shorter side: ImageNet is tested on the centre 224 of 256 pixels
 # What Python or TensorFlow raises for an image that cannot be read or decoded.
 READ_ERRORS = (
     OSError,

@@ -117,6 +117,20 @@ class ImageData:
         kept = stratified_indices(self.train_labels, train_examples)
         return dataclasses.replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
 
+    def normalized_sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training images as a network sees them in a test, and their labels, equally many of each class.
+
+        Args:
+            count: How many; all if there are fewer.
+
+        Returns:
+            float32 (count, height, width, channels) and int32 (count,).
+        """
+        chosen = stratified_indices(self.train_labels, min(count, self.train_count))
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        images = self.train_images[chosen].astype(np.float32) / 255.0
+        return (images - mean) / std, self.train_labels[chosen]
+
 
 def check_train_examples(name: str, train_examples: int, num_classes: int, available: int) -> None:
     """Raises a DataError unless there are so many training images, and one for each class among them."""

@@ -8,8 +8,10 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from tfprune.data.decoding import CHANNELS
+from tfprune.data.decoding import CHANNELS, TEST_SHARE, center_box, decode, resize_crop
 from tfprune.data.image_files import ImageFiles
+
+_SAMPLE_SEED = 20190506
 
 
 class Split(Protocol):
@@ -103,3 +105,20 @@ class StreamedData:
     def test_count(self) -> int:
         """Number of test images."""
         return self.test.count
+
+    def normalized_sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training images as a network sees them in a test, and their labels, drawn at random, always the same.
+
+        Args:
+            count: How many; all if there are fewer.
+
+        Returns:
+            float32 (count, image_size, image_size, 3) and int32 (count,).
+        """
+        images, labels = [], []
+        for key, label in self.train.keys(_SAMPLE_SEED, 0).take(count):
+            image = decode(self.train.read(key))
+            images.append(resize_crop(image, center_box(image, TEST_SHARE), self.image_size).numpy())
+            labels.append(label.numpy())
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (np.stack(images).astype(np.float32) / 255.0 - mean) / std, np.asarray(labels, np.int32)

@@ -124,7 +124,7 @@ def _row(name: str, model: keras.Model, ratio: float, scope: str) -> tuple[tuple
         len(model.layers),
         f"{plan.params[0]:,}",
         f"{plan.macs[0]:,}",
-        sum(map(len, graph.pools().values())),
+        sum(map(len, graph.pools())),
         scope,
         f"{plan.params[1]:,}",
         f"{plan.macs[1]:,}",

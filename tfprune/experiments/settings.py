@@ -14,7 +14,7 @@ from absl import flags
 
 from tfprune.data import DATASETS, IMAGE_SIZES, check_image_size
 from tfprune.errors import UsageError
-from tfprune.experiments.recipes import NARROW, SLOW_MODELS, SLOW_RATE, recipe_for
+from tfprune.experiments.recipes import A_TENTH, NARROW, recipe_for
 from tfprune.files import check_writable
 from tfprune.methods import METHODS
 from tfprune.methods.variants import VARIANTS, get_variant
@@ -103,7 +103,11 @@ def define_flags(values: flags.FlagValues) -> None:
     string("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
     number("ratio", "Fraction of channels to remove, in (0, 1). Default: 0.5, unless --variant is given.")
     string("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
-    number("gamma_l1", "L1 on gamma in network_slimming. Default: 1e-4; 1e-3 on fashion_mini, 1e-5 on imagenet.")
+    number(
+        "gamma_l1",
+        "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini; a tenth of it for "
+        f"{', '.join(A_TENTH['gamma_l1'])}.",
+    )
     flags.DEFINE_list("regimes", "all", f"Of {', '.join(REGIMES)}, all.", flag_values=values)
     flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
     number("epochs", "Epochs of the large model. Default: 160 (fashion_mini: 6, imagenet: 90).", flags.DEFINE_integer)
@@ -116,7 +120,7 @@ def define_flags(values: flags.FlagValues) -> None:
     number(
         "learning_rate",
         "Learning rate; x 0.1 at half and at three quarters of the epochs, or after every third on imagenet. "
-        f"Default: 0.1, or {SLOW_RATE} for {', '.join(SLOW_MODELS)} on imagenet.",
+        f"Default: 0.1, or 0.01 for {', '.join(A_TENTH['learning_rate'])}.",
     )
     number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4.")
     switch("nesterov", False, "Nesterov momentum, as the paper says; its code, and so the default, has none.")

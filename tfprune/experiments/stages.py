@@ -29,6 +29,7 @@ class TrainingKey:
     weight_decay: float = 1e-4
     nesterov: bool = False
     gamma_l1: float = 0.0
+    sparse: str = ""
     precision: str = "float32"
     replicas: int = 1
     drops: str = "cifar"
@@ -49,18 +50,27 @@ class StudyStages:
         workdir: Where the stages are; a worker's own folder under a multi-worker strategy.
         replicas: Number of replicas that share a batch; each normalizes its own part.
         trains_sparse: Whether the method trains the network that it prunes in a way of its own.
+        sparse_key: What tells this way from others', beside the L1 penalty on gamma.
         content: What tells the data from other data of the same name.
     """
 
-    def __init__(self, settings: Settings, workdir: Path, replicas: int, trains_sparse: bool, content: str = ""):
+    def __init__(
+        self,
+        settings: Settings,
+        workdir: Path,
+        replicas: int,
+        trains_sparse: bool,
+        sparse_key: str = "",
+        content: str = "",
+    ):
         self._settings, self._replicas, self._content = settings, replicas, content
-        self._plan_gamma_l1 = settings.gamma_l1 if trains_sparse else 0.0
+        self._own_training = {"gamma_l1": settings.gamma_l1, "sparse": sparse_key} if trains_sparse else {}
         self._store = Store(workdir)
         self._model = _model_identity(settings.model)
 
     def large(self, seed: int, sparse: bool) -> Stage:
         """Training the large network; `sparse`: in the method's own way."""
-        key = self._key(seed, self._settings.gamma_l1 if sparse else 0.0)
+        key = self._key(seed, self._own_training if sparse else {})
         return self._store.stage("train", self._slug("sparse" if sparse else "", seed), key.config())
 
     def plan(self, seed: int) -> Stage:
@@ -80,18 +90,19 @@ class StudyStages:
     def training(self) -> str:
         """The settings of the training that are not the defaults, for people."""
         named = {"dataset", "model", "width", "seed"}
-        config = self._key(0, self._plan_gamma_l1).config()
+        config = self._key(0, self._own_training).config()
         return ", ".join(f"{name}={value}" for name, value in config.items() if name not in named)
 
     def _plan_config(self, seed: int) -> dict[str, Any]:
-        key = self._key(seed, self._plan_gamma_l1)
+        key = self._key(seed, self._own_training)
         return {**key.config(), "method": self._settings.method, "setting": self._settings.name}
 
-    def _key(self, seed: int, gamma_l1: float) -> TrainingKey:
-        shared = {field.name for field in dataclasses.fields(TrainingKey)} & set(vars(self._settings))
+    def _key(self, seed: int, own: dict[str, Any]) -> TrainingKey:
+        """The key of a training; `own` is what the method has of its own."""
+        shared = {field.name for field in dataclasses.fields(TrainingKey)} & set(vars(self._settings)) - {"gamma_l1"}
         same = {name: getattr(self._settings, name) for name in shared}
-        given = {"model": self._model, "seed": seed, "gamma_l1": gamma_l1, "replicas": self._replicas}
-        return TrainingKey(**{**same, **given, "content": self._content})
+        given = {"model": self._model, "seed": seed, "replicas": self._replicas, "content": self._content}
+        return TrainingKey(**{**same, **given, **own})
 
     def _slug(self, part: str, seed: int) -> str:
         stem = Path(self._settings.model).stem

@@ -23,7 +23,7 @@ import numpy as np
 from tfprune.errors import TfpruneError
 
 # Raise it when stages of an older tfprune must not be reused, although their configs look the same.
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +114,10 @@ class Store:
         """All finished stages of a kind, by name."""
         folders = sorted(marker.parent for marker in self.folder.glob(f"{kind}-*/DONE"))
         return [Stage(kind, {}, folder) for folder in folders]
+
+    def named(self, name: str) -> Stage:
+        """The stage in the folder of this name."""
+        return Stage(name.partition("-")[0], {}, self.folder / name)
 
 
 def save_weights(folder: Path, weights: list[np.ndarray]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -62,7 +62,9 @@ class Study:
         # Workers do the same work and each keeps its own stages, so that none needs the others' disk.
         workdir = settings.workdir if self.chief else settings.workdir / "workers" / str(worker)
         replicas = strategy.num_replicas_in_sync
-        self.stages = StudyStages(settings, workdir, replicas, self.method.trains_sparse, self.data.content)
+        key = self.method.sparse_key(self._method_settings(0))
+        sparse, content = self.method.trains_sparse, self.data.content
+        self.stages = StudyStages(settings, workdir, replicas, sparse, key, content)
         self._trainers: dict[str, Trainer] = {}
         self._pruned_trainer: tuple[str, Trainer] | None = None
 
@@ -104,7 +106,7 @@ class Study:
         planned = self.stages.plan(self.settings.seeds[0])
         if planned.done and len(self.settings.seeds) == 1:
             return load_plan(planned.folder / "plan.json"), True
-        plan = self.method.plan(self.model, self._method_settings(0))  # tells now what would fail after training
+        plan = self.method.plan(self.model, self._method_settings(0))  # tells now what would fail later
         if self.method.automatic:
             return plan_channels(self.model, min(self.settings.ratio, GLOBAL_MAX_RATIO)), False
         return plan, True
@@ -143,7 +145,8 @@ class Study:
         plan = load_plan(planned.folder / "plan.json")
         self.model.set_weights(to_prune.weights())
         small = plan.apply(self.model)
-        inherited = small.get_weights()
+        inherited = planned.weights()
+        small.set_weights(inherited)
         if export_networks:
             self.model.set_weights(large.weights())
             self._export(self.model, large, "unpruned")
@@ -177,7 +180,8 @@ class Study:
             self._trainers[kind] = self._trainer(self.model, edit)
         self._say(f"seed {seed}: train{' sparse' * sparse}, {_epochs(s.epochs)}")
         schedule = Schedule.paper(s.learning_rate, s.epochs, s.drops)
-        result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed)
+        own = self.method.callbacks(self._method_settings(seed)) if sparse else []
+        result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, own)
         with stage.writing() as folder:
             _store_result(folder, result)
         return stage
@@ -188,7 +192,7 @@ class Study:
             return stage
         self._say(f"seed {seed}: plan")
         self.model.set_weights(to_prune.weights())
-        plan = self.method.plan(self.model, self._method_settings(seed))
+        plan = self.method.plan(self.model, self._method_settings(seed), self.data.normalized_sample)
         small = plan.apply(self.model)
         try:
             proof = f"masked and removed network differ by {verify(self.model, plan):.1e} of the largest output"
@@ -206,13 +210,16 @@ class Study:
         )
         with stage.writing() as folder:
             plan.save(folder / "plan.json")
+            save_weights(folder, small.get_weights())
+            write_json(folder / "origin.json", {"large": large.name})
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
         return stage
 
     def _train(
-        self, trainer: Trainer, stage: Stage, weights: list, epochs: int, schedule: Schedule, seed: int
-    ) -> TrainingResult:
-        callbacks: list[keras.callbacks.Callback] = []
+        self, trainer: Trainer, stage: Stage, weights: list, epochs: int, schedule: Schedule, seed: int,
+        own: Sequence[keras.callbacks.Callback] = (),
+    ) -> TrainingResult:  # fmt: skip
+        callbacks = list(own)
         bar = self.chief and sys.stdout.isatty()
         if self.chief:
             callbacks.append(TensorBoardLog(self.settings.workdir / "tensorboard" / stage.name))

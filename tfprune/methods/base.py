@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import keras
+import numpy as np
 
 from tfprune.plans import ChannelPlan
 from tfprune.surgery import Edit
@@ -28,6 +29,9 @@ class MethodSettings:
     seed: int = 0
 
 
+Sample = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
 class Method:
     """A pruning method; subclasses override what they do differently.
 
@@ -44,6 +48,23 @@ class Method:
         """The change of layers with which the network to prune is trained; None for none."""
         return None
 
-    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
-        """Makes the plan for a trained network."""
+    def callbacks(self, settings: MethodSettings) -> list[keras.callbacks.Callback]:
+        """Keras callbacks of the training of the network to prune."""
+        return []
+
+    def sparse_key(self, settings: MethodSettings) -> str:
+        """What tells this method's own training from others', beside the L1 penalty on gamma."""
+        return ""
+
+    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
+        """Makes the plan for a trained network.
+
+        A method that reconstructs leaves the model with the weights that the pruned network is to inherit.
+
+        Args:
+            model: The trained network.
+            settings: What is asked for.
+            sample: `sample(count)` returns normalized training images, float32 (count, height, width, channels),
+                and their labels, int32 (count,). None: nothing is trained yet, and only the widths matter.
+        """
         raise NotImplementedError

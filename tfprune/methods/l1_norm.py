@@ -11,7 +11,7 @@ from keras import layers
 
 from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
-from tfprune.methods.base import Method, MethodSettings
+from tfprune.methods.base import Method, MethodSettings, Sample
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan
 
@@ -21,7 +21,7 @@ _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 class L1Norm(Method):
     """Ranks the filters of single convolutions by L1 norm."""
 
-    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan; a ratio applies to every convolution that is coupled to no other.
 
         In VGG these are all convolutions, in a ResNet of basic blocks the first of each block: what a
@@ -35,11 +35,8 @@ class L1Norm(Method):
 
 def _uncoupled_convolutions(model: keras.Model) -> list[str]:
     graph = ChannelGraph(model)
-    names = [
-        names[0]
-        for names in graph.pools()
-        if len(names) == 1 and isinstance(graph.records[names[0]].operation, _CONVOLUTIONS)
-    ]
+    alone = [pool.layers[0] for pool in graph.pools() if len(pool.layers) == 1]
+    names = [name for name in alone if isinstance(graph.records[name].operation, _CONVOLUTIONS)]
     if not names:
         raise PlanError(
             f"l1_norm prunes convolutions that are coupled to no other layer; {model.name!r} has none. "

@@ -1,20 +1,27 @@
 """Network Slimming: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming" (ICCV 2017).
 
 The network is trained with an L1 penalty on the gamma of every batch normalization; then the channels with
-the smallest |gamma| of the whole network go. Where their code removes everything up to and including the
-threshold's rank (one channel more than asked, more with ties, and sometimes a whole layer), the rank here is
-exact and every layer keeps a minimum, which the plan tells.
+the smallest |gamma| of the whole network go. A normalization that reads a stream which others read too (the
+blocks of PreResNets and DenseNets) selects for itself: the stream stays whole, and its own channels are
+gathered in front of it.
+
+Where their code removes everything up to and including the threshold's rank (one channel more than asked, more
+with ties, and sometimes a whole layer), the rank here is exact and every layer keeps a minimum, which the plan
+tells.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 import keras
 
 from tfprune.labels import Record
-from tfprune.methods.base import Method, MethodSettings
+from tfprune.methods.base import Method, MethodSettings, Sample
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan
 from tfprune.surgery import Edit
+from tfprune.walk import functional, wiring
 
 
 class NetworkSlimming(Method):
@@ -35,9 +42,23 @@ class NetworkSlimming(Method):
 
         return penalise
 
-    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan for a network that was trained sparse."""
-        return plan_channels(model, settings.ratio, criterion="gamma", scope="global")
+        views = stream_normalizations(model)
+        return plan_channels(model, settings.ratio, criterion="gamma", scope="global", views=views)
+
+
+def stream_normalizations(model: keras.Model) -> list[str]:
+    """Names of the batch normalizations that read what others read too, or what several layers have made."""
+    calls, outputs = wiring(functional(model))
+    readers = Counter(id(tensor) for _, inputs, _ in calls for tensor in inputs) + Counter(map(id, outputs))
+    merged = {id(tensor) for _, inputs, made in calls if len(inputs) > 1 for tensor in made}
+    return [
+        node.operation.name
+        for node, inputs, _ in calls
+        if isinstance(node.operation, keras.layers.BatchNormalization)
+        and (readers[id(inputs[0])] > 1 or id(inputs[0]) in merged)
+    ]
 
 
 METHOD = NetworkSlimming()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keras
 
-from tfprune.methods.base import Method, MethodSettings
+from tfprune.methods.base import Method, MethodSettings, Sample
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan
 
@@ -18,7 +18,7 @@ class Uniform(Method):
 
     criterion = "l1"
 
-    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan for a trained network."""
         return plan_channels(model, settings.ratio, criterion=self.criterion, seed=settings.seed)
 

@@ -28,24 +28,32 @@ class Variant:
     ratios: Mapping[str, float]
 
 
-def _first_convolutions(depth: int, fractions: tuple[float, float, float], skipped: set[int]) -> dict[str, float]:
-    """Fractions for the first convolution of each basic block; they have the even numbers from 2 on."""
-    per_stage = (depth - 2) // 3
-    return {
-        f"conv_{number}": fractions[(number - 2) // per_stage]
-        for number in range(2, depth, 2)
-        if number not in skipped and fractions[(number - 2) // per_stage]
-    }
+def _of_resnet(model: str, blocks: tuple[int, ...], fractions: tuple[float, ...], skipped: set[int]) -> Variant:
+    """A variant that prunes the first convolution of each basic block; they have the even numbers from 2 on.
 
+    Args:
+        model: The network.
+        blocks: Number of blocks of each stage.
+        fractions: The fraction of each stage.
+        skipped: Numbers of convolutions that keep everything.
+    """
+    each = [fraction for count, fraction in zip(blocks, fractions, strict=True) for _ in range(count)]
+    numbered = {2 * index: fraction for index, fraction in enumerate(each, 1)}
+    ratios = {f"conv_{n}": fraction for n, fraction in numbered.items() if fraction and n not in skipped}
+    return Variant("l1_norm", (model,), ratios)
+
+
+_RESNET_34 = ("imagenet_resnet34", (3, 4, 6, 3))
+_SKIPPED_34 = {2, 8, 14, 16, 26, 28, 30, 32}
 
 VARIANTS = {
     "VGG-16-A": Variant("l1_norm", ("vgg16_l1", "vgg16"), {f"conv_{n}": 0.5 for n in (1, 8, 9, 10, 11, 12, 13)}),
-    "ResNet-56-A": Variant("l1_norm", ("resnet56",), _first_convolutions(56, (0.1, 0.1, 0.1), {16, 20, 38, 54})),
-    "ResNet-56-B": Variant(
-        "l1_norm", ("resnet56",), _first_convolutions(56, (0.6, 0.3, 0.1), {16, 18, 20, 34, 38, 54})
-    ),
-    "ResNet-110-A": Variant("l1_norm", ("resnet110",), _first_convolutions(110, (0.5, 0.0, 0.0), {36})),
-    "ResNet-110-B": Variant("l1_norm", ("resnet110",), _first_convolutions(110, (0.5, 0.4, 0.3), {36, 38, 74})),
+    "ResNet-56-A": _of_resnet("resnet56", (9, 9, 9), (0.1, 0.1, 0.1), {16, 20, 38, 54}),
+    "ResNet-56-B": _of_resnet("resnet56", (9, 9, 9), (0.6, 0.3, 0.1), {16, 18, 20, 34, 38, 54}),
+    "ResNet-110-A": _of_resnet("resnet110", (18, 18, 18), (0.5, 0.0, 0.0), {36}),
+    "ResNet-110-B": _of_resnet("resnet110", (18, 18, 18), (0.5, 0.4, 0.3), {36, 38, 74}),
+    "ResNet-34-A": _of_resnet(*_RESNET_34, (0.3, 0.3, 0.3, 0.0), _SKIPPED_34),
+    "ResNet-34-B": _of_resnet(*_RESNET_34, (0.5, 0.6, 0.4, 0.0), _SKIPPED_34),
 }
 
 

@@ -16,10 +16,16 @@ if TYPE_CHECKING:
     import keras
 
 MODELS = Registry("model")
-for _name in ("vgg11", "vgg16", "vgg19", "vgg11_l1", "vgg16_l1", "vgg19_l1"):
-    MODELS.add(_name, "tfprune.models.vgg:vgg")
-for _name in ("resnet20", "resnet32", "resnet56", "resnet110"):
-    MODELS.add(_name, "tfprune.models.resnet:resnet")
+for _target, _names in {
+    "vgg:vgg": "vgg11 vgg16 vgg19 vgg11_l1 vgg16_l1 vgg19_l1 vgg16_unstructured vgg19_unstructured",
+    "resnet:resnet": "resnet20 resnet32 resnet56 resnet110 resnet50_cifar",
+    "preresnet:preresnet": "preresnet56 preresnet110 preresnet164",
+    "densenet:densenet": "densenet40 densenet_bc100",
+    "imagenet_vgg:imagenet_vgg": "imagenet_vgg11_bn imagenet_vgg16 imagenet_vgg16_bn",
+    "imagenet_resnet:imagenet_resnet": "imagenet_resnet34 imagenet_resnet50",
+}.items():
+    for _name in _names.split():
+        MODELS.add(_name, f"tfprune.models.{_target}")
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its reasons in bold
 

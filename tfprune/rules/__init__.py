@@ -20,6 +20,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfprune.labels import Call
@@ -27,7 +28,10 @@ from tfprune.labels import Call
 Rule = Callable[[Call], "np.ndarray | list[np.ndarray]"]
 _BY_NAME: dict[str, Rule] = {}
 _BY_CLASS: dict[type, Rule] = {}
-_FAMILIES = ("kernels", "elementwise", "merging", "movement", "normalization", "pooling", "recurrent", "attention")
+_FAMILIES = (
+    *("kernels", "elementwise", "merging", "contraction", "movement", "slicing", "along", "normalization", "pooling"),
+    *("recurrent", "wrappers", "attention", "unprunable"),
+)
 
 
 def rule(*kinds: str | type) -> Callable[[Rule], Rule]:
@@ -72,15 +76,23 @@ def trace(call: Call) -> list[np.ndarray]:
     known = find_rule(call.operation)
     if known is None:
         return give_up(call, f"{call.record.name} ({type(call.operation).__name__}) is not known to tfprune")
+    if _has_other_weights(call.operation):
+        return give_up(call, f"{call.record.name} has quantized weights or weights of LoRA")
     outputs = known(call)
     return outputs if isinstance(outputs, list) else [outputs]
+
+
+def _has_other_weights(operation: Any) -> bool:
+    """Whether a layer, or one inside of it, has other weights than it was made with, of which no rule knows."""
+    layers = operation._flatten_layers() if isinstance(operation, keras.Layer) else ()
+    return any(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None) for layer in layers)
 
 
 def give_up(call: Call, reason: str) -> list[np.ndarray]:
     """Freezes all that enters and leaves an operation."""
     for labels in call.inputs:
         call.freeze(labels, reason)
-    outputs = [call.graph.fresh(1).reshape((1,) * len(tensor.shape)) for tensor in call.node.outputs]
+    outputs = [call.graph.fresh(1).reshape((1,) * len(shape)) for shape in call.output_shapes]
     for labels in outputs:
         call.freeze(labels, reason)
     return outputs

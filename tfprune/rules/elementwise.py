@@ -48,7 +48,11 @@ def activated(call: Call, labels: np.ndarray, function: Callable | None = None) 
     "Squareplus", "LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu",
     "TanhShrink", "HardTanh", "HardShrink", "Threshold", "Absolute", "Abs", "Ceil", "Clip", "Cos", "Cosh", "Exp",
     "Expm1", "Floor", "Log", "Log10", "Log1p", "Log2", "Negative", "Reciprocal", "Round", "Rsqrt", "Sign", "Sin",
-    "Sinh", "Sqrt", "Square", "Tan", "Tanh", "Erf", "Cast", "StopGradient", "NanToNum", "Copy",
+    "Sinh", "Sqrt", "Square", "Tan", "Tanh", "Erf", "Erfc", "Erfinv", "Exp2", "Cbrt", "I0", "Sinc", "Trunc", "Fabs",
+    "Arccos", "Arccosh", "Arcsin", "Arcsinh", "Arctan", "Arctanh", "Deg2rad", "Rad2deg",
+    "Angle", "Conj", "Conjugate", "Real", "Imag", "Signbit", "LogicalNot", "BitwiseInvert", "BitwiseNot",
+    "Isfinite", "Isinf", "Isnan", "Isneginf", "Isposinf", "Isreal", "OnesLike", "ZerosLike", "EmptyLike",
+    "Cast", "SaturateCast", "ConvertToTensor", "StopGradient", "NanToNum", "Copy",
 )  # fmt: skip
 def _elementwise(call: Call) -> np.ndarray:
     return call.inputs[0]
@@ -57,16 +61,6 @@ def _elementwise(call: Call) -> np.ndarray:
 @rule("Activation")
 def _activation(call: Call) -> np.ndarray:
     return activated(call, call.inputs[0])
-
-
-@rule("Softmax", "LogSoftmax")
-def _softmax(call: Call) -> np.ndarray:
-    """A softmax normalizes over an axis; over the channels a removed one would change all others."""
-    axes = call.operation.axis if call.operation.axis is not None else range(call.inputs[0].ndim)
-    axes = axes if isinstance(axes, (tuple, list, range)) else (axes,)
-    if any(call.inputs[0].shape[axis] > 1 for axis in axes):
-        call.freeze(call.inputs[0], f"softmax over the channels in {call.record.name}")
-    return call.inputs[0]
 
 
 @rule("PReLU")
@@ -88,13 +82,6 @@ def _rescaling(call: Call) -> np.ndarray:
     constants = (call.operation.scale, call.operation.offset)
     if any(np.size(constant) > 1 for constant in constants):
         call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")
-    return call.inputs[0]
-
-
-@rule("Masking")
-def _masking(call: Call) -> np.ndarray:
-    """Whether a time step is masked depends on all of its channels."""
-    call.freeze(call.inputs[0], f"{call.record.name} looks at all channels")
     return call.inputs[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from tfprune.labels import Call
@@ -10,8 +11,9 @@ from tfprune.rules.elementwise import activated
 
 
 def channel_axis(call: Call) -> int:
-    """The channel axis of a layer with a data format."""
-    return 1 if getattr(call.operation, "data_format", None) == "channels_first" else -1
+    """The channel axis of a layer or operation with a data format; None stands for Keras' own setting."""
+    data_format = getattr(call.operation, "data_format", "channels_last") or keras.config.image_data_format()
+    return 1 if data_format == "channels_first" else -1
 
 
 def positions(shape: tuple, axis: int) -> int:

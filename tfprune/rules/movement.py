@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import math
+import re
 
 import keras
 import numpy as np
 
 from tfprune.labels import Call, Kept
 from tfprune.rules import give_up, rule
+from tfprune.rules.kernels import channel_axis
 
 
 def run_on_labels(call: Call) -> list[np.ndarray]:
@@ -17,7 +19,7 @@ def run_on_labels(call: Call) -> list[np.ndarray]:
     Axes of unknown size stand for one position; along them labels never vary.
     """
     whole = [
-        np.broadcast_to(labels, [1, *(size or 1 for size in shape[1:])]).astype(np.int32)
+        np.broadcast_to(labels, [size or 1 for size in shape]).astype(np.int32)
         for labels, shape in zip(call.inputs, call.input_shapes, strict=True)
     ]
     moved = keras.tree.flatten(call.run(whole))
@@ -39,15 +41,52 @@ def varying(labels: np.ndarray) -> list[int]:
 
 
 @rule(
-    "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip", "Concatenate", "Stack",
-    "Ravel", "Hstack", "Dstack",
+    "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip",
+    "Ravel", "Fliplr", "Flipud", "Rot90", "Tile", "SpaceToDepth",
 )  # fmt: skip
 def _movement(call: Call) -> list[np.ndarray]:
+    """These do to what is left of the channels what they do to all of them, whatever is removed."""
     moved = run_on_labels(call)
-    for labels, tensor in zip(moved, call.node.outputs, strict=True):
-        if any(tensor.shape[axis] is None for axis in varying(labels)):
+    for labels, shape in zip(moved, call.output_shapes, strict=True):
+        if any(axis == 0 or shape[axis] is None for axis in varying(labels)):
             return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
     return moved
+
+
+@rule("Repeat")
+def _repeat(call: Call) -> list[np.ndarray]:
+    """Repeats elements: all of them alike, or each as often as a list says, whose places are no channels'."""
+    operation = call.operation
+    if operation.axis is None:
+        return give_up(call, f"{call.record.name} flattens the batch")
+    if np.size(operation.repeats) > 1 and call.inputs[0].shape[operation.axis] > 1:
+        return give_up(call, f"{call.record.name} repeats single channels")
+    return _movement(call)
+
+
+@rule("BroadcastTo")
+def _broadcast_to(call: Call) -> np.ndarray | list[np.ndarray]:
+    """The size that is asked for along the channels follows them."""
+    labels, sizes = call.inputs[0], tuple(call.operation.shape)
+    labels = labels.reshape((1,) * (len(sizes) - labels.ndim) + labels.shape)
+    axes = varying(labels)
+    if len(axes) > 1:
+        return give_up(call, f"{call.record.name} spreads channels over several axes")
+    if axes:
+        (axis,) = axes
+        call.setting("shape", lambda kept: (*sizes[:axis], int(kept[labels].sum()), *sizes[axis + 1 :]), labels.ravel())
+    return labels
+
+
+@rule("DepthToSpace")
+def _depth_to_space(call: Call) -> np.ndarray | list[np.ndarray]:
+    """All the channels that become one, side by side, go together."""
+    (moved,) = run_on_labels(call)
+    axis = channel_axis(call)
+    first = np.moveaxis(moved, axis, -1).reshape(-1, moved.shape[axis])[0]
+    channels = np.broadcast_to(first, (call.output_shape[axis],))
+    call.tie(moved, call.place(channels, axis))
+    return call.place(channels, axis)
 
 
 @rule("RepeatVector")
@@ -109,67 +148,17 @@ def _pad(call: Call) -> np.ndarray | list[np.ndarray]:
     return call.place(np.concatenate([before, channels, after]), axis)
 
 
-@rule("Split")
-def _split(call: Call) -> list[np.ndarray]:
-    """`keras.ops.split`; along the channels, the places of the cuts follow the labels."""
-    axis = call.operation.axis % call.inputs[0].ndim
-    parts = run_on_labels(call)
-    if call.inputs[0].shape[axis] == 1:
-        return parts
-    whole = [np.broadcast_to(part.ravel(), (n.shape[axis],)) for part, n in zip(parts, call.node.outputs, strict=True)]
-
-    def cuts(kept: Kept) -> list[int]:
-        return list(itertools.accumulate(int(kept[part].sum()) for part in whole))[:-1]
-
-    call.setting("indices_or_sections", cuts, np.concatenate(whole))
-    return parts
-
-
-@rule("GetItem")
-def _get_item(call: Call) -> np.ndarray | list[np.ndarray]:
-    """Indexing; a slice of the channels begins and ends where its kept channels do."""
-    arguments = call.node.arguments
-    key = arguments.args[1] if len(arguments.args) > 1 else arguments.kwargs["key"]
-    keys = list(key) if isinstance(key, tuple) else [key]
-    labels = call.inputs[0]
-    if any(not (item is None or item is Ellipsis or isinstance(item, (int, slice))) for item in keys):
-        return give_up(call, f"{call.record.name} indexes with a tensor")
-    axes = varying(labels)
-    if len(axes) > 1:
-        return give_up(call, f"{call.record.name} indexes channels that vary along several axes")
-    (moved,) = run_on_labels(call)
-    if not axes:
-        return moved
-    place = _key_of_axis(keys, axes[0], labels.ndim)
-    if place is None or keys[place] in (slice(None), slice(None, None, 1)):
-        return moved
-    if not isinstance(keys[place], slice) or keys[place].step not in (None, 1):
-        return give_up(call, f"{call.record.name} picks single channels")
-    channels = call.channels(0, axes[0])
-    start, stop, _ = keys[place].indices(len(channels))
-
-    def moved_key(kept: Kept, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        ends = slice(int(kept[channels[:start]].sum()), int(kept[channels[:stop]].sum()))
-        new = tuple(ends if index == place else item for index, item in enumerate(keys))
-        return (args[0], new), {}
-
-    call.arguments = moved_key
-    return moved
-
-
-def _key_of_axis(keys: list, axis: int, rank: int) -> int | None:
-    """Position in an index expression of the item that indexes an axis; None where none does."""
-    used = sum(item is not None and item is not Ellipsis for item in keys)
-    at = 0
-    for position, item in enumerate(keys):
-        if item is None:
-            continue
-        if item is Ellipsis:
-            at += rank - used
-            if at > axis:
-                return None
-            continue
-        if at == axis:
-            return position
-        at += 1
-    return None
+@rule("Rearrange")
+def _rearrange(call: Call) -> list[np.ndarray]:
+    """`keras.ops.rearrange`; channels that are taken apart, as into heads, go alike from all of the parts."""
+    args, given = call.node.arguments.args, call.node.arguments.kwargs
+    pattern = args[1] if len(args) > 1 else given["pattern"]
+    axes = varying(call.inputs[0])
+    for axis in axes:
+        *parts, width = re.findall(r"\w+|\(.*?\)", pattern.partition("->")[0])[axis].strip("()").split()
+        if width in given or (parts and len(axes) > 1):
+            return give_up(call, f"{call.record.name} fixes its number of channels")
+        if parts:
+            alike = call.channels(0, axis).reshape(math.prod(given[part] for part in parts), -1)
+            call.tie(alike, alike[:1])
+    return _movement(call)

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
-from tfprune.labels import Call
-from tfprune.rules import give_up, rule
+from tfprune.labels import Call, Kept
+from tfprune.rules import rule
 
 
 @rule("BatchNormalization")
 def _batch_normalization(call: Call) -> np.ndarray:
     layer = call.operation
     source = call.channels(0, layer.axis)
+    if call.record.name in call.graph.views:
+        source = _view(call, source)
     for variable in (layer.gamma, layer.beta):
         call.weight(variable, {0: source})
     for variable in (layer.moving_mean, layer.moving_variance):
         call.weight(variable, {0: source}, state=True)
     return call.place(source, layer.axis)
+
+
+def _view(call: Call, source: np.ndarray) -> np.ndarray:
+    """Channels of the layer's own, gathered in front of it from a stream that others read too."""
+    call.freeze(source, f"{call.record.name} selects among them")
+    view = call.create(len(source))
+
+    def gathered(kept: Kept, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if kept[view].all():
+            return args, kwargs
+        indices = np.flatnonzero(kept[view]).tolist()
+        return (keras.ops.take(args[0], indices, axis=call.operation.axis), *args[1:]), kwargs
+
+    call.arguments = gathered
+    return view
 
 
 @rule("GroupNormalization")
@@ -33,19 +51,13 @@ def _group_normalization(call: Call) -> np.ndarray:
     return call.place(source, layer.axis)
 
 
-@rule("LayerNormalization", "RMSNormalization", "UnitNormalization")
+@rule("LayerNormalization", "RMSNormalization", "UnitNormalization", "LayerNorm", "RMSNorm", "Normalize")
 def _over_channels(call: Call) -> np.ndarray:
     """Normalizes over axes; frozen when channels are among them."""
-    layer, labels = call.operation, call.inputs[0]
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else (layer.axis,)
-    if any(labels.shape[axis] > 1 for axis in axes):
+    axes, labels = call.operation.axis, call.inputs[0]
+    if any(labels.shape[axis] > 1 for axis in (axes if isinstance(axes, (list, tuple)) else (axes,))):
         call.freeze(labels, f"{call.record.name} normalizes over the channels")
     return labels
-
-
-@rule("SpectralNormalization")
-def _spectral_normalization(call: Call) -> list[np.ndarray]:
-    return give_up(call, f"{call.record.name} normalizes a whole kernel")
 
 
 @rule("Normalization")

@@ -15,6 +15,10 @@ from tfprune.rules.kernels import channel_axis
     "UpSampling1D", "UpSampling2D", "UpSampling3D", "Resizing", "CenterCrop", "MaxPool", "AveragePool",
     "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
     "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D",
+    "Resize", "PadImages", "CropImages", "GaussianBlur",
+    # what they do to images in training they do to every channel alike
+    "RandomCrop", "RandomElasticTransform", "RandomFlip", "RandomGaussianBlur", "RandomPerspective", "RandomRotation",
+    "RandomShear", "RandomTranslation", "RandomZoom",
 )  # fmt: skip
 def _spatial(call: Call) -> np.ndarray:
     """Positions change, channels do not; channels that vary with the position cannot be followed."""
@@ -31,7 +35,11 @@ def _global_pooling(call: Call) -> np.ndarray:
     return call.place(call.channels(0, axis), axis if call.operation.keepdims else -1)
 
 
-@rule("Mean", "Max", "Min", "Sum", "Var", "Std", "Prod", "Amax", "Amin")
+@rule(
+    "Mean", "Max", "Min", "Sum", "Var", "Std", "Prod", "Amax", "Amin", "Median", "Ptp", "All", "Any", "Logsumexp",
+    "Argmax", "Argmin", "CountNonzero", "Norm", "Nanargmax", "Nanargmin", "Nanmax", "Nanmean", "Nanmedian", "Nanmin",
+    "Nanprod", "Nanstd", "Nansum", "Nanvar",
+)  # fmt: skip
 def _reduction(call: Call) -> np.ndarray | list[np.ndarray]:
     """Over positions, a reduction keeps every channel apart; over channels only a sum can lose some."""
     labels, axes = call.inputs[0], call.operation.axis
@@ -40,10 +48,12 @@ def _reduction(call: Call) -> np.ndarray | list[np.ndarray]:
     if 0 in axes:
         return give_up(call, f"{call.record.name} reduces over the batch")
     if any(labels.shape[axis] > 1 for axis in axes):
-        if type(call.operation).__name__ != "Sum":
+        if type(call.operation).__name__ not in ("Sum", "Nansum"):
             return give_up(call, f"{call.record.name} reduces over the channels")
+        if any(size > 1 for axis, size in enumerate(labels.shape) if axis not in axes):
+            return give_up(call, f"{call.record.name} sums over one of several axes of channels")
         call.mix_all(0)
         result = call.graph.fresh(1).reshape((1,) * len(call.output_shape))
         call.freeze(result, f"result of {call.record.name}")
         return result
-    return labels if call.operation.keepdims else labels.squeeze(tuple(axes))
+    return labels if getattr(call.operation, "keepdims", False) else labels.squeeze(tuple(axes))

@@ -1,31 +1,82 @@
-"""Recurrent layers and the wrappers that stand around layers."""
+"""Recurrent layers: units are created, and mixed by the recurrent kernel in every step."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.labels import Call, Kept, Record
-from tfprune.rules import find_rule, give_up, rule
+from tfprune.labels import Call
+from tfprune.rules import give_up, rule
 from tfprune.rules.elementwise import activated
+from tfprune.rules.kernels import channel_axis, positions
+from tfprune.rules.wrappers import inner_setting
 
-_GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
+_GATES = {keras.layers.LSTMCell: 4, keras.layers.GRUCell: 3, keras.layers.SimpleRNNCell: 1}
 
 
 @rule("LSTM", "GRU", "SimpleRNN")
 def _recurrent(call: Call) -> list[np.ndarray]:
-    """Units are created, and mixed by the recurrent kernel in every step."""
-    layer = call.operation
-    units = call.create(layer.units)
-    _cell(call, layer, units, call.mix(0, -1))
+    units = call.create(call.operation.units)
+    _cell(call, call.operation.cell, units, call.mix(0))
     call.count("units", units)
-    _activations(call, layer, units)
+    return _outputs(call, units)
+
+
+@rule("RNN")
+def _recurrent_with_a_cell(call: Call) -> list[np.ndarray]:
+    """The layer around one of Keras' own cells; any other cell may do anything."""
+    cell = call.operation.cell
+    if isinstance(cell, keras.layers.StackedRNNCells):
+        return give_up(call, f"{call.record.name} stacks cells; a layer for each cell can be pruned")
+    if type(cell) not in _GATES:
+        return give_up(call, f"{call.record.name} runs a cell ({type(cell).__name__}) that is not known to tfprune")
+    units = call.create(cell.units)
+    _cell(call, cell, units, call.mix(0))
+    inner_setting(call, "cell", lambda kept: {"units": int(kept[units].sum())}, units)
+    return _outputs(call, units)
+
+
+@rule("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+def _convolutional(call: Call) -> list[np.ndarray]:
+    """An LSTM whose two kernels are convolutions."""
+    layer = call.operation
+    axis = -1 if channel_axis(call) == -1 else -1 - layer.cell.rank
+    filters = call.create(layer.filters)
+    image = (None, *call.output_shape[-1 - layer.cell.rank :])
+    _cell(call, layer.cell, filters, call.mix(0, axis), gates=4, places=positions(image, axis))
+    call.count("filters", filters)
+    return _outputs(call, filters, axis)
+
+
+def _cell(
+    call: Call, cell: Any, units: np.ndarray, source: np.ndarray, gates: int | None = None, places: int = 1
+) -> None:
+    """The weights and the activations of a cell, whose gates stand side by side along the last axis."""
+    wide = np.tile(units, gates or _GATES[type(cell)])
+    times = (call.input_shapes[0][1] or 1) * places
+    rank = len(cell.kernel.shape)
+    call.weight(cell.kernel, {rank - 2: source, rank - 1: wide}, times)
+    call.weight(cell.recurrent_kernel, {rank - 2: units, rank - 1: wide}, times, mixed=rank - 2)
+    if cell.bias is not None:
+        call.weight(cell.bias, {len(cell.bias.shape) - 1: wide})
+    for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
+        if function is not None:
+            activated(call, units, function)
+
+
+def _outputs(call: Call, units: np.ndarray, axis: int = -1) -> list[np.ndarray]:
+    """The outputs and the last states have the units; so have the first states, where they are given."""
+    if call.operation.stateful:
+        call.freeze(units, f"the state of {call.record.name} lasts from batch to batch")
     for index in _states(call):
-        call.tie(call.channels(index, -1), units)
-    return [units.reshape((1,) * (len(tensor.shape) - 1) + (-1,)) for tensor in call.node.outputs]
+        call.tie(call.channels(index, axis), units)
+    return [np.expand_dims(units, _others(len(shape), axis)) for shape in call.output_shapes]
+
+
+def _others(rank: int, axis: int) -> tuple[int, ...]:
+    return tuple(i for i in range(rank) if i != axis % rank)
 
 
 def _states(call: Call) -> list[int]:
@@ -34,103 +85,20 @@ def _states(call: Call) -> list[int]:
     return [i for i, name in enumerate(names) if name == "initial_state" or (name in ("0", "1") and i > 0)]
 
 
-def _activations(call: Call, layer: Any, units: np.ndarray) -> None:
-    for function in (layer.activation, getattr(layer, "recurrent_activation", None)):
-        if function is not None:
-            activated(call, units, function)
-
-
-def _cell(call: Call, layer: Any, units: np.ndarray, source: np.ndarray) -> None:
-    gates = _GATES[type(layer).__name__]
-    wide = np.tile(units, gates)
-    steps = next((shape[1] or 1 for shape in call.input_shapes if len(shape) == 3), 1)
-    call.weight(layer.cell.kernel, {0: source, 1: wide}, steps)
-    call.weight(layer.cell.recurrent_kernel, {0: units, 1: wide}, steps, mixed=0)
-    if layer.cell.bias is not None:
-        call.weight(layer.cell.bias, {len(layer.cell.bias.shape) - 1: wide})
-
-
 @rule("Bidirectional")
 def _bidirectional(call: Call) -> list[np.ndarray]:
     """Both directions have the same units, so they are pruned alike."""
     wrapper = call.operation
     directions = (wrapper.forward_layer, wrapper.backward_layer)
-    if _states(call) or any(type(layer).__name__ not in _GATES for layer in directions):
+    if any(type(layer) not in (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN) for layer in directions):
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
+    if _states(call) or directions[0].stateful or directions[0].units != directions[1].units:
+        return give_up(call, f"{call.record.name} has states that are given or last, or directions of different widths")
     units = call.create(directions[0].units)
-    source = call.mix(0, -1)
-    for layer in directions:
-        _cell(call, layer, units, source)
-        _activations(call, layer, units)
-
-    def units_of(key: str):
-        config = wrapper.get_config()[key]
-
-        def edited(kept: Kept) -> dict:
-            edit = copy.deepcopy(config)
-            edit["config"]["units"] = int(kept[units].sum())
-            return edit
-
-        return edited
-
-    for key in ("layer", "backward_layer"):
-        call.setting(key, units_of(key), units)
-    widths = [units if tensor.shape[-1] == len(units) else np.tile(units, 2) for tensor in call.node.outputs]
-    pairs = zip(widths, call.node.outputs, strict=True)
-    return [labels.reshape((1,) * (len(tensor.shape) - 1) + (-1,)) for labels, tensor in pairs]
-
-
-@rule("TimeDistributed")
-def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
-    """The rule of the layer inside, on one time step."""
-    inner = call.operation.layer
-    known = find_rule(inner)
-    labels = call.inputs[0]
-    if known is None or isinstance(inner, keras.Model) or len(call.inputs) > 1 or labels.shape[1] > 1:
-        return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
-    steps = call.input_shapes[0][1] or 1
-    step = _Step(call, inner)
-    inside = known(step)
-    outputs = inside if isinstance(inside, list) else [inside]
-    if len(outputs) > 1 or step.arguments is not None:
-        return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
-    record: Record = call.record
-    record.created = step.record.created
-    record.axes, record.state, record.inner_mixed = step.record.axes, step.record.state, step.record.inner_mixed
-    call.kernels = [(index, positions * steps) for index, positions in step.kernels]
-    call.mixed = {index: labels[:, None] for index, labels in step.mixed.items()}
-    settings = step.record.settings
-    if settings:
-        config = call.operation.get_config()["layer"]
-
-        def edited(kept: Kept) -> dict:
-            edit = copy.deepcopy(config)
-            edit["config"].update({key: value(kept) for key, (value, _) in settings.items()})
-            return edit
-
-        call.setting("layer", edited, np.concatenate([labels for _, labels in settings.values()]))
-    return outputs[0][:, None]
-
-
-class _Step(Call):
-    """A call of the layer inside of a TimeDistributed, on one time step."""
-
-    def __init__(self, call: Call, inner: Any):
-        record = Record(call.record.name, inner, created=call.record.created)
-        super().__init__(call.node, [call.inputs[0][:, 0]], record, call.graph)
-
-    @property
-    def operation(self) -> Any:
-        return self.record.operation
-
-    def run(self, arrays: list[np.ndarray]) -> Any:
-        return self.operation.call(*arrays)
-
-    @property
-    def input_shapes(self) -> list[tuple]:
-        return [shape[:1] + shape[2:] for shape in super().input_shapes]
-
-    @property
-    def output_shape(self) -> tuple:
-        shape = super().output_shape
-        return shape[:1] + shape[2:]
+    source = call.mix(0)
+    for key, layer in zip(("layer", "backward_layer"), directions, strict=True):
+        _cell(call, layer.cell, units, source)
+        inner_setting(call, key, lambda kept: {"units": int(kept[units].sum())}, units)
+    widths = [units if shape[-1] == len(units) else np.tile(units, 2) for shape in call.output_shapes]
+    pairs = zip(widths, call.output_shapes, strict=True)
+    return [np.expand_dims(labels, _others(len(shape), -1)) for labels, shape in pairs]

@@ -7,11 +7,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfprune.data.decoding import READ_ERRORS, center_box, decode, resize_crop, unreadable
+from tfprune.data.decoding import READ_ERRORS, TEST_SHARE, center_box, decode, resize_crop, unreadable
 from tfprune.data.streamed import Split
 from tfprune.training.augment import CROP_DRAWS, normalize, random_boxes
 
-_TEST_SHARE = 224 / 256  # of the shorter side: ImageNet is tested on the centre 224 of 256 pixels
 _READY = 2  # batches for every replica that are made ahead
 
 
@@ -89,7 +88,7 @@ class ImageStream:
                 number = epoch * self._split.count + position
                 image = _augmented(image, tf.stack([tf.cast(seed, tf.int64), number]), self._size)
             else:
-                image = resize_crop(image, center_box(image, _TEST_SHARE), self._size)
+                image = resize_crop(image, center_box(image, TEST_SHARE), self._size)
             return image, label, tf.cast(position < self._split.count, tf.float32)
 
         batches = examples.map(prepare, os.cpu_count(), deterministic=True)
