@@ -132,7 +132,7 @@ def test_a_cap_is_a_difference_where_the_paper_has_none_and_the_other_way_round(
     capped = dataclasses.replace(row, budget="at most 2 x the epochs")
     assert "scratch_b at most 2 x the epochs (paper: no cap)" in nearest([capped], paper.cells()).differences
     large = {"dataset": "imagenet", "model": "imagenet_resnet34", "setting": "ResNet-34-A", "epochs": 106}
-    training = "epochs=90, batch_size=256"
+    training = "epochs=90, batch_size=256, drops=imagenet"
     with_cap = dataclasses.replace(capped, **large, training=training)
     assert nearest([with_cap], paper.cells()).differences == ()
     without = dataclasses.replace(row, **large, training=training)
