@@ -224,7 +224,7 @@ def test_data_in_another_form_are_told(evaluate, fragment):
 
 def test_a_generator_is_refused_before_it_is_used_up():
     batches = ((VECTORS, BITS) for _ in range(2))
-    with pytest.raises(PlanError, match="<generator.*must be .inputs, targets."):
+    with pytest.raises(PlanError, match=r"<generator.*must be .inputs, targets."):
         tfprune.sensitivity(head(2), batches)
     assert len(list(batches)) == 2
 
