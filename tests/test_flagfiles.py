@@ -32,8 +32,8 @@ def test_a_flagfile_is_headed_by_the_papers_numbers_and_the_cost():
     path = FOLDER / "table_1" / "cifar10-vgg16_l1-VGG-16-A.flags"
     text = path.read_text(encoding="utf-8")
     assert "Table 1" in text
-    for regime, number in (("unpruned", "93.63"), ("finetune", "93.41"), ("scratch_e", "93.62"), ("scratch_b", "93.78")):
-        assert re.search(rf"{regime} +{number} ", text)
+    printed = {"unpruned": "93.63", "finetune": "93.41", "scratch_e": "93.62", "scratch_b": "93.78"}
+    assert all(re.search(rf"{regime} +{number} ", text) for regime, number in printed.items())
     # By hand: 3 passes of 50,000 images for 5 seeds; 160 epochs of the large network; 40, 160 and 243 of the small.
     large, small = 627_883_018, 0.658 * 627_883_018
     cost = float(re.search(r"about (\S+) FLOPs", text)[1])
