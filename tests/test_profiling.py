@@ -6,6 +6,7 @@ from keras import layers
 import tfprune
 from tests.helpers import plain_cnn, randomize, residual_cnn
 from tfprune.errors import PlanError
+from tfprune.experiments import coverage
 from tfprune.models import build_model
 
 
@@ -153,3 +154,11 @@ def test_profile_prints_layers_and_total():
 def test_model_without_a_graph_is_refused():
     with pytest.raises(PlanError, match=r"model\.build"):
         tfprune.profile(keras.Sequential([layers.Dense(3)]))
+
+
+def test_coverage_counts_the_macs_of_networks_of_any_size_at_a_fixed_one():
+    model = coverage._build(keras.applications.MobileNetV3Small)
+    # 56 million in its paper (Howard et al., ICCV 2019).
+    assert tfprune.profile(model).macs == pytest.approx(56e6, rel=0.02)
+    assert tfprune.profile(model).notes == ()
+    assert coverage._build(keras.applications.InceptionV3).input_shape == (None, 299, 299, 3)
