@@ -6,8 +6,11 @@ network, and gives its weights back as arrays.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
+from keras import layers
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -69,3 +72,80 @@ def _fused_kernel_is_fast(channels: int) -> bool:
     composed, 16 channels 2.7 ms and 7.6 ms.
     """
     return channels % 4 == 0 or bool(tf.config.list_physical_devices("GPU"))
+
+
+class _Gated:
+    """Before a layer's class: its outputs are multiplied by a gate, a scalar that starts at 1.
+
+    The gate is a trainable weight beyond those of the layer that this one stands in for. `CoupledSGD` trains it
+    with an L1 penalty by proximal steps.
+
+    Args:
+        gate_l1: Strength of the penalty.
+        **config: Of the layer.
+    """
+
+    def __init__(self, gate_l1: float, **config: Any):
+        super().__init__(**config)
+        self._gate_l1 = gate_l1
+
+    def build(self, input_shape: tuple) -> None:
+        """Makes the layer's weights and the gate."""
+        super().build(input_shape)
+        self.gate = self.add_weight(shape=(), initializer="ones", name="gate")
+        self.gate.proximal_l1 = self._gate_l1
+
+    def call(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        """What the layer gives, times the gate."""
+        outputs = super().call(*args, **kwargs)
+        return outputs * tf.cast(self.gate, outputs.dtype)
+
+    def fold(self) -> None:
+        """Multiplies the gate into the layer's weights and sets it to 1: the outputs stay the same."""
+        gate = self.gate.numpy()
+        for weight in scale_weights(self):
+            weight.assign(weight.numpy() * gate)
+        self.gate.assign(1.0)
+
+
+class GatedBatchNormalization(_Gated, FusedBatchNormalization):
+    """Batch normalization, times a gate."""
+
+
+class GatedConv1D(_Gated, layers.Conv1D):
+    """Convolution, times a gate."""
+
+
+class GatedConv2D(_Gated, layers.Conv2D):
+    """Convolution, times a gate."""
+
+
+class GatedConv3D(_Gated, layers.Conv3D):
+    """Convolution, times a gate."""
+
+
+class GatedDense(_Gated, layers.Dense):
+    """Dense layer, times a gate."""
+
+
+GATED = {
+    layers.BatchNormalization: GatedBatchNormalization,
+    layers.Conv1D: GatedConv1D,
+    layers.Conv2D: GatedConv2D,
+    layers.Conv3D: GatedConv3D,
+    layers.Dense: GatedDense,
+}
+
+
+def scale_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights of a layer of a kind in `GATED` whose product with a number is that of the outputs with it."""
+    if isinstance(layer, layers.BatchNormalization):
+        weights = (layer.gamma, layer.beta)
+    else:
+        weights = (layer.kernel, layer.bias)
+    return [weight for weight in weights if weight is not None]
+
+
+def plain_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights of a layer or model without those that only training knows (gates), in Keras' order."""
+    return [weight for weight in layer.weights if not hasattr(weight, "proximal_l1")]
