@@ -30,8 +30,10 @@ class Recipe:
     Attributes:
         epochs: Of the large model.
         batch_size: Global batch.
-        learning_rate: First rate; x 0.1 at half and three quarters of the epochs.
+        learning_rate: The highest rate.
+        drops: When it drops; see `tfprune.training.schedules`.
         weight_decay: Coupled.
+        nesterov: Whether the momentum is Nesterov's.
         gamma_l1: Strength of Network Slimming's penalty.
         width: Width multiplier where no model is named.
     """
@@ -39,7 +41,9 @@ class Recipe:
     epochs: int = 160
     batch_size: int = 64
     learning_rate: float = 0.1
+    drops: str = "cifar"
     weight_decay: float = 1e-4
+    nesterov: bool = False
     gamma_l1: float = 1e-4
     width: float = 1.0
 
@@ -49,6 +53,19 @@ class Recipe:
 _PAPER = Recipe()
 _MINUTES = Recipe(epochs=6, gamma_l1=1e-3, width=0.25)
 RECIPES = {"fashion_mini": _MINUTES, "synthetic": _MINUTES}
+
+# Soft filter pruning has a recipe of its own on the data sets that have the paper's.
+_SOFT_FILTER = Recipe(epochs=200, batch_size=128, drops="soft_filter", weight_decay=5e-4, nesterov=True)
+METHOD_RECIPES = {"soft_filter": _SOFT_FILTER}
+# What the authors of Sparse Structure Selection published for ResNet-50.
+_GATE_L1 = 1e-2
+
+# Flags that belong to one method.
+_OWN_FLAGS = {
+    "gamma_l1": "network_slimming",
+    "gate_l1": "sparse_structure_selection",
+    "pretrained": "soft_filter",
+}
 
 # Of these the paper takes a tenth: of the penalty for networks other than VGG on CIFAR, of the learning rate for a
 # network without batch normalization.
@@ -74,12 +91,15 @@ class Settings:
     ratio: float | None
     variant: str | None
     gamma_l1: float
+    gate_l1: float
+    pretrained: bool
     regimes: tuple[str, ...]
     seeds: tuple[int, ...]
     epochs: int
     finetune_epochs: int
     batch_size: int
     learning_rate: float
+    drops: str
     weight_decay: float
     nesterov: bool
     budget_cap: float | None
@@ -91,13 +111,20 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """The variant, or the ratio, as the column `setting` has it."""
-        return self.variant or f"ratio={self.ratio:g}"
+        """The variant, the ratio, or the penalty that decides, as the column `setting` has it."""
+        if self.variant or self.ratio is None:
+            return self.variant or f"gate_l1={self.gate_l1:g}"
+        return f"{'pretrained ' * self.pretrained}ratio={self.ratio:g}"
 
     @property
     def ratios(self) -> dict[str, float] | None:
         """Layer -> fraction to remove, of the variant; None when a ratio is given."""
         return dict(VARIANTS[self.variant].ratios) if self.variant else None
+
+    @property
+    def bypass(self) -> dict[str, int] | None:
+        """Addition -> the operand that it passes on alone, of the variant; None without one."""
+        return dict(VARIANTS[self.variant].bypass) if self.variant else None
 
     @property
     def regime_list(self) -> list[Regime]:
@@ -122,25 +149,44 @@ def define_flags(values: flags.FlagValues) -> None:
     string("model", "vgg16", f"{', '.join(MODELS.names())}, a keras.applications name, or a path ending in .keras.")
     number("width", "Width multiplier of the model's channels. Default: 1, or 0.25 on fashion_mini with no --model.")
     string("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
-    number("ratio", "Fraction of channels to remove, in (0, 1). Default: 0.5, unless --variant is given.")
+    number(
+        "ratio",
+        "Fraction of channels to remove, in (0, 1); of residual blocks in sparse_structure_selection. Default: 0.5, "
+        "unless --variant is given; there the blocks whose gates are zero.",
+    )
     string("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
     number(
         "gamma_l1",
         "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini; a tenth of it for "
         f"{', '.join(_A_TENTH['gamma_l1'])}.",
     )
+    number("gate_l1", "L1 penalty on the gates of blocks in sparse_structure_selection. Default: 0.01.")
+    switch("pretrained", None, "Start soft_filter from the trained network, at a tenth of the learning rate.")
     flags.DEFINE_list("regimes", "all", f"Of {', '.join(REGIMES)}, all.", flag_values=values)
     flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
-    number("epochs", "Epochs of the large model. Default: 160, or 6 on fashion_mini.", flags.DEFINE_integer)
+    number(
+        "epochs",
+        "Epochs of the large model. Default: 160, in soft_filter 200, or 6 on fashion_mini.",
+        flags.DEFINE_integer,
+    )
     number("finetune_epochs", "Epochs of fine-tuning. Default: a quarter of --epochs.", flags.DEFINE_integer)
-    number("batch_size", "Global batch size. Default: 64.", flags.DEFINE_integer)
+    number(
+        "batch_size",
+        "Global batch size. Default: 64; 128 in soft_filter, unless on fashion_mini.",
+        flags.DEFINE_integer,
+    )
     number(
         "learning_rate",
-        "Learning rate; x 0.1 at half and at three quarters of the epochs. Default: 0.1, or 0.01 for "
+        "Learning rate; x 0.1 at half and at three quarters of the epochs, or x 0.2 at 30, 60 and 80 % of them after a "
+        "first epoch at a tenth in soft_filter, unless on fashion_mini. Default: 0.1, or 0.01 for "
         f"{', '.join(_A_TENTH['learning_rate'])}.",
     )
-    number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4.")
-    switch("nesterov", False, "Nesterov momentum, as the paper says; its code, and so the default, has none.")
+    number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4, or 5e-4 like --batch_size.")
+    switch(
+        "nesterov",
+        None,
+        "Nesterov momentum, as the paper says. Its code, and so the default, has it in soft_filter only.",
+    )
     number("budget_cap", "The most by which Scratch-B may multiply the epochs. Default: no cap.")
     number("train_examples", "Use a stratified subset of so many training images.", flags.DEFINE_integer)
     string("strategy", "auto", f"Where to train: {', '.join(STRATEGIES)}.")
@@ -162,7 +208,7 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
         if values[name].value not in valid:
             raise unknown_name(name, values[name].value, valid)
-    recipe = _recipe(dataset, values.model)
+    recipe = _recipe(dataset, values.model, values.method)
 
     width = values.width
     if width is None:
@@ -170,8 +216,9 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     check_model(values.model, width)
     ratio = values.ratio
     if values.variant is None:
-        ratio = 0.5 if ratio is None else ratio
-        if not 0.0 < ratio < 1.0:
+        if ratio is None and values.method != "sparse_structure_selection":  # there the penalty decides
+            ratio = 0.5
+        if ratio is not None and not 0.0 < ratio < 1.0:
             raise UsageError(f"--ratio={ratio:g} is outside (0, 1): give the fraction of channels to remove.")
     elif ratio is not None:
         raise UsageError(
@@ -193,15 +240,18 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         method=values.method,
         ratio=ratio,
         variant=values.variant,
-        gamma_l1=given("gamma_l1", recipe.gamma_l1),
+        gamma_l1=given("gamma_l1", recipe.gamma_l1 if values.method == "network_slimming" else 0.0),
+        gate_l1=given("gate_l1", _GATE_L1),
+        pretrained=bool(values.pretrained),
         regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
         seeds=_parse_seeds(values.seeds),
         epochs=epochs,
         finetune_epochs=given("finetune_epochs", math.ceil(epochs / 4)),
         batch_size=given("batch_size", recipe.batch_size),
         learning_rate=given("learning_rate", recipe.learning_rate),
+        drops=recipe.drops,
         weight_decay=given("weight_decay", recipe.weight_decay),
-        nesterov=values.nesterov,
+        nesterov=given("nesterov", recipe.nesterov),
         budget_cap=values.budget_cap,
         strategy=values.strategy,
         precision=values.precision,
@@ -210,8 +260,9 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         dry_run=values.dry_run,
     )
     _check_ranges(settings)
-    if values.gamma_l1 is not None and settings.method != "network_slimming":
-        raise UsageError(f"--gamma_l1 belongs to --method=network_slimming; received --method={settings.method}.")
+    for name, method in _OWN_FLAGS.items():
+        if values[name].value is not None and settings.method != method:
+            raise UsageError(f"--{name} belongs to --method={method}; received --method={settings.method}.")
     if values.smoke:
         settings = _shrunk(settings)
     if not settings.dry_run:
@@ -221,8 +272,8 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     return settings
 
 
-def _recipe(dataset: str, model: str) -> Recipe:
-    recipe = RECIPES.get(dataset, _PAPER)
+def _recipe(dataset: str, model: str, method: str) -> Recipe:
+    recipe = RECIPES.get(dataset) or METHOD_RECIPES.get(method, _PAPER)
     tenths = {name: getattr(recipe, name) / 10 for name, models in _A_TENTH.items() if model in models}
     return dataclasses.replace(recipe, **tenths)
 
@@ -247,7 +298,7 @@ def _check_ranges(settings: Settings) -> None:
     for name in ("epochs", "finetune_epochs", "batch_size"):
         if getattr(settings, name) < 1:
             raise UsageError(f"--{name}={getattr(settings, name)} must be at least 1.")
-    for name in ("weight_decay", "gamma_l1"):
+    for name in ("weight_decay", "gamma_l1", "gate_l1"):
         if not 0 <= getattr(settings, name) < math.inf:
             raise UsageError(f"--{name}={getattr(settings, name)} must be 0 or more.")
     if not 0 < settings.learning_rate < math.inf:
