@@ -139,11 +139,8 @@ GATED = {
 
 def scale_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The weights of a layer of a kind in `GATED` whose product with a number is that of the outputs with it."""
-    if isinstance(layer, layers.BatchNormalization):
-        weights = (layer.gamma, layer.beta)
-    else:
-        weights = (layer.kernel, layer.bias)
-    return [weight for weight in weights if weight is not None]
+    names = ("gamma", "beta") if isinstance(layer, layers.BatchNormalization) else ("kernel", "bias")
+    return [weight for weight in (getattr(layer, name) for name in names) if weight is not None]
 
 
 def plain_weights(layer: keras.layers.Layer) -> list[keras.Variable]:

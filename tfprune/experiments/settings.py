@@ -59,6 +59,7 @@ _SOFT_FILTER = Recipe(epochs=200, batch_size=128, drops="soft_filter", weight_de
 METHOD_RECIPES = {"soft_filter": _SOFT_FILTER}
 # What the authors of Sparse Structure Selection published for ResNet-50.
 _GATE_L1 = 1e-2
+_SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
 
 # Flags that belong to one method.
 _OWN_FLAGS = {
@@ -287,6 +288,7 @@ def _shrunk(settings: Settings) -> Settings:
         data_dir=None,
         train_examples=None,
         width=min(settings.width, _MINUTES.width) if ours else settings.width,
+        gate_l1=max(settings.gate_l1, _SMOKE_GATE_L1) if settings.gate_l1 else 0.0,
         epochs=1,
         finetune_epochs=1,
         budget_cap=2.0,

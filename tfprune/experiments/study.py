@@ -179,7 +179,7 @@ class Study:
         own = self.method.callbacks(self._method_settings(seed)) if sparse else []
         result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, own)
         with stage.writing() as folder:
-            _store_result(folder, result, self.method.learned(own))
+            _store_result(folder, result, self.method.learned(own) if sparse else None)
         return stage
 
     def _make_plan(self, seed: int, large: Stage, to_prune: Stage) -> Stage:

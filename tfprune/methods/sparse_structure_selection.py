@@ -106,8 +106,9 @@ class SparseStructureSelection(Method):
             PlanError: If the network has no residual block, no gate is zero and no ratio given, or the ratio is that
                 of less than one block.
         """
-        blocks = _blocks(ChannelGraph(model))
-        gates = settings.learned.get("gates") or {b.last: _is_open(model.get_layer(b.last)) for b in blocks}
+        graph = ChannelGraph(model)
+        blocks = _blocks(graph)
+        gates = settings.learned.get("gates") or {b.last: _is_open(graph.records[b.last].operation) for b in blocks}
         if settings.bypass:
             return ChannelPlan.from_removed(model, {}, bypass=settings.bypass, origin=_origin(gates))
         if settings.ratio is not None:
