@@ -6,6 +6,7 @@ network, and gives its weights back as arrays.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -74,67 +75,42 @@ def _fused_kernel_is_fast(channels: int) -> bool:
     return channels % 4 == 0 or bool(tf.config.list_physical_devices("GPU"))
 
 
-class _Gated:
-    """Before a layer's class: its outputs are multiplied by a gate, a scalar that starts at 1.
+def _gated(kind: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
+    """The class of layers of a kind whose outputs are multiplied by a gate, a scalar that starts at 1.
 
-    The gate is a trainable weight beyond those of the layer that this one stands in for. `CoupledSGD` trains it
-    with an L1 penalty by proximal steps.
-
-    Args:
-        gate_l1: Strength of the penalty.
-        **config: Of the layer.
+    Its constructor takes `gate_l1` beside the layer's config. The gate is a trainable weight beyond those of the
+    layer; `CoupledSGD` trains it with an L1 penalty of strength `gate_l1`, by proximal steps. `fold()` multiplies it
+    into the layer's weights and sets it to 1, which changes no output.
     """
 
-    def __init__(self, gate_l1: float, **config: Any):
-        super().__init__(**config)
-        self._gate_l1 = gate_l1
+    class Gated(kind):
+        def __init__(self, gate_l1: float, **config: Any):
+            super().__init__(**config)
+            self._gate_l1 = gate_l1
 
-    def build(self, input_shape: tuple) -> None:
-        """Makes the layer's weights and the gate."""
-        super().build(input_shape)
-        self.gate = self.add_weight(shape=(), initializer="ones", name="gate")
-        self.gate.proximal_l1 = self._gate_l1
+        def build(self, input_shape: tuple) -> None:
+            super().build(input_shape)
+            self.gate = self.add_weight(shape=(), initializer="ones", name="gate")
+            self.gate.proximal_l1 = self._gate_l1
 
-    def call(self, *args: Any, **kwargs: Any) -> tf.Tensor:
-        """What the layer gives, times the gate."""
-        outputs = super().call(*args, **kwargs)
-        return outputs * tf.cast(self.gate, outputs.dtype)
+        @functools.wraps(kind.call)  # Keras reads from the signature what to pass: `training`, `mask`
+        def call(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+            outputs = super().call(*args, **kwargs)
+            return outputs * tf.cast(self.gate, outputs.dtype)
 
-    def fold(self) -> None:
-        """Multiplies the gate into the layer's weights and sets it to 1: the outputs stay the same."""
-        gate = self.gate.numpy()
-        for weight in scale_weights(self):
-            weight.assign(weight.numpy() * gate)
-        self.gate.assign(1.0)
+        def fold(self) -> None:
+            gate = self.gate.numpy()
+            for weight in scale_weights(self):
+                weight.assign(weight.numpy() * gate)
+            self.gate.assign(1.0)
 
-
-class GatedBatchNormalization(_Gated, FusedBatchNormalization):
-    """Batch normalization, times a gate."""
+    Gated.__name__ = f"Gated{kind.__name__}"
+    return Gated
 
 
-class GatedConv1D(_Gated, layers.Conv1D):
-    """Convolution, times a gate."""
-
-
-class GatedConv2D(_Gated, layers.Conv2D):
-    """Convolution, times a gate."""
-
-
-class GatedConv3D(_Gated, layers.Conv3D):
-    """Convolution, times a gate."""
-
-
-class GatedDense(_Gated, layers.Dense):
-    """Dense layer, times a gate."""
-
-
-GATED = {
-    layers.BatchNormalization: GatedBatchNormalization,
-    layers.Conv1D: GatedConv1D,
-    layers.Conv2D: GatedConv2D,
-    layers.Conv3D: GatedConv3D,
-    layers.Dense: GatedDense,
-}
+# Layer -> the gated layer that takes its place in training.
+GATED = {kind: _gated(kind) for kind in (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense)}
+GATED[layers.BatchNormalization] = _gated(FusedBatchNormalization)
 
 
 def scale_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
