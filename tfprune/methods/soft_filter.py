@@ -4,7 +4,8 @@ Before the training and after every epoch, the int(C * ratio) filters of least L
 convolution of C filters, stem and shortcuts included, and go on training like all others: a filter may come back.
 Every epoch is evaluated with its filters at zero. Biases and batch normalizations are left alone, and so is the
 momentum. With `pretrained` the training starts from the trained network, at a tenth of the learning rate, as in the
-source.
+source. A zero filter behind which a ReLU is closed for all images gets no gradient and stays zero, there as here:
+in a fresh network, whose betas are zero, this holds for the filters zeroed at the start in front of a ReLU.
 
 At the end the channels of zero filters are removed, which the paper's code does not do: it keeps a mask, of which
 the scratch networks get the same. Two things follow.
