@@ -15,6 +15,7 @@ from tfprune.methods.base import MethodSettings
 from tfprune.methods.soft_filter import weakest_filters
 from tfprune.models import build_model
 from tfprune.plans import ChannelPlan
+from tfprune.surgery import clone
 from tfprune.training.loop import Trainer, TrainingConfig
 from tfprune.training.schedules import Schedule
 
@@ -200,7 +201,7 @@ def test_on_two_devices_both_replicas_have_the_same_zeros(tmp_path):
 @pytest.mark.slow
 def test_the_filters_that_are_zero_after_training_are_better_removed_than_random_ones():
     data = load("fashion_mini")
-    model = build_model("vgg16", data.input_shape, 10, 0.25)
+    model = clone(build_model("vgg16", data.input_shape, 10, 0.25), weights="fresh", seed=0)
     trainer = Trainer(model, data, TrainingConfig(), STRATEGY)
     settings = MethodSettings(ratio=0.3)
     result = trainer.run(model.get_weights(), 4, Schedule.paper(0.1, 4), 0, METHOD.callbacks(settings))
