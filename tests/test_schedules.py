@@ -11,6 +11,14 @@ def test_the_rate_drops_at_the_whole_part_of_half_and_three_quarters(epochs):
         assert schedule.at(epoch) == pytest.approx((0.1, 0.01, 0.001)[drops], rel=1e-12)
 
 
+@pytest.mark.parametrize("epochs", [*range(3, 65), 90, 106, 118, 141, 180])
+def test_on_imagenet_the_rate_drops_after_every_third(epochs):
+    schedule = Schedule.paper(0.1, epochs, "imagenet")
+    for epoch in range(epochs):
+        drops = (epoch >= epochs // 3) + (epoch >= 2 * epochs // 3)
+        assert schedule.at(epoch) == pytest.approx((0.1, 0.01, 0.001)[drops], rel=1e-12)
+
+
 def test_a_single_epoch_has_the_full_rate():
     assert Schedule.paper(0.1, 1).at(0) == 0.1
 
@@ -40,3 +48,18 @@ def test_lowest_is_the_rate_after_the_last_drop():
 
 def test_without_drops_the_rate_is_constant():
     assert {Schedule(0.02).at(epoch) for epoch in range(500)} == {0.02}
+
+
+@pytest.mark.parametrize("epochs", [200, 250, 10])
+def test_soft_filter_pruning_starts_at_a_tenth_and_drops_thrice_by_a_fifth(epochs):
+    schedule = Schedule.paper(0.1, epochs, "soft_filter")
+    for epoch in range(epochs):
+        drops = sum(epoch >= part * epochs // 200 for part in (60, 120, 160))
+        assert schedule.at(epoch) == pytest.approx(0.1 * 0.2**drops if epoch else 0.01, rel=1e-12)
+    assert schedule.lowest == pytest.approx(0.1 * 0.2**3)
+
+
+@pytest.mark.parametrize(("epochs", "drops"), [(100, (30, 60, 90)), (117, (35, 70, 105)), (179, (53, 107, 161))])
+def test_sparse_structure_selection_drops_after_30_60_and_90_percent(epochs, drops):
+    # The paper's repository has 106 and 159 for 179 epochs: twice and three times the whole part of the first.
+    assert Schedule.paper(0.1, epochs, "sss").drops == drops

@@ -11,20 +11,22 @@ import json
 import numbers
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from tabulate import tabulate
 
+from tfprune.checks import by_layer, names, path_of, several
 from tfprune.errors import PlanError
+from tfprune.forms import check_content
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept
-from tfprune.profiling import LayerProfile, profile_graph
+from tfprune.profiling import PER_POSITION, LayerProfile, profile_graph, unsized
 from tfprune.surgery import compile_alike, rebuild
 
 _FORMAT = "tfprune channel plan 2"
+_WITH_HEADS = ("MultiHeadAttention", "GroupedQueryAttention")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +92,9 @@ class ChannelPlan:
             PlanError: For an unknown layer, an index out of range, a channel that is frozen, or a layer that
                 would be left empty.
         """
-        graph = ChannelGraph(model, views, bypass)
+        graph = ChannelGraph(model, names("views", views), by_layer("bypass", bypass or {}, "number of the operand"))
         groups: set[int] = set()
-        for layer, channels in removed.items():
+        for layer, channels in by_layer("removed", removed, "channels to remove").items():
             groups.update(_groups_of(graph, layer, channels))
         return cls.from_groups(graph, sorted(groups), notes, origin or {"method": "by hand"})
 
@@ -126,7 +128,8 @@ class ChannelPlan:
         widths = {record.name: len(record.created) for record in whole.producers()}
         keep = {layer: keep.get(layer, ()) for layer in widths}  # nothing of a removed branch
         flops = (before.flops, after.flops)
-        return cls(keep, widths, rows, flops, frozen, graph.views, graph.bypass, tuple(notes), dict(origin or {}))
+        notes = (*notes, *_notes(graph, frozen), *(() if groups or graph.bypass else ("removes nothing",)))
+        return cls(keep, widths, rows, flops, frozen, graph.views, graph.bypass, notes, dict(origin or {}))
 
     def graph(self, model: keras.Model) -> ChannelGraph:
         """The channel graph of a model as this plan sees it: with its views, without the branches that it removes."""
@@ -152,27 +155,36 @@ class ChannelPlan:
                 )
         groups = set()
         for layer, channels in self.keep.items():
-            if not channels and layer in graph.records:
-                raise PlanError(f"The plan would leave {layer!r} without any channel.")
-            if layer not in graph.records:
+            if layer not in graph.records:  # of a removed branch
                 continue
-            removed = np.setdiff1d(np.arange(widths[layer]), channels)
-            groups.update(_groups_of(graph, layer, removed))
-        for group in groups.intersection(graph.frozen):
-            raise PlanError(f"The plan is for another model: it removes a frozen channel ({graph.frozen[group]}).")
+            if not channels:
+                raise PlanError(f"The plan would leave {layer!r} without any channel.")
+            own = set(_groups_of(graph, layer, np.setdiff1d(np.arange(widths[layer]), channels)))
+            for group in own.intersection(graph.frozen):
+                raise PlanError(
+                    f"The plan removes channels of {layer!r} that {graph.model.name!r} cannot lose: "
+                    f"{graph.frozen[group]}. Plan for this model; to edit a plan use ChannelPlan.from_removed."
+                )
+            groups |= own
         kept = graph.kept(sorted(groups))
         for record in graph.producers():
             left = tuple(np.flatnonzero(kept[record.created]).tolist())
             if left != self.keep[record.name]:
                 raise PlanError(
-                    f"The plan is for another model: it keeps {len(self.keep[record.name])} channels of "
-                    f"{record.name!r}, but with the layers coupled to it only {len(left)} of them can stay."
+                    f"The plan keeps {len(self.keep[record.name])} channels of {record.name!r}, but the layers coupled "
+                    f"to it in {graph.model.name!r} leave {len(left)} of them. It is for another model, or was edited; "
+                    "ChannelPlan.from_removed makes coupled layers follow."
                 )
         costs = (profile_graph(whole, whole.keep_all()).flops, profile_graph(graph, kept).flops)
         if costs != self.flops:
+            why = (
+                "The model has another input size, or other layers in between."
+                if costs[0] != self.flops[0]
+                else "The plan was edited; to remove other channels use ChannelPlan.from_removed."
+            )
             raise PlanError(
                 f"The plan does not fit {graph.model.name!r}: it tells {self.flops[0]:,} -> {self.flops[1]:,} FLOPs, "
-                f"the model has {costs[0]:,} -> {costs[1]:,}. It is for another input size, or was edited."
+                f"the model has {costs[0]:,} -> {costs[1]:,}. {why}"
             )
         return kept
 
@@ -208,12 +220,13 @@ class ChannelPlan:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the plan as JSON."""
+        path = path_of("path", path)
         content = {"format": _FORMAT, **dataclasses.asdict(self)}
         text = json.dumps(content, indent=1, default=lambda number: number.item())  # numpy's numbers
         try:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            path.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            raise PlanError(f"Cannot write the plan {os.fspath(path)!r}: {error.strerror}.") from error
+            raise PlanError(f"Cannot write the plan {str(path)!r}: {error.strerror}.") from error
 
     def __str__(self) -> str:
         header = ("layer", "channels", "after", "params", "after", "MACs", "after")
@@ -232,33 +245,42 @@ def load_plan(path: str | os.PathLike) -> ChannelPlan:
     Raises:
         PlanError: If the file is missing, is no plan, or is damaged.
     """
+    path = path_of("path", path)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PlanError(f"Cannot read the plan {os.fspath(path)!r}: {error.strerror}.") from error
+        raise PlanError(f"Cannot read the plan {str(path)!r}: {error.strerror}.") from error
     except ValueError as error:
-        raise PlanError(f"{os.fspath(path)!r} is no plan: {error}.") from error
+        raise PlanError(f"{str(path)!r} is no plan: {error}.") from error
     if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-        raise PlanError(f"{os.fspath(path)!r} is no plan of this version; its format should be {_FORMAT!r}.")
-    try:
-        if content["keep"].keys() != content["widths"].keys():
-            raise KeyError(*(content["keep"].keys() ^ content["widths"].keys()))
-        return ChannelPlan(
-            keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
-            widths=content["widths"],
-            rows=tuple(
-                PlanRow(row["layer"], *(tuple(row[key]) for key in ("channels", "params", "macs")))
-                for row in content["rows"]
-            ),
-            flops=tuple(content["flops"]),
-            frozen=content["frozen"],
-            views=tuple(content["views"]),
-            bypass=content["bypass"],
-            notes=tuple(content["notes"]),
-            origin=content["origin"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PlanError(f"The plan {os.fspath(path)!r} is damaged: {error!r}.") from error
+        raise PlanError(f"{str(path)!r} is no plan of this version; its format should be {_FORMAT!r}.")
+    check_content(content, str(path))
+    return ChannelPlan(
+        keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
+        widths=content["widths"],
+        rows=tuple(
+            PlanRow(row["layer"], *(tuple(row[key]) for key in ("channels", "params", "macs")))
+            for row in content["rows"]
+        ),
+        flops=tuple(content["flops"]),
+        frozen=content["frozen"],
+        views=tuple(content["views"]),
+        bypass=content["bypass"],
+        notes=tuple(content["notes"]),
+        origin=content["origin"],
+    )
+
+
+def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
+    """What a plan tells of the model itself, beside the layers that are frozen."""
+    notes = [PER_POSITION] if unsized(graph) else []
+    kinds = {type(record.operation).__name__ for record in graph.records.values()}
+    notes += [
+        f"{kind}: whole heads can go; the widths of keys and values stay" for kind in _WITH_HEADS if kind in kinds
+    ]
+    # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
+    unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}
+    return notes + sorted(unknown - set(frozen.values()))
 
 
 def _row(before: LayerProfile, after: LayerProfile | None) -> PlanRow:
@@ -275,9 +297,7 @@ def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list
     if record is None or record.created is None:
         names = ", ".join(r.name for r in graph.producers())
         raise PlanError(f"The model has no layer {layer!r} that creates channels. It has: {names}.")
-    if not isinstance(channels, Iterable):
-        raise PlanError(f"The channels of {layer} must be a list of indices; received {channels!r}.")
-    channels, count = list(channels), len(record.created)
+    channels, count = several(f"removed[{layer!r}]", channels, "channel indices"), len(record.created)
     wrong = [index for index in channels if not (_is_index(index) and 0 <= index < count)]
     if wrong:
         raise PlanError(f"{layer} has channels 0 to {count - 1}; received {wrong[0]}.")

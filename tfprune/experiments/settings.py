@@ -12,8 +12,9 @@ from pathlib import Path
 
 from absl import flags
 
-from tfprune.data import DATASETS
+from tfprune.data import DATASETS, IMAGE_SIZES, check_image_size
 from tfprune.errors import UsageError
+from tfprune.experiments.recipes import A_TENTH, NARROW, recipe_for
 from tfprune.files import check_writable
 from tfprune.methods import METHODS
 from tfprune.methods.variants import VARIANTS, get_variant
@@ -22,61 +23,13 @@ from tfprune.registry import unknown_name
 from tfprune.training import PRECISIONS, STRATEGIES
 from tfprune.training.regimes import REGIMES, Regime, parse_regimes
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a data set is trained on unless flags say otherwise.
-
-    Attributes:
-        epochs: Of the large model.
-        batch_size: Global batch.
-        learning_rate: The highest rate.
-        drops: When it drops; see `tfprune.training.schedules`.
-        weight_decay: Coupled.
-        nesterov: Whether the momentum is Nesterov's.
-        gamma_l1: Strength of Network Slimming's penalty.
-        gate_l1: Strength of Sparse Structure Selection's; its authors' for ResNet-50.
-        width: Width multiplier where no model is named.
-    """
-
-    epochs: int = 160
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    drops: str = "cifar"
-    weight_decay: float = 1e-4
-    nesterov: bool = False
-    gamma_l1: float = 1e-4
-    gate_l1: float = 1e-2
-    width: float = 1.0
-
-
-# The paper's settings on CIFAR; what is shipped is for a first look within minutes. Its 560 steps are too few
-# for the paper's penalty to move any gamma (the paper trains for 125,000), so the penalty is ten times as strong;
-# so is that on gates, which closes some of them.
-_PAPER = Recipe()
-_MINUTES = Recipe(epochs=6, gamma_l1=1e-3, gate_l1=1e-1, width=0.25)
-RECIPES = {"fashion_mini": _MINUTES, "synthetic": _MINUTES}
-
-# Soft filter pruning has a recipe of its own on the data sets that have the paper's.
-_SOFT_FILTER = Recipe(epochs=200, batch_size=128, drops="soft_filter", weight_decay=5e-4, nesterov=True)
-METHOD_RECIPES = {"soft_filter": _SOFT_FILTER}
-_SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
-
 # Flags that belong to one method.
 _OWN_FLAGS = {
     "gamma_l1": "network_slimming",
     "gate_l1": "sparse_structure_selection",
     "pretrained": "soft_filter",
 }
-
-# Of these the paper takes a tenth: of the penalty for networks other than VGG on CIFAR, of the learning rate for a
-# network without batch normalization.
-_A_TENTH = {
-    "gamma_l1": ("preresnet56", "preresnet110", "preresnet164", "densenet40", "densenet_bc100", "imagenet_vgg11_bn"),
-    "learning_rate": ("imagenet_vgg16",),
-}
-
-
+_SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
 _MOST_SEEDS = 1000
 
 
@@ -87,6 +40,7 @@ class Settings:
     dataset: str
     data_dir: str | None
     train_examples: int | None
+    image_size: int | None
     model: str
     width: float
     method: str
@@ -147,7 +101,19 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_boolean(name, default, text, flag_values=values)
 
     string("dataset", "fashion_mini", f"Data set: {', '.join(DATASETS.names())}.")
-    string("data_dir", None, "Folder with the data set's files, for fashion_mnist, cifar10 and cifar100.")
+    string(
+        "data_dir",
+        None,
+        "Folder with the data set's files, for fashion_mnist, cifar10 and cifar100. For folder and imagenet it holds "
+        "train/<class>/* and test/<class>/* (or val); for folder also <class>/*, of which a fifth is for testing. "
+        "imagenet without it comes from tensorflow-datasets.",
+    )
+    number(
+        "image_size",
+        f"Height and width that the images of {' and '.join(IMAGE_SIZES)} get. Default: "
+        f"{', '.join(f'{size} for {name}' for name, size in IMAGE_SIZES.items())}.",
+        flags.DEFINE_integer,
+    )
     string("model", "vgg16", f"{', '.join(MODELS.names())}, a keras.applications name, or a path ending in .keras.")
     number("width", "Width multiplier of the model's channels. Default: 1, or 0.25 on fashion_mini with no --model.")
     string("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
@@ -160,7 +126,7 @@ def define_flags(values: flags.FlagValues) -> None:
     number(
         "gamma_l1",
         "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini; a tenth of it for "
-        f"{', '.join(_A_TENTH['gamma_l1'])}.",
+        f"{', '.join(A_TENTH['gamma_l1'])}.",
     )
     number(
         "gate_l1",
@@ -171,28 +137,36 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
     number(
         "epochs",
-        "Epochs of the large model. Default: 160, in soft_filter 200, or 6 on fashion_mini.",
+        "Epochs of the large model. Default: 160, in soft_filter 200 (fashion_mini: 6, imagenet: 90, or 100 in "
+        "sparse_structure_selection).",
         flags.DEFINE_integer,
     )
-    number("finetune_epochs", "Epochs of fine-tuning. Default: a quarter of --epochs.", flags.DEFINE_integer)
+    number(
+        "finetune_epochs",
+        "Epochs of fine-tuning. Default: a quarter of --epochs, or two ninths on imagenet.",
+        flags.DEFINE_integer,
+    )
     number(
         "batch_size",
-        "Global batch size. Default: 64; 128 in soft_filter, unless on fashion_mini.",
+        "Global batch size. Default: 64; 128 in soft_filter, unless on fashion_mini; 256 on imagenet, or 128 in "
+        "sparse_structure_selection.",
         flags.DEFINE_integer,
     )
     number(
         "learning_rate",
-        "Learning rate; x 0.1 at half and at three quarters of the epochs, or x 0.2 at 30, 60 and 80 % of them after a "
-        "first epoch at a tenth in soft_filter, unless on fashion_mini. Default: 0.1, or 0.01 for "
-        f"{', '.join(_A_TENTH['learning_rate'])}.",
+        "Learning rate; x 0.1 at half and at three quarters of the epochs, or after every third on imagenet. In "
+        "soft_filter x 0.2 after 30, 60 and 80 % and a first epoch at a tenth, in sparse_structure_selection on "
+        "imagenet x 0.1 after 30, 60 and 90 %. "
+        f"Default: 0.1, or 0.01 for {', '.join(A_TENTH['learning_rate'])}.",
     )
-    number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4, or 5e-4 like --batch_size.")
+    number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4, or 5e-4 in soft_filter on CIFAR.")
     switch(
         "nesterov",
         None,
-        "Nesterov momentum, as the paper says. Its code, and so the default, has it in soft_filter only.",
+        "Nesterov momentum, as the paper says. Its code, and so the default, has it in soft_filter only; the code of "
+        "sparse_structure_selection on imagenet has it too.",
     )
-    number("budget_cap", "The most by which Scratch-B may multiply the epochs. Default: no cap.")
+    number("budget_cap", "The most by which Scratch-B multiplies the epochs. Default: no cap (inf), or 2 on imagenet.")
     number("train_examples", "Use a stratified subset of so many training images.", flags.DEFINE_integer)
     string("strategy", "auto", f"Where to train: {', '.join(STRATEGIES)}.")
     string("precision", "float32", f"{' or '.join(PRECISIONS)}.")
@@ -213,7 +187,10 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
         if values[name].value not in valid:
             raise unknown_name(name, values[name].value, valid)
-    recipe = _recipe(dataset, values.model, values.method)
+    recipe = recipe_for(dataset, values.model, values.method)
+    check_image_size(dataset, values.image_size)
+    if dataset == "folder" and values.data_dir is None:
+        raise UsageError("--dataset=folder needs --data_dir: a folder with one folder of images per class.")
 
     width = values.width
     if width is None:
@@ -235,11 +212,13 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     def given(name, default):
         return default if values[name].value is None else values[name].value
 
-    epochs = given("epochs", recipe.epochs)
+    epochs, share = given("epochs", recipe.epochs), recipe.finetune_epochs
+    cap = given("budget_cap", recipe.budget_cap)
     settings = Settings(
         dataset=dataset,
         data_dir=values.data_dir,
         train_examples=values.train_examples,
+        image_size=given("image_size", IMAGE_SIZES.get(dataset)),
         model=os.path.abspath(values.model) if is_file(values.model) else values.model,
         width=width,
         method=values.method,
@@ -251,13 +230,13 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
         seeds=_parse_seeds(values.seeds),
         epochs=epochs,
-        finetune_epochs=given("finetune_epochs", math.ceil(epochs / 4)),
+        finetune_epochs=given("finetune_epochs", -(-epochs * share[0] // share[1])),
         batch_size=given("batch_size", recipe.batch_size),
         learning_rate=given("learning_rate", recipe.learning_rate),
         drops=recipe.drops,
         weight_decay=given("weight_decay", recipe.weight_decay),
         nesterov=given("nesterov", recipe.nesterov),
-        budget_cap=values.budget_cap,
+        budget_cap=None if cap == math.inf else cap,
         strategy=values.strategy,
         precision=values.precision,
         workdir=Path(values.workdir),
@@ -277,12 +256,6 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     return settings
 
 
-def _recipe(dataset: str, model: str, method: str) -> Recipe:
-    recipe = RECIPES.get(dataset) or METHOD_RECIPES.get(method, _PAPER)
-    tenths = {name: getattr(recipe, name) / 10 for name, models in _A_TENTH.items() if model in models}
-    return dataclasses.replace(recipe, **tenths)
-
-
 def _shrunk(settings: Settings) -> Settings:
     """The same study on synthetic data, one epoch and a narrow network."""
     ours = settings.model in MODELS.names()
@@ -291,7 +264,8 @@ def _shrunk(settings: Settings) -> Settings:
         dataset="synthetic",
         data_dir=None,
         train_examples=None,
-        width=min(settings.width, _MINUTES.width) if ours else settings.width,
+        image_size=None,
+        width=min(settings.width, NARROW) if ours else settings.width,
         gate_l1=max(settings.gate_l1, _SMOKE_GATE_L1) if settings.gate_l1 else 0.0,
         epochs=1,
         finetune_epochs=1,

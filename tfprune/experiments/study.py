@@ -7,7 +7,6 @@ method on the same network finds the large network trained.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from tfprune.data import load
-from tfprune.data.image_data import normalized_sample
 from tfprune.errors import NothingProvedError
 from tfprune.experiments.monitor import EpochLines, TensorBoardLog
 from tfprune.experiments.results import Row
@@ -34,9 +32,10 @@ from tfprune.profiling import profile
 from tfprune.proof import verify
 from tfprune.surgery import clone
 from tfprune.training.distribution import agree, worker_index
-from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult, check_batch_size
+from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
 from tfprune.training.regimes import Regime
 from tfprune.training.schedules import Schedule
+from tfprune.training.source import check_batch_size
 
 
 class Study:
@@ -52,7 +51,7 @@ class Study:
 
     def __init__(self, settings: Settings, strategy: tf.distribute.Strategy):
         self.settings, self.strategy = settings, strategy
-        self.data = load(settings.dataset, settings.data_dir, settings.train_examples)
+        self.data = load(settings.dataset, settings.data_dir, settings.train_examples, settings.image_size)
         check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.model.trainable = True  # layers that a user's file has frozen would keep random weights
@@ -63,7 +62,8 @@ class Study:
         workdir = settings.workdir if self.chief else settings.workdir / "workers" / str(worker)
         replicas = strategy.num_replicas_in_sync
         key = self.method.sparse_key(self._method_settings(0))
-        self.stages = StudyStages(settings, workdir, replicas, self.method.trains_sparse, key)
+        sparse, content = self.method.trains_sparse, self.data.content
+        self.stages = StudyStages(settings, workdir, replicas, sparse, key, content)
         self._trainers: dict[str, Trainer] = {}
         self._pruned_trainer: tuple[str, Trainer] | None = None
 
@@ -83,8 +83,8 @@ class Study:
         guess = "" if known else " (a guess: the real widths follow from the training)"
         cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
         lines = [
-            f"data      {data.name}: {len(data.train_images):,} training and {len(data.test_images):,} test images "
-            f"of {height}x{width}x{channels}, {data.num_classes} classes",
+            f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
+            f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
             f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
             f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
             f"pruned    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
@@ -188,10 +188,9 @@ class Study:
             return stage
         self._say(f"seed {seed}: plan")
         self.model.set_weights(to_prune.weights())
-        sample = functools.partial(normalized_sample, self.data)
         learned = to_prune.read("history.json").get("learned", {})
         settings = dataclasses.replace(self._method_settings(seed), learned=learned)
-        plan = self.method.plan(self.model, settings, sample)
+        plan = self.method.plan(self.model, settings, self.data.normalized_sample)
         small = plan.apply(self.model)
         try:
             proof = f"masked and removed network differ by {verify(self.model, plan):.1e} of the largest output"
@@ -210,6 +209,7 @@ class Study:
         with stage.writing() as folder:
             plan.save(folder / "plan.json")
             save_weights(folder, small.get_weights())
+            write_json(folder / "origin.json", {"large": large.name})
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
         return stage
 
@@ -277,8 +277,8 @@ class Study:
             flops=flops,
             epochs=epochs,
             train_seconds=round(seconds, 3),
-            train_examples=len(self.data.train_images),
-            test_examples=len(self.data.test_images),
+            train_examples=self.data.train_count,
+            test_examples=self.data.test_count,
             budget=self._budget(regime),
             training=self.stages.training(),
             study=self.stages.study(),

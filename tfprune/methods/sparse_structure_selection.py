@@ -157,7 +157,7 @@ def residual_blocks(graph: ChannelGraph) -> list[Block]:
     the other, the shortcut. The last layer of the branch must be a batch normalization with a gamma, a convolution
     or a dense layer without activation, and only the addition may read it.
     """
-    calls, outputs = wiring(graph.model)
+    calls, _, outputs = wiring(graph.model)
     maker = {id(tensor): number for number, (_, _, made) in enumerate(calls) for tensor in made}
     readers = Counter(id(tensor) for _, inputs, _ in calls for tensor in inputs) + Counter(map(id, outputs))
     needs: list[int] = []  # of each call, the calls that it needs and itself, as bits

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-# When the rate drops, as fractions of the epochs; exact, because a product with a float could lose an epoch.
-DROPS = {"cifar": ((1, 2), (3, 4)), "soft_filter": ((3, 10), (3, 5), (4, 5))}
+# When the rate drops, by the paper's schedules: fractions of the epochs, exact, because a product with a float
+# could lose an epoch.
+DROPS = {
+    "cifar": ((1, 2), (3, 4)),
+    "imagenet": ((1, 3), (2, 3)),
+    "soft_filter": ((3, 10), (3, 5), (4, 5)),
+    "sss": ((3, 10), (3, 5), (9, 10)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +32,11 @@ class Schedule:
 
     @classmethod
     def paper(cls, learning_rate: float, epochs: int, drops: str = "cifar") -> Schedule:
-        """The paper's schedules on CIFAR, by the name of their drops, which are at whole numbers of epochs.
+        """The paper's schedules: x 0.1 at whole numbers of epochs.
 
-        `cifar`: x 0.1 at half and at three quarters of the epochs. `soft_filter`: x 0.2 at 30, 60 and 80 % of them
-        (60, 120 and 160 of 200), and a first epoch at a tenth of the rate.
+        On CIFAR after a half and three quarters of them, on ImageNet after every third, with Sparse Structure
+        Selection after 30, 60 and 90 %. With soft filter pruning x 0.2 after 30, 60 and 80 %, and the first epoch at
+        a tenth of the rate.
 
         The drops stretch with the number of epochs, which is what Scratch-B asks for. (In parts of the
         paper's code a drop at a fraction of an epoch never came.) No drop comes before the second epoch.
