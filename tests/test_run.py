@@ -203,18 +203,68 @@ def test_another_method_reuses_the_large_network(quickstart, trained, method):
     [
         ["--model=resnet20", "--method=uniform"],
         ["--model=vgg16_l1", "--method=l1_norm", "--variant=VGG-16-A"],
+        ["--model=resnet20", "--method=soft_filter"],
+        ["--model=resnet20", "--method=sparse_structure_selection", "--ratio=0.5"],
     ],
-    ids=["resnet20", "variant"],
+    ids=["resnet20", "variant", "soft_filter", "sparse_structure_selection"],
 )
 def test_other_networks_go_the_whole_way(argv, tmp_path):
     smoke(tmp_path, *argv, "--noexport")
     rows = read(tmp_path)
     check_results(rows, tmp_path)
-    assert rows[0]["setting"] == (argv[-1].split("=")[1] if len(argv) == 3 else "ratio=0.5")
+    assert rows[0]["setting"] == ("VGG-16-A" if "--variant=VGG-16-A" in argv else "ratio=0.5")
     assert not (tmp_path / "export").exists()
 
 
 # With a user's own network, which is fast.
+
+
+def test_soft_filters_of_a_trained_network_start_from_its_weights_at_a_tenth_of_the_rate(small, tmp_path, monkeypatch):
+    runs, run = [], Trainer.run
+
+    def noting(self, weights, epochs, schedule, *args, **kwargs):
+        result = run(self, weights, epochs, schedule, *args, **kwargs)
+        runs.append((weights, schedule.at(0), result.weights))
+        return result
+
+    monkeypatch.setattr(Trainer, "run", noting)
+    argv = [f"--model={small}", "--method=soft_filter", "--ratio=.3", "--regimes=finetune"]
+    smoke(tmp_path, *argv, "--noexport")
+    smoke(tmp_path, *argv, "--pretrained")
+    large, scratch, _, pretrained, _ = runs
+    assert [rate for _, rate, _ in (large, scratch, pretrained)] == pytest.approx([0.1, 0.1, 0.01])
+    assert all(np.array_equal(*pair) for pair in zip(scratch[0], large[0], strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(pretrained[0], large[2], strict=True))
+    assert {row["setting"] for row in read(tmp_path)} == {"ratio=0.3", "pretrained ratio=0.3"}
+    (exported,) = (tmp_path / "export").iterdir()
+    assert " " not in exported.name
+    forbid_training(monkeypatch)
+    smoke(tmp_path, *argv, "--pretrained")
+
+
+def test_blocks_whose_gates_close_are_gone_and_nothing_is_trained_again(tmp_path, monkeypatch, capsys):
+    argv = ["--model=resnet20", "--method=sparse_structure_selection", "--regimes=finetune"]
+    smoke(tmp_path, *argv, "--dry_run")
+    assert "gate_l1=2, L1 on gates 2" in capsys.readouterr().out
+    smoke(tmp_path, *argv)
+    assert "of 9 residual blocks are removed" in capsys.readouterr().out
+    rows = read(tmp_path)
+    assert {row["setting"] for row in rows} == {"gate_l1=2"}
+    (setting,) = (tmp_path / "export").iterdir()
+    for row in rows[1:]:
+        model, accuracy = accuracy_of(setting / row["regime"] / "model.keras")
+        assert accuracy == pytest.approx(float(row["test_accuracy"]), abs=1e-6)
+        assert trainable(model) == int(row["params"])
+    forbid_training(monkeypatch)
+    smoke(tmp_path, *argv)
+
+
+def test_open_gates_at_the_end_are_one_line(tmp_path, capsys):
+    argv = ["--model=resnet20", "--width=.25", "--method=sparse_structure_selection", "--gate_l1=0"]
+    assert main(["--dataset=synthetic", "--epochs=1", *argv, f"--workdir={tmp_path}"]) != 0
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "--gate_l1" in err
 
 
 def test_a_network_of_the_users_goes_the_whole_way(small, tmp_path):

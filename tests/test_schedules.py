@@ -48,3 +48,18 @@ def test_lowest_is_the_rate_after_the_last_drop():
 
 def test_without_drops_the_rate_is_constant():
     assert {Schedule(0.02).at(epoch) for epoch in range(500)} == {0.02}
+
+
+@pytest.mark.parametrize("epochs", [200, 250, 10])
+def test_soft_filter_pruning_starts_at_a_tenth_and_drops_thrice_by_a_fifth(epochs):
+    schedule = Schedule.paper(0.1, epochs, "soft_filter")
+    for epoch in range(epochs):
+        drops = sum(epoch >= part * epochs // 200 for part in (60, 120, 160))
+        assert schedule.at(epoch) == pytest.approx(0.1 * 0.2**drops if epoch else 0.01, rel=1e-12)
+    assert schedule.lowest == pytest.approx(0.1 * 0.2**3)
+
+
+@pytest.mark.parametrize(("epochs", "drops"), [(100, (30, 60, 90)), (117, (35, 70, 105)), (179, (53, 107, 161))])
+def test_sparse_structure_selection_drops_after_30_60_and_90_percent(epochs, drops):
+    # The paper's repository has 106 and 159 for 179 epochs: twice and three times the whole part of the first.
+    assert Schedule.paper(0.1, epochs, "sss").drops == drops

@@ -78,6 +78,35 @@ def test_a_model_that_is_named_has_its_full_width():
 
 
 @pytest.mark.parametrize(
+    ("dataset", "method", "expected"),
+    [
+        ("cifar10", "soft_filter", (200, 128, 0.1, "soft_filter", 5e-4, True)),
+        ("fashion_mini", "soft_filter", (6, 64, 0.1, "cifar", 1e-4, False)),
+        ("imagenet", "soft_filter", (90, 256, 0.1, "imagenet", 1e-4, False)),
+        ("cifar10", "sparse_structure_selection", (160, 64, 0.1, "cifar", 1e-4, False)),
+        ("imagenet", "sparse_structure_selection", (100, 128, 0.1, "sss", 1e-4, True)),
+    ],
+)
+def test_some_methods_have_a_recipe_of_their_own(dataset, method, expected):
+    argv = [f"--dataset={dataset}", f"--method={method}", "--model=imagenet_resnet50"]
+    settings = parse(*argv)
+    fields = ("epochs", "batch_size", "learning_rate", "drops", "weight_decay", "nesterov")
+    assert tuple(getattr(settings, field) for field in fields) == expected
+    assert settings.gamma_l1 == 0
+    assert not parse(*argv, "--nonesterov").nesterov
+
+
+def test_settings_of_methods_with_flags_of_their_own_have_names():
+    assert parse("--method=soft_filter", "--pretrained", "--ratio=.3").name == "pretrained ratio=0.3"
+    blocks = ["--method=sparse_structure_selection", "--model=resnet56"]
+    assert (parse(*blocks).name, parse(*blocks).gate_l1, parse(*blocks).ratio) == ("gate_l1=0.1", 0.1, None)
+    assert parse(*blocks, "--dataset=cifar10").gate_l1 == 0.01
+    assert parse(*blocks, "--ratio=.3").name == "ratio=0.3"
+    shape = parse("--method=sparse_structure_selection", "--model=imagenet_resnet50", "--variant=ResNet-26")
+    assert (shape.name, shape.ratios, len(shape.bypass)) == ("ResNet-26", {}, 8)
+
+
+@pytest.mark.parametrize(
     ("dataset", "model", "gamma_l1", "learning_rate"),
     [
         # Section 4 of the paper and its code: 1e-4 for VGG, 1e-5 for deeper networks; 0.01 without normalization.
@@ -223,6 +252,14 @@ EARLY = {
     "workdir that is a file": (["--workdir=a_file"], ["'a_file'", "folder"]),
     "workdir below a file": (["--workdir=a_file/runs"], ["'a_file/runs'", "folder"]),
     "a penalty for another method": (["--method=l1_norm", "--gamma_l1=.01"], ["network_slimming", "l1_norm"]),
+    "gates for another method": (["--gate_l1=.01"], ["--gate_l1", "sparse_structure_selection", "network_slimming"]),
+    "a start for another method": (["--method=l1_norm", "--pretrained"], ["--pretrained", "soft_filter", "l1_norm"]),
+    "gate_l1": (["--method=sparse_structure_selection", "--gate_l1=-1"], ["--gate_l1=-1", "0 or more"]),
+    "a ratio of blocks": (["--method=sparse_structure_selection", "--ratio=1"], ["--ratio=1", "(0, 1)"]),
+    "a variant of blocks": (
+        ["--method=sparse_structure_selection", "--variant=ResNet-41", "--model=resnet56"],
+        ["'ResNet-41'", "--model=imagenet_resnet50", "resnet56"],
+    ),
     "missing flagfile": (["--flagfile=nowhere"], ["nowhere"]),
 }
 DRIVER = """

@@ -18,6 +18,7 @@ from keras import tree
 from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept, Record
+from tfprune.layers import plain_weights
 from tfprune.walk import map_tensors, pack_inputs, replay
 
 Edit = Callable[[Record, dict], tuple[type, dict]]
@@ -76,7 +77,7 @@ def rebuild(
             continue
         state = hasattr(record.operation, "finalize_state")  # Normalization, whose statistics are of the data
         if weights == "inherit" or state:
-            own = getattr(made[record.name], "weights", ())
+            own = plain_weights(made[record.name]) if record.weights else ()
             for index, weight in zip(range(len(record.weights)), own, strict=True):
                 weight.assign(record.left(index, kept))
             if state:  # it computes with copies of its weights

@@ -19,8 +19,9 @@ from tfprune.training.regimes import REGIMES
 if TYPE_CHECKING:
     from tfprune.experiments.results import Row
 
-# The paper says that its momentum is Nesterov's and its code has none, so neither is a difference.
-_NO_DIFFERENCE = ("nesterov",)
+# The paper says that its momentum is Nesterov's and its code has none, so neither is a difference. What a method's
+# own training is told belongs to its setting.
+_NO_DIFFERENCE = ("nesterov", "sparse")
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainingKey)}
 
 
@@ -176,7 +177,12 @@ _HOW_TO_READ = (
 )
 
 
-_DROPS = {"cifar": "x 0.1 at half and three quarters of the epochs", "imagenet": "x 0.1 at each third of the epochs"}
+_DROPS = {
+    "cifar": "x 0.1 at half and three quarters of the epochs",
+    "imagenet": "x 0.1 at each third of the epochs",
+    "soft_filter": "x 0.2 at 30, 60 and 80 % of the epochs, after a first epoch at a tenth of the rate",
+    "sss": "x 0.1 at 30, 60 and 90 % of the epochs",
+}
 
 
 def _line(cell: paper.Cell) -> tuple[str, str, str, str, str]:
@@ -275,7 +281,10 @@ def arguments_for(line: tuple, finetune_epochs: int | None, cells: Sequence[pape
     """
     dataset, model, method, setting, name = line
     arguments = [f"--dataset={dataset}", f"--model={model}", f"--method={method}"]
-    arguments.append(f"--{setting}" if setting.startswith("ratio=") else f"--variant={setting}")
+    if "ratio=" in setting:
+        arguments += [f"--{part}" for part in setting.split()]  # "pretrained ratio=0.3"
+    else:
+        arguments.append(f"--variant={setting}")
     regimes = [cell.regime for cell in cells if cell.regime not in ("unpruned", "pruned")]  # these two always come
     if regimes and regimes != list(REGIMES):
         arguments.append(f"--regimes={','.join(regimes)}")

@@ -23,6 +23,13 @@ from tfprune.registry import unknown_name
 from tfprune.training import PRECISIONS, STRATEGIES
 from tfprune.training.regimes import REGIMES, Regime, parse_regimes
 
+# Flags that belong to one method.
+_OWN_FLAGS = {
+    "gamma_l1": "network_slimming",
+    "gate_l1": "sparse_structure_selection",
+    "pretrained": "soft_filter",
+}
+_SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
 _MOST_SEEDS = 1000
 
 
@@ -40,6 +47,8 @@ class Settings:
     ratio: float | None
     variant: str | None
     gamma_l1: float
+    gate_l1: float
+    pretrained: bool
     regimes: tuple[str, ...]
     seeds: tuple[int, ...]
     epochs: int
@@ -58,13 +67,20 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """The variant, or the ratio, as the column `setting` has it."""
-        return self.variant or f"ratio={self.ratio:g}"
+        """The variant, the ratio, or the penalty that decides, as the column `setting` has it."""
+        if self.variant or self.ratio is None:
+            return self.variant or f"gate_l1={self.gate_l1:g}"
+        return f"{'pretrained ' * self.pretrained}ratio={self.ratio:g}"
 
     @property
     def ratios(self) -> dict[str, float] | None:
         """Layer -> fraction to remove, of the variant; None when a ratio is given."""
         return dict(VARIANTS[self.variant].ratios) if self.variant else None
+
+    @property
+    def bypass(self) -> dict[str, int] | None:
+        """Addition -> the operand that it passes on alone, of the variant; None without one."""
+        return dict(VARIANTS[self.variant].bypass) if self.variant else None
 
     @property
     def regime_list(self) -> list[Regime]:
@@ -101,29 +117,55 @@ def define_flags(values: flags.FlagValues) -> None:
     string("model", "vgg16", f"{', '.join(MODELS.names())}, a keras.applications name, or a path ending in .keras.")
     number("width", "Width multiplier of the model's channels. Default: 1, or 0.25 on fashion_mini with no --model.")
     string("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
-    number("ratio", "Fraction of channels to remove, in (0, 1). Default: 0.5, unless --variant is given.")
+    number(
+        "ratio",
+        "Fraction of channels to remove, in (0, 1); of residual blocks in sparse_structure_selection. Default: 0.5, "
+        "unless --variant is given; there the blocks whose gates are zero.",
+    )
     string("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
     number(
         "gamma_l1",
         "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini; a tenth of it for "
         f"{', '.join(A_TENTH['gamma_l1'])}.",
     )
+    number(
+        "gate_l1",
+        "L1 on the gates of blocks in sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini.",
+    )
+    switch("pretrained", None, "Start soft_filter from the trained network, at a tenth of the learning rate.")
     flags.DEFINE_list("regimes", "all", f"Of {', '.join(REGIMES)}, all.", flag_values=values)
     flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
-    number("epochs", "Epochs of the large model. Default: 160 (fashion_mini: 6, imagenet: 90).", flags.DEFINE_integer)
+    number(
+        "epochs",
+        "Epochs of the large model. Default: 160, in soft_filter 200 (fashion_mini: 6, imagenet: 90, or 100 in "
+        "sparse_structure_selection).",
+        flags.DEFINE_integer,
+    )
     number(
         "finetune_epochs",
         "Epochs of fine-tuning. Default: a quarter of --epochs, or two ninths on imagenet.",
         flags.DEFINE_integer,
     )
-    number("batch_size", "Global batch size. Default: 64, or 256 on imagenet.", flags.DEFINE_integer)
+    number(
+        "batch_size",
+        "Global batch size. Default: 64; 128 in soft_filter, unless on fashion_mini; 256 on imagenet, or 128 in "
+        "sparse_structure_selection.",
+        flags.DEFINE_integer,
+    )
     number(
         "learning_rate",
-        "Learning rate; x 0.1 at half and at three quarters of the epochs, or after every third on imagenet. "
+        "Learning rate; x 0.1 at half and at three quarters of the epochs, or after every third on imagenet. In "
+        "soft_filter x 0.2 after 30, 60 and 80 % and a first epoch at a tenth, in sparse_structure_selection on "
+        "imagenet x 0.1 after 30, 60 and 90 %. "
         f"Default: 0.1, or 0.01 for {', '.join(A_TENTH['learning_rate'])}.",
     )
-    number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4.")
-    switch("nesterov", False, "Nesterov momentum, as the paper says; its code, and so the default, has none.")
+    number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4, or 5e-4 in soft_filter on CIFAR.")
+    switch(
+        "nesterov",
+        None,
+        "Nesterov momentum, as the paper says. Its code, and so the default, has it in soft_filter only; the code of "
+        "sparse_structure_selection on imagenet has it too.",
+    )
     number("budget_cap", "The most by which Scratch-B multiplies the epochs. Default: no cap (inf), or 2 on imagenet.")
     number("train_examples", "Use a stratified subset of so many training images.", flags.DEFINE_integer)
     string("strategy", "auto", f"Where to train: {', '.join(STRATEGIES)}.")
@@ -145,7 +187,7 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
         if values[name].value not in valid:
             raise unknown_name(name, values[name].value, valid)
-    recipe = recipe_for(dataset, values.model)
+    recipe = recipe_for(dataset, values.model, values.method)
     check_image_size(dataset, values.image_size)
     if dataset == "folder" and values.data_dir is None:
         raise UsageError("--dataset=folder needs --data_dir: a folder with one folder of images per class.")
@@ -156,8 +198,9 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     check_model(values.model, width)
     ratio = values.ratio
     if values.variant is None:
-        ratio = 0.5 if ratio is None else ratio
-        if not 0.0 < ratio < 1.0:
+        if ratio is None and values.method != "sparse_structure_selection":  # there the penalty decides
+            ratio = 0.5
+        if ratio is not None and not 0.0 < ratio < 1.0:
             raise UsageError(f"--ratio={ratio:g} is outside (0, 1): give the fraction of channels to remove.")
     elif ratio is not None:
         raise UsageError(
@@ -181,7 +224,9 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         method=values.method,
         ratio=ratio,
         variant=values.variant,
-        gamma_l1=given("gamma_l1", recipe.gamma_l1),
+        gamma_l1=given("gamma_l1", recipe.gamma_l1 if values.method == "network_slimming" else 0.0),
+        gate_l1=given("gate_l1", recipe.gate_l1 if values.method == "sparse_structure_selection" else 0.0),
+        pretrained=bool(values.pretrained),
         regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
         seeds=_parse_seeds(values.seeds),
         epochs=epochs,
@@ -190,7 +235,7 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         learning_rate=given("learning_rate", recipe.learning_rate),
         drops=recipe.drops,
         weight_decay=given("weight_decay", recipe.weight_decay),
-        nesterov=values.nesterov,
+        nesterov=given("nesterov", recipe.nesterov),
         budget_cap=None if cap == math.inf else cap,
         strategy=values.strategy,
         precision=values.precision,
@@ -199,8 +244,9 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         dry_run=values.dry_run,
     )
     _check_ranges(settings)
-    if values.gamma_l1 is not None and settings.method != "network_slimming":
-        raise UsageError(f"--gamma_l1 belongs to --method=network_slimming; received --method={settings.method}.")
+    for name, method in _OWN_FLAGS.items():
+        if values[name].value is not None and settings.method != method:
+            raise UsageError(f"--{name} belongs to --method={method}; received --method={settings.method}.")
     if values.smoke:
         settings = _shrunk(settings)
     if not settings.dry_run:
@@ -220,6 +266,7 @@ def _shrunk(settings: Settings) -> Settings:
         train_examples=None,
         image_size=None,
         width=min(settings.width, NARROW) if ours else settings.width,
+        gate_l1=max(settings.gate_l1, _SMOKE_GATE_L1) if settings.gate_l1 else 0.0,
         epochs=1,
         finetune_epochs=1,
         budget_cap=2.0,
@@ -231,7 +278,7 @@ def _check_ranges(settings: Settings) -> None:
     for name in ("epochs", "finetune_epochs", "batch_size"):
         if getattr(settings, name) < 1:
             raise UsageError(f"--{name}={getattr(settings, name)} must be at least 1.")
-    for name in ("weight_decay", "gamma_l1"):
+    for name in ("weight_decay", "gamma_l1", "gate_l1"):
         if not 0 <= getattr(settings, name) < math.inf:
             raise UsageError(f"--{name}={getattr(settings, name)} must be 0 or more.")
     if not 0 < settings.learning_rate < math.inf:

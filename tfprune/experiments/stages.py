@@ -26,6 +26,7 @@ class TrainingKey:
     epochs: int = 160
     batch_size: int = 64
     learning_rate: float = 0.1
+    drops: str = "cifar"
     weight_decay: float = 1e-4
     nesterov: bool = False
     gamma_l1: float = 0.0

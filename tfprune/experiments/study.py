@@ -27,7 +27,6 @@ from tfprune.exporting import export
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
-from tfprune.planner import GLOBAL_MAX_RATIO, plan_channels
 from tfprune.plans import ChannelPlan, load_plan
 from tfprune.profiling import profile
 from tfprune.proof import verify
@@ -79,15 +78,15 @@ class Study:
         scale = "" if s.width == 1 else f" x {s.width:g}"
         replicas = self.strategy.num_replicas_in_sync
         device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        penalty = f", L1 on gamma {s.gamma_l1:g}" if self.method.trains_sparse else ""
+        own = f"L1 on gamma {s.gamma_l1:g}" if s.gamma_l1 else self.method.sparse_key(self._method_settings(0))
         about = "" if known else "about "
-        guess = "" if known else " (if the widths were uniform; the real ones follow from the training)"
+        guess = "" if known else " (a guess: the real widths follow from the training)"
         cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
         lines = [
             f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
             f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
             f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
-            f"pruning   {s.method}, {s.name}{penalty}",
+            f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
             f"pruned    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
             f"budget    {about}{ratio:.2f} x fewer FLOPs, so Scratch-B trains for {about}{ratio:.2f} x the epochs{cap}",
             f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
@@ -106,17 +105,13 @@ class Study:
         planned = self.stages.plan(self.settings.seeds[0])
         if planned.done and len(self.settings.seeds) == 1:
             return load_plan(planned.folder / "plan.json"), True
-        plan = self.method.plan(self.model, self._method_settings(0))  # tells now what would fail later
-        if self.method.automatic:
-            return plan_channels(self.model, min(self.settings.ratio, GLOBAL_MAX_RATIO)), False
-        return plan, True
+        return self.method.expected(self.model, self._method_settings(0))
 
     def _stage_lines(self, seed: int, ratio: float, known: bool) -> Iterator[tuple]:
         s = self.settings
-        whole = _rates(Schedule.paper(s.learning_rate, s.epochs, s.drops), s.epochs)
-        yield "train", s.epochs, whole, self.stages.large(seed, sparse=False).done
-        if self.method.trains_sparse:
-            yield "train sparse", s.epochs, whole, self.stages.large(seed, sparse=True).done
+        for sparse in (False, True)[: 1 + self.method.trains_sparse]:
+            rates = _rates(self._schedule_of_large(sparse), s.epochs)
+            yield f"train{' sparse' * sparse}", s.epochs, rates, self.stages.large(seed, sparse).done
         planned = self.stages.plan(seed)
         yield "plan", "", "", planned.done
         if planned.done:
@@ -140,7 +135,8 @@ class Study:
         s = self.settings
         initial = clone(self.model, weights="fresh", seed=seed).get_weights()
         large = self._train_large(seed, initial, sparse=False)
-        to_prune = self._train_large(seed, initial, sparse=True) if self.method.trains_sparse else large
+        start = large.weights() if s.pretrained else initial
+        to_prune = self._train_large(seed, start, sparse=True) if self.method.trains_sparse else large
         planned = self._make_plan(seed, large, to_prune)
         plan = load_plan(planned.folder / "plan.json")
         self.model.set_weights(to_prune.weights())
@@ -179,11 +175,11 @@ class Study:
             edit = self.method.edit(self._method_settings(seed)) if sparse else None
             self._trainers[kind] = self._trainer(self.model, edit)
         self._say(f"seed {seed}: train{' sparse' * sparse}, {_epochs(s.epochs)}")
-        schedule = Schedule.paper(s.learning_rate, s.epochs, s.drops)
+        schedule = self._schedule_of_large(sparse)
         own = self.method.callbacks(self._method_settings(seed)) if sparse else []
         result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, own)
         with stage.writing() as folder:
-            _store_result(folder, result)
+            _store_result(folder, result, self.method.learned(own) if sparse else None)
         return stage
 
     def _make_plan(self, seed: int, large: Stage, to_prune: Stage) -> Stage:
@@ -192,7 +188,9 @@ class Study:
             return stage
         self._say(f"seed {seed}: plan")
         self.model.set_weights(to_prune.weights())
-        plan = self.method.plan(self.model, self._method_settings(seed), self.data.normalized_sample)
+        learned = to_prune.read("history.json").get("learned", {})
+        settings = dataclasses.replace(self._method_settings(seed), learned=learned)
+        plan = self.method.plan(self.model, settings, self.data.normalized_sample)
         small = plan.apply(self.model)
         try:
             proof = f"masked and removed network differ by {verify(self.model, plan):.1e} of the largest output"
@@ -237,7 +235,13 @@ class Study:
 
     def _method_settings(self, seed: int) -> MethodSettings:
         s = self.settings
-        return MethodSettings(ratio=s.ratio, ratios=s.ratios, gamma_l1=s.gamma_l1, seed=seed)
+        same = {name: getattr(s, name) for name in ("ratio", "ratios", "bypass", "gamma_l1", "gate_l1", "pretrained")}
+        return MethodSettings(**same, seed=seed)
+
+    def _schedule_of_large(self, sparse: bool) -> Schedule:
+        s = self.settings
+        rate = s.learning_rate / 10 if sparse and s.pretrained else s.learning_rate
+        return Schedule.paper(rate, s.epochs, s.drops)
 
     def _trainer(self, model: keras.Model, edit: Callable | None = None) -> Trainer:
         s = self.settings
@@ -288,7 +292,7 @@ class Study:
 
     def _export(self, model: keras.Model, stage: Stage, regime: str) -> None:
         s = self.settings
-        name = f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}".replace("=", "-")
+        name = f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}".replace("=", "-").replace(" ", "-")
         setting = f"{name}-{self.stages.study()}-seed{s.seeds[0]}"
         folder = s.workdir / "export" / setting / regime
         marker = folder / "stage.txt"
@@ -303,9 +307,10 @@ class Study:
             print(text, flush=True)
 
 
-def _store_result(folder: Path, result: TrainingResult) -> None:
+def _store_result(folder: Path, result: TrainingResult, learned: dict | None = None) -> None:
     save_weights(folder, result.weights)
-    write_json(folder / "history.json", {"epochs": result.history, "seconds": result.seconds})
+    content = {"epochs": result.history, "seconds": result.seconds}
+    write_json(folder / "history.json", content | ({"learned": learned} if learned else {}))
 
 
 def _epochs(number: int) -> str:
@@ -314,6 +319,5 @@ def _epochs(number: int) -> str:
 
 def _rates(schedule: Schedule, epochs: int) -> str:
     """The learning rates and the epochs from which they hold: "0.1, 0.01 from 80, 0.001 from 120"."""
-    parts = [f"{schedule.at(0):g}"]
-    parts += [f"{schedule.at(drop):g} from {drop}" for drop in schedule.drops if 0 < drop < epochs]
-    return ", ".join(parts)
+    changes = [epoch for epoch in range(1, epochs) if schedule.at(epoch) != schedule.at(epoch - 1)]
+    return ", ".join([f"{schedule.at(0):g}", *(f"{schedule.at(epoch):g} from {epoch}" for epoch in changes)])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
+from tfprune.planner import GLOBAL_MAX_RATIO, plan_channels
 from tfprune.plans import ChannelPlan
 from tfprune.surgery import Edit
 
@@ -17,15 +19,23 @@ class MethodSettings:
     """What a method is asked to do.
 
     Attributes:
-        ratio: Fraction of channels to remove; None when a variant is given.
+        ratio: Fraction of channels (or blocks) to remove; None when a variant is given, or the training decides.
         ratios: Layer -> fraction to remove there, from a variant of the paper; None when a ratio is given.
+        bypass: Addition -> the operand that it passes on alone, from a variant that removes blocks.
         gamma_l1: Strength of the L1 penalty on gamma, for the methods that train with one.
+        gate_l1: Strength of the L1 penalty on gates, likewise.
+        pretrained: Whether the network to prune starts as the trained large one.
+        learned: What `Method.learned` has told of the training of the network to prune.
         seed: For methods that draw at random.
     """
 
     ratio: float | None = None
     ratios: Mapping[str, float] | None = None
+    bypass: Mapping[str, int] | None = None
     gamma_l1: float = 1e-4
+    gate_l1: float = 1e-2
+    pretrained: bool = False
+    learned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
 
 
@@ -39,6 +49,8 @@ class Method:
         trains_sparse: Whether the network that is pruned is trained in another way than the one that is not.
         automatic: Whether the widths of the pruned network follow from the trained weights, so that they
             are not known before.
+
+    A method whose `MethodSettings` say `pretrained` trains at a tenth of the learning rate, from the large network.
     """
 
     trains_sparse = False
@@ -55,6 +67,21 @@ class Method:
     def sparse_key(self, settings: MethodSettings) -> str:
         """What tells this method's own training from others', beside the L1 penalty on gamma."""
         return ""
+
+    def learned(self, callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, Any]:
+        """What these callbacks know after the training that the weights do not tell; JSON types only."""
+        return {}
+
+    def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[ChannelPlan, bool]:
+        """A plan for a network that is not trained, and whether its widths will be those of the real one.
+
+        Raises:
+            PlanError: For what `plan` would refuse after the training.
+        """
+        plan = self.plan(model, settings)
+        if not self.automatic:
+            return plan, True
+        return plan_channels(model, min(settings.ratio, GLOBAL_MAX_RATIO)), False
 
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan for a trained network.

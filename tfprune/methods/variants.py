@@ -1,7 +1,8 @@
-"""The predefined architectures of the paper, as fractions of channels to remove from each layer.
+"""The predefined architectures of the paper: fractions of channels to remove from each layer, or blocks to remove.
 
-Source: Li et al. (ICLR 2017) for the L1-norm variants, as Liu et al. (ICLR 2019) used them. Nothing here
-imports TensorFlow, so a command line can check a variant before it pays for that.
+Source: Li et al. (ICLR 2017) for the L1-norm variants and Huang & Wang (ECCV 2018) for those of Sparse Structure
+Selection, as Liu et al. (ICLR 2019) used them. Nothing here imports TensorFlow, so a command line can check a
+variant before it pays for that.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ class Variant:
         method: The method that it belongs to.
         models: The networks that it can be applied to; the first is the paper's.
         ratios: Layer -> fraction of its channels to remove.
+        bypass: Addition at the end of a residual block to remove -> the operand that is its shortcut.
     """
 
     method: str
     models: tuple[str, ...]
-    ratios: Mapping[str, float]
+    ratios: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def _of_resnet(model: str, blocks: tuple[int, ...], fractions: tuple[float, ...], skipped: set[int]) -> Variant:
@@ -43,6 +46,21 @@ def _of_resnet(model: str, blocks: tuple[int, ...], fractions: tuple[float, ...]
     return Variant("l1_norm", (model,), ratios)
 
 
+def _of_resnet50(kept: tuple[int, ...], first: tuple[bool, ...]) -> Variant:
+    """A variant that removes whole blocks of three convolutions; of a stage's first one the shortcut is left.
+
+    Args:
+        kept: Number of blocks that each stage keeps.
+        first: Whether its first block is one of them. Which of the others stay makes no difference to the shape.
+    """
+    bypass, number = {}, 1
+    for blocks, count, keeps_first in zip((3, 4, 6, 3), kept, first, strict=True):
+        stay = range(count) if keeps_first else range(1, count + 1)
+        bypass |= {f"add_{number + 3 * (block + 1)}": 1 for block in range(blocks) if block not in stay}
+        number += 3 * blocks
+    return Variant("sparse_structure_selection", ("imagenet_resnet50",), bypass=bypass)
+
+
 _RESNET_34 = ("imagenet_resnet34", (3, 4, 6, 3))
 _SKIPPED_34 = {2, 8, 14, 16, 26, 28, 30, 32}
 
@@ -54,6 +72,9 @@ VARIANTS = {
     "ResNet-110-B": _of_resnet("resnet110", (18, 18, 18), (0.5, 0.4, 0.3), {36, 38, 74}),
     "ResNet-34-A": _of_resnet(*_RESNET_34, (0.3, 0.3, 0.3, 0.0), _SKIPPED_34),
     "ResNet-34-B": _of_resnet(*_RESNET_34, (0.5, 0.6, 0.4, 0.0), _SKIPPED_34),
+    "ResNet-41": _of_resnet50((0, 4, 6, 3), (False, True, True, True)),
+    "ResNet-32": _of_resnet50((1, 4, 4, 1), (False, True, True, True)),
+    "ResNet-26": _of_resnet50((0, 2, 5, 1), (False, False, False, True)),
 }
 
 

@@ -93,7 +93,8 @@ class Recipe:
         batch_size: Global batch.
         learning_rate: The highest rate.
         drops: When it is multiplied by 0.1: `cifar`, at half and three quarters of the epochs; `imagenet`, at each
-            third; "" for another schedule, which `remark` tells.
+            third; `sss`, at 30, 60 and 90 % of them. `soft_filter`: by 0.2 at 30, 60 and 80 %, after a first epoch at a
+            tenth of the rate. "" for another schedule, which `remark` tells.
         weight_decay: Coupled.
         gamma_l1: Penalty on gamma in the training before Network Slimming.
         budget_cap: The most by which Scratch-B multiplies the epochs; None for no cap.

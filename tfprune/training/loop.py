@@ -22,7 +22,7 @@ from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import DivergedError, UsageError
 from tfprune.labels import Record
-from tfprune.layers import FusedBatchNormalization
+from tfprune.layers import FusedBatchNormalization, plain_weights
 from tfprune.surgery import Edit, clone
 from tfprune.training.optimizer import CoupledSGD
 from tfprune.training.schedules import Schedule
@@ -127,7 +127,8 @@ class Trainer:
             epochs: Number of epochs; examples that do not fill a batch sit out an epoch, others each time.
             schedule: The learning rate of every epoch.
             seed: Of shuffling and augmentation.
-            callbacks: Keras callbacks; they see `model` with its optimizer, and logs as those of `fit`.
+            callbacks: Keras callbacks; they see `model` with its optimizer, and logs as those of `fit`. What they
+                change at `on_train_begin` and at `on_test_begin`, before each evaluation, shows in the results.
             progress_bar: Show Keras' progress bar.
 
         Raises:
@@ -157,15 +158,20 @@ class Trainer:
             if self.model.stop_training:
                 break
         watchers.on_train_end(dict(logs))
-        return TrainingResult(self.model.get_weights(), history, time.perf_counter() - start)
+        final = [weight.numpy() for weight in plain_weights(self.model)]
+        return TrainingResult(final, history, time.perf_counter() - start)
 
     def evaluate(self, weights: list[np.ndarray]) -> dict[str, float]:
         """Returns `val_loss` and `val_accuracy` on the test images."""
-        self.model.set_weights(weights)
+        self._set_weights(weights)
         return self._evaluate(keras.callbacks.CallbackList())
 
+    def _set_weights(self, weights: list[np.ndarray]) -> None:
+        for variable, value in zip(plain_weights(self.model), weights, strict=True):
+            variable.assign(value)
+
     def _reset(self, weights: list[np.ndarray], seed: int) -> None:
-        self.model.set_weights(weights)
+        self._set_weights(weights)
         generators = (one for layer in self.model._flatten_layers() for one in getattr(layer, "_seed_generators", ()))
         for index, generator in enumerate(generators):  # of dropout and the like
             generator.state.assign(np.asarray([seed, index], np.uint32))
