@@ -7,22 +7,23 @@ the same network with fresh ones; it prints as a table and is saved as JSON.
 from __future__ import annotations
 
 import dataclasses
-import json
 import numbers
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from tabulate import tabulate
 
-from tfprune.errors import PlanError
+from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept
+from tfprune.plan_files import read_plan, write_plan
 from tfprune.profiling import LayerProfile, profile_graph
-from tfprune.surgery import compile_alike, rebuild
+from tfprune.proof import verify
+from tfprune.surgery import Edit, compile_alike, rebuild
+from tfprune.weight_plans import WEIGHT_FORMAT, WeightPlan
 
 _FORMAT = "tfprune channel plan 2"
 
@@ -62,6 +63,8 @@ class ChannelPlan:
     bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    unit = "channels"
 
     @classmethod
     def from_removed(
@@ -206,44 +209,39 @@ class ChannelPlan:
         """Multiply-accumulates of one example before and after."""
         return _sums(row.macs for row in self.rows)
 
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Layer -> channels before and after, of the layers that can be pruned."""
+        return {layer: (self.widths[layer], len(self.keep[layer])) for layer in self.widths if layer not in self.frozen}
+
+    def prove(self, model: keras.Model) -> str:
+        """Compares the smaller network with the masked original; returns what was found, in a sentence.
+
+        Raises:
+            VerificationError: If they differ.
+            PlanError: If the plan is for another model.
+        """
+        try:
+            return f"masked and removed network differ by {verify(model, self):.1e} of the largest output"
+        except NothingProvedError as error:  # a training that collapsed is a result too
+            return str(error)
+
+    def edit(self) -> Edit | None:
+        """The change of layers with which the smaller network is trained: none."""
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """The Keras callbacks with which the smaller network is trained: none."""
+        return []
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the plan as JSON."""
-        content = {"format": _FORMAT, **dataclasses.asdict(self)}
-        text = json.dumps(content, indent=1, default=lambda number: number.item())  # numpy's numbers
-        try:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise PlanError(f"Cannot write the plan {os.fspath(path)!r}: {error.strerror}.") from error
+        write_plan(path, _FORMAT, dataclasses.asdict(self))
 
-    def __str__(self) -> str:
-        header = ("layer", "channels", "after", "params", "after", "MACs", "after")
-        rows = [(row.layer, *row.channels, *row.params, *row.macs) for row in self.rows if row.layer in self.widths]
-        total = ("total", *_sums(row.channels for row in self.rows), *self.params, *self.macs)
-        lines = [tabulate([*rows, total], header, intfmt=",")]
-        if self.frozen:
-            lines.append("frozen: " + "; ".join(f"{layer} ({why})" for layer, why in self.frozen.items()))
-        lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines)
-
-
-def load_plan(path: str | os.PathLike) -> ChannelPlan:
-    """Reads a plan that `ChannelPlan.save` wrote.
-
-    Raises:
-        PlanError: If the file is missing, is no plan, or is damaged.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError(f"Cannot read the plan {os.fspath(path)!r}: {error.strerror}.") from error
-    except ValueError as error:
-        raise PlanError(f"{os.fspath(path)!r} is no plan: {error}.") from error
-    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-        raise PlanError(f"{os.fspath(path)!r} is no plan of this version; its format should be {_FORMAT!r}.")
-    try:
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> ChannelPlan:
+        """The plan of a file's content; raises ValueError, KeyError, TypeError or AttributeError if it is damaged."""
         if content["keep"].keys() != content["widths"].keys():
             raise KeyError(*(content["keep"].keys() ^ content["widths"].keys()))
-        return ChannelPlan(
+        return cls(
             keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
             widths=content["widths"],
             rows=tuple(
@@ -257,7 +255,32 @@ def load_plan(path: str | os.PathLike) -> ChannelPlan:
             notes=tuple(content["notes"]),
             origin=content["origin"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
+
+    def __str__(self) -> str:
+        header = ("layer", "channels", "after", "params", "after", "MACs", "after")
+        rows = [(row.layer, *row.channels, *row.params, *row.macs) for row in self.rows if row.layer in self.widths]
+        total = ("total", *_sums(row.channels for row in self.rows), *self.params, *self.macs)
+        lines = [tabulate([*rows, total], header, intfmt=",")]
+        if self.frozen:
+            lines.append("frozen: " + "; ".join(f"{layer} ({why})" for layer, why in self.frozen.items()))
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+Plan = ChannelPlan | WeightPlan
+_KINDS = {_FORMAT: ChannelPlan, WEIGHT_FORMAT: WeightPlan}
+
+
+def load_plan(path: str | os.PathLike) -> Plan:
+    """Reads a plan that `ChannelPlan.save` or `WeightPlan.save` wrote.
+
+    Raises:
+        PlanError: If the file is missing, is no plan, or is damaged.
+    """
+    form, content = read_plan(path, _KINDS)
+    try:
+        return _KINDS[form].from_content(content)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PlanError(f"The plan {os.fspath(path)!r} is damaged: {error!r}.") from error
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfprune.errors import NothingProvedError, VerificationError
+from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Record
 from tfprune.surgery import clone
@@ -142,8 +142,10 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
         VerificationError: If the difference is above the tolerance, or not a number.
         NothingProvedError: If the outputs depend neither on the inputs nor on what is removed (a saturated
             activation), so that they would be the same after any surgery.
-        PlanError: If the plan is not for this model.
+        PlanError: If the plan is not for this model, or is a `WeightPlan`, which proves itself.
     """
+    if not hasattr(plan, "graph"):
+        raise PlanError("A weight plan removes no channel that could be masked instead. Use plan.prove(model).")
     model = _in_full_precision(model)
     graph = plan.graph(model)
     inputs = random_inputs(graph.model, examples, seed)

@@ -50,6 +50,15 @@ _PAPER = Recipe()
 _MINUTES = Recipe(epochs=6, gamma_l1=1e-3, width=0.25)
 RECIPES = {"fashion_mini": _MINUTES, "synthetic": _MINUTES}
 
+# Flags that belong to one method.
+_OWN_FLAGS = {
+    "gamma_l1": "network_slimming",
+    "pattern": "magnitude",
+    "schedule": "magnitude",
+    "scratch_rescale": "magnitude",
+}
+PATTERNS, SCHEDULES = ("2:4", "block"), ("polynomial",)
+
 # Of these the paper takes a tenth: of the penalty for networks other than VGG on CIFAR, of the learning rate for a
 # network without batch normalization.
 _A_TENTH = {
@@ -74,6 +83,9 @@ class Settings:
     ratio: float | None
     variant: str | None
     gamma_l1: float
+    pattern: str | None
+    schedule: str | None
+    scratch_rescale: bool
     regimes: tuple[str, ...]
     seeds: tuple[int, ...]
     epochs: int
@@ -91,8 +103,8 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """The variant, or the ratio, as the column `setting` has it."""
-        return self.variant or f"ratio={self.ratio:g}"
+        """The variant, or the ratio and what is pruned how, as the column `setting` has it."""
+        return self.variant or " ".join(filter(None, (self.schedule, self.pattern, f"ratio={self.ratio:g}")))
 
     @property
     def ratios(self) -> dict[str, float] | None:
@@ -122,12 +134,26 @@ def define_flags(values: flags.FlagValues) -> None:
     string("model", "vgg16", f"{', '.join(MODELS.names())}, a keras.applications name, or a path ending in .keras.")
     number("width", "Width multiplier of the model's channels. Default: 1, or 0.25 on fashion_mini with no --model.")
     string("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
-    number("ratio", "Fraction of channels to remove, in (0, 1). Default: 0.5, unless --variant is given.")
+    number(
+        "ratio",
+        "Fraction of channels to remove, of weights in magnitude; in (0, 1). Default: 0.5, unless --variant is given.",
+    )
     string("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
     number(
         "gamma_l1",
         "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini; a tenth of it for "
         f"{', '.join(_A_TENTH['gamma_l1'])}.",
+    )
+    string("pattern", None, f"Weights that magnitude removes together: {', '.join(PATTERNS)}. Default: single ones.")
+    string(
+        "schedule",
+        None,
+        f"How magnitude prunes while the network trains: {', '.join(SCHEDULES)}. Default: at once, after the training.",
+    )
+    switch(
+        "scratch_rescale",
+        None,
+        "Draw the new weights of scratch_e and scratch_b from N(0, sqrt(2 / n)), n the weights that magnitude leaves.",
     )
     flags.DEFINE_list("regimes", "all", f"Of {', '.join(REGIMES)}, all.", flag_values=values)
     flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
@@ -172,7 +198,8 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     if values.variant is None:
         ratio = 0.5 if ratio is None else ratio
         if not 0.0 < ratio < 1.0:
-            raise UsageError(f"--ratio={ratio:g} is outside (0, 1): give the fraction of channels to remove.")
+            unit = "weights" if values.method == "magnitude" else "channels"
+            raise UsageError(f"--ratio={ratio:g} is outside (0, 1): give the fraction of {unit} to remove.")
     elif ratio is not None:
         raise UsageError(
             f"Give either --ratio or --variant; received --ratio={ratio:g} and --variant={values.variant}."
@@ -193,7 +220,10 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         method=values.method,
         ratio=ratio,
         variant=values.variant,
-        gamma_l1=given("gamma_l1", recipe.gamma_l1),
+        gamma_l1=given("gamma_l1", recipe.gamma_l1 if values.method == "network_slimming" else 0.0),
+        pattern=values.pattern,
+        schedule=values.schedule,
+        scratch_rescale=bool(values.scratch_rescale),
         regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
         seeds=_parse_seeds(values.seeds),
         epochs=epochs,
@@ -210,8 +240,10 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         dry_run=values.dry_run,
     )
     _check_ranges(settings)
-    if values.gamma_l1 is not None and settings.method != "network_slimming":
-        raise UsageError(f"--gamma_l1 belongs to --method=network_slimming; received --method={settings.method}.")
+    for name, method in _OWN_FLAGS.items():
+        if values[name].value is not None and settings.method != method:
+            raise UsageError(f"--{name} belongs to --method={method}; received --method={settings.method}.")
+    _check_pattern(settings)
     if values.smoke:
         settings = _shrunk(settings)
     if not settings.dry_run:
@@ -219,6 +251,18 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     elif settings.workdir.exists() and not settings.workdir.is_dir():
         raise UsageError(f"--workdir={str(settings.workdir)!r} is no folder.")
     return settings
+
+
+def _check_pattern(settings: Settings) -> None:
+    for name, valid in (("pattern", PATTERNS), ("schedule", SCHEDULES)):
+        if getattr(settings, name) not in (None, *valid):
+            raise unknown_name(name, getattr(settings, name), valid)
+    if settings.pattern == "2:4" and settings.ratio != 0.5:
+        raise UsageError(
+            f"--pattern=2:4 removes half of the weights; received --ratio={settings.ratio:g}. Leave it out."
+        )
+    if settings.pattern == "2:4" and settings.schedule:
+        raise UsageError(f"--pattern=2:4 is made at once; it does not go with --schedule={settings.schedule}.")
 
 
 def _recipe(dataset: str, model: str) -> Recipe:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from tfprune.plans import ChannelPlan
+from tfprune.planner import GLOBAL_MAX_RATIO, plan_channels
+from tfprune.plans import Plan
 from tfprune.surgery import Edit
 
 
@@ -17,15 +18,21 @@ class MethodSettings:
     """What a method is asked to do.
 
     Attributes:
-        ratio: Fraction of channels to remove; None when a variant is given.
+        ratio: Fraction of channels (or weights) to remove; None when a variant is given.
         ratios: Layer -> fraction to remove there, from a variant of the paper; None when a ratio is given.
         gamma_l1: Strength of the L1 penalty on gamma, for the methods that train with one.
-        seed: For methods that draw at random.
+        pattern: Of the weights to remove, as `plan_weights` takes it.
+        schedule: How the sparsity rises while the network to prune trains; None for a cut after the training.
+        scratch_rescale: Whether new weights of a sparse network are scaled to the weights that it keeps.
+        seed: For methods that draw at random, and of new weights.
     """
 
     ratio: float | None = None
     ratios: Mapping[str, float] | None = None
     gamma_l1: float = 1e-4
+    pattern: str | None = None
+    schedule: str | None = None
+    scratch_rescale: bool = False
     seed: int = 0
 
 
@@ -44,6 +51,10 @@ class Method:
     trains_sparse = False
     automatic = False
 
+    def configured(self, settings: MethodSettings) -> Method:
+        """The method that these settings make of this one, where its attributes depend on them."""
+        return self
+
     def edit(self, settings: MethodSettings) -> Edit | None:
         """The change of layers with which the network to prune is trained; None for none."""
         return None
@@ -56,7 +67,22 @@ class Method:
         """What tells this method's own training from others', beside the L1 penalty on gamma."""
         return ""
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
+    def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[Plan, bool]:
+        """A plan for a network that is not trained, and whether its widths will be those of the real one.
+
+        Raises:
+            PlanError: For what `plan` would refuse after the training.
+        """
+        plan = self.plan(model, settings)
+        if not self.automatic:
+            return plan, True
+        return plan_channels(model, min(settings.ratio, GLOBAL_MAX_RATIO)), False
+
+    def fresh(self, plan: Plan, model: keras.Model, settings: MethodSettings) -> keras.Model:
+        """The pruned architecture with the new weights from which it is trained from scratch."""
+        return plan.apply(model, weights="fresh", seed=settings.seed)
+
+    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> Plan:
         """Makes the plan for a trained network.
 
         A method that reconstructs leaves the model with the weights that the pruned network is to inherit.
