@@ -146,6 +146,8 @@ def find_masks(
     masks, held = _rank(list(kernels.values()), sparsity)
     names = list(kernels)
     notes = [f"{names[i]} was held at its minimum of 1 of {masks[i].size:,} weights" for i in held]
+    if all(mask.sum() == 1 for mask in masks):
+        notes = [f"all {len(masks)} layers were held at their minimum of 1 weight"]
     return dict(zip(names, masks, strict=True)), notes
 
 
