@@ -161,6 +161,22 @@ def test_a_mask_comes_after_the_constraint_that_a_layer_has():
     assert not isinstance(model.get_layer("conv").kernel.constraint, Mask)
 
 
+def test_masks_hold_in_fit_of_keras_too():
+    model = residual_cnn()
+    plan = tfprune.plan_weights(model, 0.8)
+    sparse = plan.apply(model)
+    twin = clone(sparse, plan.edit())
+    twin.compile("adam", "mse")
+    generator = np.random.default_rng(0)
+    inputs, targets = generator.normal(size=(32, 8, 8, 3)), generator.normal(size=(32, 5))
+    twin.fit(inputs, targets, verbose=0, callbacks=plan.callbacks())
+    assert len(twin.get_weights()) == len(sparse.get_weights())
+    for name, mask in plan.arrays().items():
+        before, after = sparse.get_layer(name).kernel.numpy(), twin.get_layer(name).kernel.numpy()
+        assert (after[~mask] == 0).all()
+        assert (after[mask] != before[mask]).mean() > 0.9  # a filter may be dead
+
+
 MIRRORED = """
 two_devices()
 import tfprune
