@@ -309,7 +309,7 @@ def test_the_study_goes_the_whole_way_and_a_second_time_does_nothing(small, tmp_
         zeros.add(np.concatenate([one.ravel() for one in kept]).tobytes())
         assert sum(int((~one).sum()) for one in kept) == int(0.8 * weights)
     assert len(zeros) == 1  # the same mask in every regime
-    assert any(path.name.startswith("weights-") for path in (tmp_path / "figures").iterdir())
+    assert any(path.name.startswith("kernel-weights-") for path in (tmp_path / "figures").iterdir())
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*/DONE")}
     forbid_training(monkeypatch)
     assert run(tmp_path, *argv) == 0

@@ -108,7 +108,7 @@ class WeightPlan:
     notes: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    unit = "weights"
+    unit = "kernel weights"
 
     @classmethod
     def from_masks(

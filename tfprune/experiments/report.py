@@ -98,7 +98,7 @@ def _section(workdir: Path, study: str, rows: list, plans: list) -> tuple[str, l
     words = verdict(accuracies, first.test_examples)
     slug = file_name(f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{study}")
     unit = plans[0].unit
-    drawn = [("accuracy by regime", f"accuracy-{slug}.png"), (f"{unit} kept per layer", f"{unit}-{slug}.png")]
+    drawn = [("accuracy by regime", f"accuracy-{slug}.png"), (f"{unit} kept per layer", f"{file_name(unit)}-{slug}.png")]
     folder = workdir / "figures"
     figures.accuracy_by_regime(folder / drawn[0][1], title, {k: list(v.values()) for k, v in accuracies.items()})
     figures.kept_per_layer(folder / drawn[1][1], title, plans)
