@@ -132,7 +132,7 @@ def test_a_cap_is_a_difference_where_the_paper_has_none_and_the_other_way_round(
     capped = dataclasses.replace(row, budget="at most 2 x the epochs")
     assert "scratch_b at most 2 x the epochs (paper: no cap)" in nearest([capped], paper.cells()).differences
     large = {"dataset": "imagenet", "model": "imagenet_resnet34", "setting": "ResNet-34-A", "epochs": 106}
-    training = "epochs=90, batch_size=256"
+    training = "epochs=90, batch_size=256, drops=imagenet"
     with_cap = dataclasses.replace(capped, **large, training=training)
     assert nearest([with_cap], paper.cells()).differences == ()
     without = dataclasses.replace(row, **large, training=training)
@@ -240,7 +240,7 @@ def test_the_learning_rate_tells_which_line_is_ours():
 
 def test_drops_are_counted_from_our_own_unpruned_network():
     imagenet = {"dataset": "imagenet", "model": "imagenet_resnet50", "method": "thinet", "setting": "ResNet-50-70%"}
-    rows = study(**imagenet, seeds=(0, 1), training="epochs=90, batch_size=256")
+    rows = study(**imagenet, seeds=(0, 1), training="epochs=90, batch_size=256, drops=imagenet")
     theirs, ours = lines_of(table_beside_ours(2, rows), "ResNet-50-70%")
     assert theirs["scratch_e"] == "-1.71 (from 76.13)"
     assert ours["unpruned"] == "93.68 ± 0.07 (n=2)"

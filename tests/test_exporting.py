@@ -212,3 +212,10 @@ def test_a_litert_model_is_compared_too(tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "_run_litert", lambda *args: [1.001 * output for output in run(*args)])
     with pytest.raises(ExportError, match=r"model\.tflite"):
         export(model, tmp_path / "out", litert=True)
+
+
+def test_what_is_no_model_or_no_folder_is_told(tmp_path):
+    with pytest.raises(UsageError, match=r"Expected a Keras 3 model, received builtins\.NoneType"):
+        export(None, tmp_path)
+    with pytest.raises(UsageError, match="folder=None must be a path"):
+        export(plain_cnn(), None)

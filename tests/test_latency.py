@@ -39,7 +39,18 @@ def test_a_pass_runs_the_network_on_the_whole_batch():
     assert [output.shape for output in outputs] == [(6, 4)]
 
 
-@pytest.mark.parametrize(("count", "arguments"), [(0, {}), (1, {"batch_size": 0}), (1, {"n": 0})])
-def test_nothing_to_measure_is_told(count, arguments):
-    with pytest.raises(UsageError, match=f"received {count}"):
-        latency.measure_latency(*[plain_cnn()] * count, **arguments)
+@pytest.mark.parametrize(
+    ("models", "arguments", "fragment"),
+    [
+        ((), {}, "received no network"),
+        ((plain_cnn,), {"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+        ((plain_cnn,), {"n": 0}, "n=0 must be a whole number of at least 1"),
+        ((plain_cnn,), {"n": 1.5}, "n=1.5 must be a whole number"),
+        ((plain_cnn,), {"warm_up": -1}, "warm_up=-1 must be a whole number of at least 0"),
+        ((lambda: None,), {}, "Expected a Keras 3 model, received builtins.NoneType"),
+        ((plain_cnn, lambda: "plan"), {}, "Expected a Keras 3 model, received builtins.str"),
+    ],
+)
+def test_nothing_to_measure_is_told(models, arguments, fragment):
+    with pytest.raises(UsageError, match=fragment):
+        latency.measure_latency(*(make() for make in models), **arguments)

@@ -10,7 +10,7 @@ from tfprune.errors import DivergedError, UsageError
 from tfprune.layers import FusedBatchNormalization
 from tfprune.methods.base import MethodSettings
 from tfprune.methods.network_slimming import METHOD as NETWORK_SLIMMING
-from tfprune.training import loop
+from tfprune.training import augment, loop
 from tfprune.training.loop import Trainer, TrainingConfig
 from tfprune.training.schedules import Schedule
 
@@ -76,7 +76,7 @@ def batches(monkeypatch):
         recorded.set_shape(images.shape)
         return recorded
 
-    monkeypatch.setattr(loop, "random_crop_and_flip", leave)
+    monkeypatch.setattr(augment, "random_crop_and_flip", leave)
     return seen
 
 
@@ -278,7 +278,7 @@ def test_the_augmentation_is_that_of_seed_and_step(monkeypatch):
         recorded.set_shape(images.shape)
         return recorded
 
-    monkeypatch.setattr(loop, "random_crop_and_flip", spy)
+    monkeypatch.setattr(augment, "random_crop_and_flip", spy)
     monkeypatch.setattr(loop, "_STEPS_PER_CALL", 3)  # the calls are no part of it
     make_trainer().run(conv_bn_dense().get_weights(), 2, Schedule(0.01), seed=6)
     expected = [tf.random.stateless_uniform((8, 3), (6, step)).numpy() for step in range(10)]
@@ -453,6 +453,23 @@ def test_test_accuracy_is_that_of_the_plain_model_with_the_returned_weights(coun
     assert result.history[-1]["val_accuracy"] == pytest.approx(accuracy_by_numpy(plain, data), abs=1e-6)
     evaluated = trainer.evaluate(result.weights)
     assert evaluated == {key: result.history[-1][key] for key in ("val_loss", "val_accuracy")}
+
+
+def test_images_of_other_sizes_are_trained_and_tested_on():
+    # 5 x 7 x 1 bytes do not fill the words in which pixels are stored.
+    generator = np.random.default_rng(0)
+    for height, width in ((5, 7), (70, 66)):
+        splits = []
+        for count in (9, 7):
+            labels = generator.integers(0, CLASSES, count).astype(np.int32)
+            splits += [generator.integers(0, 256, (count, height, width, 1), np.uint8), labels]
+        data = ImageData("made", *splits, CLASSES, MEAN, STD)
+        inputs = keras.Input((height, width, 1))
+        outputs = layers.Dense(CLASSES)(layers.Flatten()(inputs))
+        model = randomize(keras.Model(inputs, outputs))
+        trainer = make_trainer(model, data, batch_size=4)
+        assert trainer.evaluate(model.get_weights())["val_accuracy"] == pytest.approx(accuracy_by_numpy(model, data))
+        assert np.isfinite(trainer.run(model.get_weights(), 1, Schedule(0.001), seed=0).history[0]["loss"])
 
 
 def test_evaluate_uses_the_weights_that_it_is_given(trainer):

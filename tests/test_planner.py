@@ -262,6 +262,24 @@ def test_origin_tells_what_was_asked(model):
         ({"ratio": 0.5, "skip": ["block_*"]}, ("'block_*'", "conv_a, conv_b, fc, logits")),
         ({"ratio": 0.5, "skip": ["*"]}, ("Nothing in 'plain_cnn'", "conv_a: skipped", "model output")),
         ({"ratio": 0.1, "round_to": 32}, ("removes no channel", "10 channels", "round_to")),
+        ({"ratio": 0.5, "skip": None}, ("skip=None", "list of layer names")),
+        ({"ratio": 0.5, "skip": 3}, ("skip=3", "list of layer names")),
+        ({"ratio": 0.5, "skip": [None]}, ("skip=[None]", "list of layer names")),
+        ({"ratio": 0.5, "views": 3}, ("views=3", "list of layer names")),
+        ({"ratios": 0.5}, ("ratios=0.5", "dictionary: layer name -> fraction")),
+        ({"ratios": [("conv_a", 0.5)]}, ("ratios=[('conv_a', 0.5)]", "dictionary")),
+        ({"ratios": {}}, ("ratios={} names no layer",)),
+        ({"ratio": 0.5, "criterion": None}, ("Unknown criterion None", "l1, l2")),
+        ({"ratio": 0.5, "criterion": len}, ("Unknown criterion", "l1, l2")),
+        ({"ratio": 0.5, "criterion": [1]}, ("Unknown criterion [1]", "l1, l2")),
+        ({"ratio": 0.5, "aggregate": ["mean"]}, ("Unknown aggregate ['mean']", "'mean', 'sum', 'max'")),
+        ({"ratio": 0.5, "seed": -1}, ("seed=-1", "at least 0")),
+        ({"ratio": 0.5, "steps": 1.5}, ("steps=1.5", "whole number")),
+        ({"ratios": {"conv_a": 0.5, "fc": 0.5}, "skip": ["conv_*"]}, ("ratios names 'conv_a'", "skip=")),
+        ({"ratios": {"fc": 0.5}, "criterion": "gamma"}, ("ratios names 'fc'", "'gamma' scores no channel")),
+        ({"ratios": {"fc": 0.5, "conv_a": 0.5}, "criterion": "gamma"}, ("ratios names 'fc'", "'gamma'")),
+        ({"ratios": {"conv_a": 0.1}, "round_to": 6}, ("ratios={'conv_a': 0.1}", "max_ratio", "scope", "criterion")),
+        ({"ratio": 0.5, "criterion": "apoz", "data": np.full((4, 8, 8, 3), np.nan)}, ("NaN", "inputs of batch 0")),
         ({"ratio": 0.5, "criterion": "l3"}, ("'l3'", "Did you mean", "l1, l2, geometric_median, gamma, random")),
     ],
     ids=str,
@@ -324,3 +342,96 @@ def test_layers_of_several_pools_keep_the_floor_of_their_own_width(ratio, width)
     for layer, kept in plan.keep.items():
         if layer != "logits":
             assert len(kept) == math.floor(plan.widths[layer] * (1 - ratio) + 1e-9), layer
+
+
+def test_coupled_layers_have_one_ratio():
+    model = residual_cnn()
+    with pytest.raises(PlanError, match=r"gives 'stem' 0\.25 and 'branch_b' 0\.75, but they are coupled"):
+        tfprune.plan_channels(model, ratios={"stem": 0.25, "branch_b": 0.75})
+    plan = tfprune.plan_channels(model, ratios={"stem": 0.25, "branch_b": 0.25})
+    assert len(plan.keep["stem"]) == len(plan.keep["branch_b"]) == 6
+    with pytest.raises(PlanError, match=r"ratios names 'stem', which skip= keeps whole \(or a layer coupled to it\)"):
+        tfprune.plan_channels(model, 0.5, ratios={"stem": 0.25}, skip=["branch_b"])
+
+
+def test_a_layer_that_keeps_less_than_its_own_ratio_is_told():
+    inputs = keras.Input((8, 8, 3))
+    stem = layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    short = keras.ops.pad(stem, ((0, 0), (0, 0), (0, 0), (4, 4)))
+    x = layers.Add()([short, layers.Conv2D(16, 3, padding="same", name="wide")(stem)])
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    plan = tfprune.plan_channels(model, ratios={"stem": 0.25, "wide": 0.5})
+    assert (len(plan.keep["stem"]), len(plan.keep["wide"]), plan.notes) == (6, 8, ())
+    plan = tfprune.plan_channels(model, ratios={"stem": 0.75, "wide": 0.25})
+    assert plan.notes == ("wide: keeps fewer than 12 channels, for the layers coupled to some of it",)
+
+
+def test_layers_that_a_criterion_cannot_score_are_told(model):
+    plan = tfprune.plan_channels(model, 0.5, criterion="gamma")
+    assert plan.notes == ("criterion 'gamma' cannot score (all) channels of fc: they stay",)
+
+
+def test_skip_takes_the_exact_name_of_a_layer_before_it_is_a_pattern():
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, name="d1")(layers.Dense(8, name="d[1]")(inputs))
+    model = keras.Model(inputs, layers.Dense(2, name="o")(x))
+    assert {layer: len(kept) for layer, kept in tfprune.plan_channels(model, 0.5, skip=["d[1]"]).keep.items()} == {
+        "d[1]": 8, "d1": 3, "o": 2,
+    }  # fmt: skip
+
+
+def any_size():
+    inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(6, 3, name="conv_b")(layers.Conv2D(8, 3, name="conv_a")(inputs))
+    return randomize(keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))))
+
+
+def test_budgets_in_macs_need_inputs_of_known_size():
+    with pytest.raises(PlanError, match=r"macs=0\.5 needs inputs of known size: .* of conv_a, conv_b .*params="):
+        tfprune.plan_channels(any_size(), macs=0.5)
+    plan = tfprune.plan_channels(any_size(), params=0.5)
+    assert plan.notes == ("sizes of the input are unknown: MACs and FLOPs are per position",)
+    assert plan.notes[0] in str(tfprune.profile(any_size()))
+    inputs = keras.Input((None, None, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(layers.Resizing(8, 8)(inputs)))
+    resized = keras.Model(inputs, layers.Dense(2)(x))
+    assert tfprune.plan_channels(resized, macs=0.5).notes == tfprune.profile(resized).notes == ()
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "geometric_median", "gamma", "apoz", "mean_activation"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_told_with_their_layer(criterion, value):
+    model = plain_cnn()
+    variable = model.get_layer("bn_b").gamma if criterion == "gamma" else model.get_layer("conv_b").kernel
+    variable.assign(np.where(np.arange(10) == 3, value, variable.numpy()))
+    data = np.ones((2, 8, 8, 3), "float32") if criterion in ("apoz", "mean_activation") else None
+    with pytest.raises(PlanError, match=r"conv_b.*NaN or infini"):
+        tfprune.plan_channels(model, 0.5, criterion=criterion, data=data)
+    model.get_layer("conv_b").kernel.assign(np.ones((3, 3, 6, 10)))
+
+
+def test_a_quantized_model_is_told_as_the_reason():
+    model = dense(6)
+    model.quantize("int8")
+    with pytest.raises(PlanError, match="dense_0 has quantized weights"):
+        tfprune.plan_channels(model, 0.5)
+
+
+def test_layers_that_are_not_known_are_named_even_where_nothing_is_lost_by_it():
+    class Unknown(layers.Layer):
+        def call(self, x):
+            return x
+
+    inputs = keras.Input((4,))
+    x = layers.Dense(8)(Unknown(name="strange")(inputs))
+    plan = tfprune.plan_channels(keras.Model(inputs, layers.Dense(2, name="o")(x)), 0.5)
+    assert plan.frozen == {"o": "model output"}
+    assert plan.notes == ("strange (Unknown) is not known to tfprune",)
+
+
+def test_widths_of_attention_that_stay_are_told_once():
+    inputs = keras.Input((5, 8))
+    x = layers.MultiHeadAttention(4, 3)(inputs, inputs)
+    x = layers.MultiHeadAttention(2, 3)(x, x)
+    plan = tfprune.plan_channels(keras.Model(inputs, layers.Dense(2)(x)), 0.5)
+    assert plan.notes == ("MultiHeadAttention: whole heads can go; the widths of keys and values stay",)

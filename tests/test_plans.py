@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -68,6 +69,10 @@ def test_printed_table_has_layers_totals_reasons_and_notes(model):
         ({"conv_a": [1.5]}, ("conv_a", "1.5")),
         ({"logits": [0]}, ("frozen", "model output")),
         ({"conv_a": range(6)}, ("conv_a", "without any channel")),
+        (["conv_a"], ("removed=['conv_a']", "dictionary: layer name -> channels to remove")),
+        (None, ("removed=None", "dictionary")),
+        ({"conv_a": 3}, ("removed['conv_a']=3", "list of channel indices")),
+        ({"conv_a": "01"}, ("removed['conv_a']='01'", "list of channel indices")),
     ],
     ids=str,
 )
@@ -163,6 +168,21 @@ DAMAGES = {
     "keep out of range": damage(lambda content: content["keep"].update(conv_a=[0, 99])),
     "keep of text": damage(lambda content: content["keep"].update(conv_a=["a"])),
     "empty layer": damage(lambda content: content["keep"].update(conv_a=[])),
+    "no row": damage(lambda content: content.update(rows=[])),
+    "frozen a list": damage(lambda content: content.update(frozen=["x"])),
+    "bypass a list": damage(lambda content: content.update(bypass=[1])),
+    "one flops": damage(lambda content: content.update(flops=[1])),
+    "flops of text": damage(lambda content: content.update(flops=["a", "b"])),
+    "notes a text": damage(lambda content: content.update(notes="abc")),
+    "keep of floats": damage(
+        lambda content: content["keep"].update(conv_a=[float(c) for c in content["keep"]["conv_a"]])
+    ),
+    "keep of truths": damage(lambda content: content["keep"].update(conv_a=[False, True])),
+    "keep reversed": damage(lambda content: content["keep"]["conv_a"].reverse()),
+    "keep twice": damage(lambda content: content["keep"].update(conv_a=[1, 1])),
+    "keep nested": damage(lambda content: content["keep"].update(conv_a=[[0, 1]])),
+    "width a text": damage(lambda content: content["widths"].update(conv_a="6")),
+    "row with more": damage(lambda content: content["rows"][0].update(extra=1)),
     "frozen channel": damage(lambda content: content["keep"].update(logits=[0])),
 }
 
@@ -174,6 +194,80 @@ def test_damaged_plan_file_is_told_at_the_latest_when_it_is_applied(name, model,
     path.write_text(DAMAGES[name](json.loads(path.read_text())))
     with pytest.raises(PlanError):
         load_plan(path).apply(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "fragments"),
+    [
+        ("no row", ("rows is []", "a row for each layer")),
+        ("flops of text", ("flops is ['a', 'b']", "[int, int]")),
+        ("keep reversed", ("keep['conv_a'] is [", "ascending, each once")),
+        ("keep out of range", ("keep['conv_a'] is [0, 99]", "from 0 to 5")),
+        ("keep nested", ("keep is {'conv_a': [[0, 1]]", "{str: [int]}")),
+        ("width a text", ("widths is {'conv_a': '6'", "{str: int}")),
+        ("notes a text", ("notes is 'abc'", "[str]")),
+        ("bypass a list", ("bypass is [1]", "{str: int}")),
+        ("keep lacks a layer", ("keep is ['conv_b', 'fc', 'logits']", "conv_a, conv_b")),
+    ],
+)
+def test_damaged_plan_file_is_told_with_the_field_and_what_it_must_be(name, fragments, model, tmp_path):
+    path = tmp_path / "plan.json"
+    tfprune.plan_channels(model, 0.5).save(path)
+    path.write_text(DAMAGES[name](json.loads(path.read_text())))
+    with pytest.raises(PlanError, match="is damaged") as error:
+        load_plan(path)
+    assert all(fragment in str(error.value) for fragment in (*fragments, "from_removed")), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "fragments"),
+    [
+        ("conv_a", ("FLOPs", "was edited", "from_removed")),
+        ("logits", ("'logits'", "cannot lose", "model output", "from_removed")),
+        ("branch_b", ("'stem'", "layers coupled to it", "from_removed")),
+    ],
+)
+def test_edited_plan_tells_what_is_wrong_and_how_to_edit(layer, fragments, model):
+    model = residual_cnn() if layer == "branch_b" else model
+    plan = tfprune.plan_channels(model, 0.5)
+    edited = dataclasses.replace(plan, keep={**plan.keep, layer: plan.keep[layer][1:]})
+    with pytest.raises(PlanError) as error:
+        edited.apply(model)
+    assert all(fragment in str(error.value) for fragment in fragments), str(error.value)
+
+
+def test_plan_for_another_input_size_is_told():
+    def made(size):
+        inputs = keras.Input((size, size, 3))
+        x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, name="conv")(inputs))
+        return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+    with pytest.raises(PlanError, match="another input size"):
+        tfprune.plan_channels(made(8), 0.5).apply(made(9))
+
+
+@pytest.mark.parametrize("removed", [{}, {"conv_a": []}])
+def test_plan_that_removes_nothing_says_so(model, removed):
+    assert str(ChannelPlan.from_removed(model, removed)).endswith("note: removes nothing")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: load_plan(None),
+        lambda model: load_plan(b"plan.json"),
+        lambda model: ChannelPlan.from_removed(model, {}).save(None),
+    ],
+)
+def test_what_is_no_path_is_told(model, use):
+    with pytest.raises(PlanError, match=r"path=.* must be a path"):
+        use(model)
+
+
+@pytest.mark.parametrize("options", [{"bypass": ["x"]}, {"bypass": {1: 0}}, {"views": 3}, {"views": [None]}], ids=str)
+def test_views_and_bypass_of_another_form_are_told(model, options):
+    with pytest.raises(PlanError, match=r"(bypass|views)=.* must be a"):
+        ChannelPlan.from_removed(model, {}, **options)
 
 
 def test_missing_and_binary_plan_files_are_told(tmp_path):

@@ -47,9 +47,9 @@ def test_the_plan_alone_writes_nothing(source, capsys):
         (["model.keras", "--output=s.keras"], "one of --ratio"),
         (["model.keras", "--ratio=.5", "--macs=.5", "--output=s.keras"], "one of --ratio"),
         (["model.keras", "--ratio=.5"], "--output"),
-        (["model.keras", "--ratio=.5", "--output=s.h5"], "no .keras file"),
+        (["model.keras", "--ratio=.5", "--output=s.h5"], "does not end in .keras"),
         (["model.keras", "--ratio=.5", "--output=model.keras"], "the network itself"),
-        (["model.keras", "--ratio=.5", "--output=folder.keras"], "is a folder"),
+        (["model.keras", "--ratio=.5", "--output=folder.keras"], "is a folder;"),
         (["model.keras", "--ratio=1.5", "--output=s.keras"], "1.5"),
         (["model.keras", "--ratio=.5", "--criterion=l3", "--output=s.keras"], "Did you mean 'l2'"),
         (["model.keras", "--ratio=.5", "--seed=-1", "--output=s.keras"], "seed=-1"),
@@ -136,3 +136,23 @@ def test_coverage_writes_a_row_for_each_scope(tmp_path, capsys):
     assert all(float(row.split("|")[13]) <= 1e-5 for row in rows)
     assert coverage.main(["--only=MobileNett"]) == 2
     assert "Did you mean 'MobileNet'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["", "x.keras"])
+def test_nothing_is_written_where_the_files_cannot_be(source, capsys, output):
+    (source.parent / "x.plan.json").mkdir()
+    assert prune.main(["model.keras", "--ratio=0.5", f"--output={output}"]) == 2
+    assert ("Give --output" if not output else "'x.plan.json' is a folder") in capsys.readouterr().err
+    assert sorted(path.name for path in source.parent.iterdir()) == ["model.keras", "x.plan.json"]
+
+
+def test_an_interrupted_run_leaves_nothing(source, capsys, monkeypatch):
+    save = keras.Model.save
+
+    def interrupted(model, *args, **kwargs):
+        save(model, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "save", interrupted)
+    assert prune.main(["model.keras", "--ratio=0.5", "--output=small.keras", "--nolatency"]) == 130
+    assert [path.name for path in source.parent.iterdir()] == ["model.keras"]

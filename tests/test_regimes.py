@@ -73,6 +73,11 @@ def test_scratch_training_stretches_the_schedule(regime):
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
+def test_on_imagenet_the_schedule_drops_by_thirds():
+    assert SCRATCH_B.schedule(0.1, 180, "imagenet").drops == (60, 120)
+    assert FINETUNE.schedule(0.1, 20, "imagenet").at(0) == pytest.approx(0.001)
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [

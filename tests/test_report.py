@@ -56,7 +56,7 @@ def test_a_report_holds_csv_table_verdict_and_figures(tmp_path, plan):
     assert words in page
     assert len((tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()) == 6
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     for picture in pictures:
         pixels = matplotlib.image.imread(tmp_path / picture)
         assert min(pixels.shape[:2]) > 200
@@ -111,7 +111,7 @@ def test_every_setting_has_a_section_and_figures_of_its_own(tmp_path, plan):
         "synthetic, vgg16 x 0.25, uniform, ratio=0.5",
         "synthetic, vgg16 x 0.5, uniform, ratio=0.5",
     ]
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 9
 
 
 def test_the_command_rebuilds_what_was_deleted(tmp_path, plan, capsys):

@@ -1,12 +1,13 @@
 import csv
 import dataclasses
 
+import numpy as np
 import pytest
 
 import tfprune
 from tests.helpers import plain_cnn
 from tfprune.experiments.results import REGIME_ORDER, Row, collect, write_csv
-from tfprune.experiments.store import Store, write_json
+from tfprune.experiments.store import Store, save_weights, write_json
 
 CONTRACT = [
     "dataset", "model", "method", "setting", "regime", "seed", "test_accuracy", "best_accuracy",
@@ -27,8 +28,11 @@ def plan():
 def write_stage(store, kind, rows, plan=None):
     with store.stage(kind, f"seed{rows[0].seed}", {"rows": [dataclasses.asdict(row) for row in rows]}).writing() as f:
         write_json(f / "rows.json", [dataclasses.asdict(row) for row in rows])
+        save_weights(f, [np.random.default_rng(len(kind)).normal(0.0, 0.1, (3, 3, 4, 8)), np.ones(8)])
         if plan is not None:
             plan.save(f / "plan.json")
+            write_json(f / "origin.json", {"large": write_stage(store, "train", rows)})
+    return store.finished(kind)[-1].name
 
 
 def test_the_csv_has_the_columns_of_the_contract_and_one_line_a_row(tmp_path):
@@ -64,6 +68,10 @@ def test_rows_and_plans_of_finished_stages_are_collected_in_order(tmp_path, plan
     assert [(r.method, r.regime, r.seed) for r in results.rows] == expected
     assert sorted(results.plans) == [("aaaaaaaa", 0), ("aaaaaaaa", 1)]
     assert results.plans["aaaaaaaa", 0].keep == plan.keep
+    stages = results.stages["aaaaaaaa", 1]
+    kinds = {regime: stage.folder.name.partition("-")[0] for regime, stage in stages.items()}
+    assert kinds == {"unpruned": "train", "pruned": "plan", **{regime: regime for regime in REGIME_ORDER[2:]}}
+    assert all(len(stage.weights()) == 2 for stage in stages.values())
 
 
 def test_regimes_are_in_the_order_of_the_contract():

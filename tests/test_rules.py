@@ -7,9 +7,10 @@ from keras import layers, ops
 
 import tfprune
 from tests.helpers import predict, randomize, relative_error
+from tfprune import rules
+from tfprune.errors import PlanError, UsageError
 from tfprune.plans import ChannelPlan
 from tfprune.proof import random_inputs
-from tfprune.rules import rule
 from tfprune.surgery import clone
 from tfprune.walk import pack_inputs
 
@@ -319,11 +320,6 @@ def test_channels_of_unknown_positions_are_frozen_at_flatten():
     assert len(plan.keep["first"]) == 2
 
 
-def test_two_rules_for_one_operation_are_refused():
-    with pytest.raises(ValueError, match="There is a rule for Conv2D already"):
-        rule("Conv2D")(lambda call: None)
-
-
 def test_groups_of_one_channel_go_with_it():
     inputs = keras.Input((6, 6, 3))
     x = conv(4, "g", groups=4)(conv(4, "a")(inputs))
@@ -331,3 +327,104 @@ def test_groups_of_one_channel_go_with_it():
     plan = ChannelPlan.from_removed(model, {"a": [0]})
     assert plan.apply(model).get_layer("g").groups == 3
     assert tfprune.verify(model, plan) <= 1e-5
+
+
+class Scale(layers.Layer):
+    def build(self, shape):
+        self.factors = self.add_weight(shape=(shape[-1],), name="factors")
+
+    def call(self, x):
+        return x * self.factors
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def wrong_width(call):
+    call.weight(call.operation.factors, {0: call.channels()[:3]})
+    return call.inputs[0]
+
+
+def wrong_axis(call):
+    call.weight(call.operation.factors, {1: call.channels()})
+    return call.inputs[0]
+
+
+def right(call):
+    call.weight(call.operation.factors, {0: call.channels()})
+    return call.inputs[0]
+
+
+MISTAKES = {
+    "nothing": (lambda call: None, "returned labels of shape None for outputs of shape (None, 8)"),
+    "no output": (lambda call: [], "returned labels of shape nothing"),
+    "two outputs": (lambda call: [right(call), call.inputs[0]], "(1, 8), (1, 8) for outputs"),
+    "wrong rank": (lambda call: right(call)[0], "(8,) for outputs of shape (None, 8)"),
+    "wrong size": (lambda call: right(call)[:, :5], "(1, 5) for outputs of shape (None, 8)"),
+    "no labels": (lambda call: right(call) * 0.5, "integer array"),
+    "wrong width": (wrong_width, "3 labels for axis 0 of the weight 'factors' of shape (8,)"),
+    "wrong axis": (wrong_axis, "axis 1 of the weight 'factors' of shape (8,)"),
+    "forgotten": (lambda call: call.inputs[0], "does not tell of the weight 'factors' of shape (8,)"),
+    "text": (lambda call: call.weight("factors", {}), "'factors', which is none of the layer's own weights: factors"),
+    "foreign": (lambda call: call.weight(keras.Variable([1.0]), {}), "none of the layer's own weights: factors"),
+    "bug": (lambda call: call.operation.scales, "AttributeError: 'Scale' object has no attribute 'scales'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_mistake_in_a_rule_is_told_with_the_rule_and_the_layer(name, wrapped, monkeypatch):
+    monkeypatch.setattr(rules, "_BY_CLASS", {})
+
+    def mine(call):
+        return MISTAKES[name][0](call)
+
+    tfprune.rule(Scale)(mine)
+    inputs = keras.Input((5, 4) if wrapped else (4,))
+    scale = layers.TimeDistributed(Scale(), name="scale") if wrapped else Scale(name="scale")
+    model = keras.Model(inputs, layers.Dense(2)(scale(layers.Dense(8)(inputs))))
+    with pytest.raises(PlanError) as error:
+        tfprune.plan_channels(model, 0.5)
+    message = str(error.value)
+    assert message.startswith("The rule 'mine' for Scale (layer 'scale'): ")
+    assert MISTAKES[name][1] in message, message
+
+
+def test_rule_may_say_that_a_weight_follows_no_channels(monkeypatch):
+    class Bank(layers.Layer):
+        def build(self, shape):
+            self.bank = self.add_weight(shape=(8, 8), name="bank")
+            self.factor = self.add_weight(shape=(), name="factor")
+
+        def call(self, x):
+            return x * keras.ops.sum(self.bank) * self.factor
+
+    monkeypatch.setattr(rules, "_BY_CLASS", {})
+
+    @tfprune.rule(Bank)
+    def bank(call):
+        call.weight(call.operation.bank, {})
+        return call.inputs[0]
+
+    inputs = keras.Input((4,))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(Bank()(layers.Dense(8)(inputs)))))
+    assert tfprune.verify(model, tfprune.plan_channels(model, 0.5)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fragment"),
+    [
+        ((), "rule() names no class"),
+        ((right,), "names no class; use it as @tfprune.rule(MyLayer)"),
+        ((5,), "rule(5) names no class"),
+        ((Scale(),), "names no class"),
+        (("Skale",), "rule('Skale'): Keras has no such class"),
+        (("Scale",), "rule('Scale'): Keras has no such class; for a class of your own give the class itself"),
+        (("Conv2D",), "There is a rule for Conv2D already"),
+    ],
+    ids=str,
+)
+def test_rule_for_nothing_is_refused(kinds, fragment):
+    with pytest.raises(UsageError) as error:
+        tfprune.rule(*kinds)
+    assert fragment in str(error.value)

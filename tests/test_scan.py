@@ -1,6 +1,7 @@
 """Sensitivity: masked measurements against networks that are really smaller."""
 
 import csv
+import math
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from keras import layers
 import tfprune
 from tests.helpers import plain_cnn, randomize, residual_cnn
 from tfprune.errors import PlanError, UsageError
+from tfprune.scan import Sensitivity, SensitivityRow
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_it_prints_saves_and_gives_ratios_to_plan_with(images, tmp_path):
 
 
 def test_mistakes_are_told(images, tmp_path):
-    with pytest.raises(PlanError, match=r"ratios has 1\.0, which is no number in \(0, 1\)"):
+    with pytest.raises(PlanError, match=r"ratios\[1\]=1\.0 is no number in \(0, 1\)"):
         tfprune.sensitivity(plain_cnn(), images, ratios=[0.5, 1.0])
     with pytest.raises(PlanError, match=r"skip='block_\*' fits no layer"):
         tfprune.sensitivity(plain_cnn(), images, skip=["block_*"])
@@ -106,3 +108,141 @@ def test_mistakes_are_told(images, tmp_path):
     file.touch()
     with pytest.raises(UsageError, match="cannot be written"):
         tfprune.sensitivity(plain_cnn(), images, ratios=[0.5]).save(file)
+
+
+def scanned(baseline, *rows):
+    """A scan of rows (pool, layers, ratio, value)."""
+    return Sensitivity(baseline, tuple(SensitivityRow(p, ls, 8, ratio, 1, value) for p, ls, ratio, value in rows))
+
+
+@pytest.mark.parametrize(
+    ("scan", "arguments", "expected"),
+    [
+        (scanned(1.0, (0, ("a",), 0.5, 0.99), (0, ("a",), 0.9, math.nan)), (0.02,), {"a": 0.5}),
+        (scanned(1.0, (0, ("a",), 0.5, math.nan), (0, ("a",), 0.9, 1.0)), (0.02,), {}),
+        (scanned(math.nan, (0, ("a",), 0.5, 1.0)), (0.02,), {}),
+        (scanned(1.0, (0, ("a",), 0.5, 1.01), (0, ("a",), 0.9, 1.5)), (0.02, False), {"a": 0.5}),
+        (scanned(1.0, (0, ("a",), 0.5, 0.2), (0, ("a",), 0.9, 0.1)), (0.02, False), {"a": 0.9}),
+        (scanned(1.0, (0, ("a", "b"), 0.1, 1.0), (1, ("a",), 0.1, 0.0)), (0.02,), {}),
+        (scanned(1.0, (0, ("a", "b"), 0.1, 0.0), (1, ("b",), 0.1, 1.0)), (0.02,), {}),
+        (
+            scanned(1.0, *((pool, ls, r, 1.0 - r * pool) for r in (0.1, 0.3) for pool, ls in enumerate(("ab", "b")))),
+            (0.2,),
+            {"a": 0.3, "b": 0.1},
+        ),
+    ],
+)
+def test_no_ratio_is_recommended_that_a_pool_of_the_layer_did_not_stand(scan, arguments, expected):
+    assert scan.within(*arguments) == expected
+
+
+def test_a_drop_that_is_no_number_is_told():
+    with pytest.raises(PlanError, match=r"drop='a' is no number in \[0, inf\)"):
+        scanned(1.0, (0, ("a",), 0.5, 1.0)).within("a")
+
+
+def head(units, activation=None):
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, activation="relu", name="wide")(inputs)
+    return randomize(keras.Model(inputs, layers.Dense(units, activation=activation, name="head")(x)))
+
+
+VECTORS = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+BITS = np.arange(20) % 2
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "targets", "fragment"),
+    [
+        (1, None, BITS, "one output without a sigmoid"),
+        (1, None, VECTORS[:, 0], "one output without a sigmoid"),
+        (1, "sigmoid", VECTORS[:, :1], "no classes from 0 to 1"),
+        (1, "sigmoid", BITS + 1, "no classes from 0 to 1"),
+        (3, "softmax", VECTORS[:, :3], "no classes from 0 to 1"),
+        (3, "softmax", np.arange(20), "no classes from 0 to 2"),
+        (3, "softmax", np.arange(20) - 1, "no classes from 0 to 2"),
+        (3, "sigmoid", np.ones((20, 3)), "several classes at once"),
+        (3, "softmax", BITS[:19], r"shape \(19,\)"),
+        (3, "softmax", None, "no classes"),
+        (3, "softmax", {"a": BITS, "b": BITS}, "several targets"),
+    ],
+)
+def test_accuracy_is_not_measured_where_it_means_nothing(units, activation, targets, fragment):
+    with pytest.raises(PlanError, match=f"{fragment}.*[Gg]ive a function"):
+        tfprune.sensitivity(head(units, activation), (VECTORS, targets))
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "targets"),
+    [
+        (1, "sigmoid", BITS),
+        (1, "sigmoid", BITS[:, None].astype("float32")),
+        (2, None, BITS),
+        (2, "softmax", BITS[:, None].astype("float32")),
+        (2, "softmax", np.eye(2)[BITS]),
+    ],
+)
+def test_accuracy_is_that_of_the_classes(units, activation, targets):
+    model = head(units, activation)
+    outputs = model(VECTORS).numpy()
+    right = (outputs[:, 0] > 0.5 if units == 1 else outputs.argmax(1)) == BITS
+    for data in ((VECTORS, targets), tf.data.Dataset.from_tensor_slices((VECTORS, targets)).batch(8)):
+        assert tfprune.sensitivity(model, data, ratios=[0.5]).baseline == pytest.approx(right.mean())
+
+
+def test_data_by_the_names_of_inputs_and_a_sigmoid_inside_of_a_nested_model_are_fine():
+    inner = head(1, "sigmoid")
+    inputs = {"one": keras.Input((4,), name="one")}
+    model = keras.Model(inputs, inner(layers.Dense(4)(inputs["one"])))
+    assert tfprune.sensitivity(model, ({"one": VECTORS}, BITS), ratios=[0.5]).rows
+
+
+PAIRS = tf.data.Dataset.from_tensor_slices((VECTORS, BITS))
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "fragment"),
+    [
+        ((VECTORS, BITS, np.ones(20)), "must be .inputs, targets."),
+        (PAIRS.batch(4).map(lambda x, y: (x, y, y)), "must be .inputs, targets."),
+        (VECTORS, "must be .inputs, targets."),
+        ([VECTORS, BITS], "must be .inputs, targets."),
+        (None, "evaluate=None must be"),
+        ("accuracy", "evaluate='accuracy' must be"),
+        (PAIRS, "takes batches of"),
+        (iter(PAIRS.batch(4)), "must be .inputs, targets."),
+        ((VECTORS[:0], BITS[:0]), "takes batches of"),
+        ((VECTORS[:, :3], BITS), "takes batches of"),
+    ],
+    ids=range(10),
+)
+def test_data_in_another_form_are_told(evaluate, fragment):
+    with pytest.raises(PlanError, match=fragment) as error:
+        tfprune.sensitivity(head(2), evaluate)
+    assert "\n" not in str(error.value)
+
+
+def test_a_generator_is_refused_before_it_is_used_up():
+    batches = ((VECTORS, BITS) for _ in range(2))
+    with pytest.raises(PlanError, match=r"<generator.*must be .inputs, targets."):
+        tfprune.sensitivity(head(2), batches)
+    assert len(list(batches)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        ({"ratios": 0.5}, r"ratios=0\.5 must be a list of numbers in \(0, 1\)"),
+        ({"ratios": None}, "ratios=None must be a list"),
+        ({"ratios": [0.5, "a"]}, r"ratios\[1\]='a' is no number"),
+        ({"ratios": []}, r"ratios=\[\] remove no channel"),
+        ({"skip": None}, "skip=None must be a list of layer names"),
+        ({"aggregate": "median"}, "Unknown aggregate 'median'"),
+        ({"criterion": ["l1"]}, "Unknown criterion"),
+        ({"seed": "a"}, "seed='a' must be a whole number"),
+    ],
+    ids=str,
+)
+def test_wrong_argument_is_told(arguments, fragment):
+    with pytest.raises(UsageError, match=fragment):
+        tfprune.sensitivity(head(2), (VECTORS, BITS), **arguments)

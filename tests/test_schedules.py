@@ -11,6 +11,14 @@ def test_the_rate_drops_at_the_whole_part_of_half_and_three_quarters(epochs):
         assert schedule.at(epoch) == pytest.approx((0.1, 0.01, 0.001)[drops], rel=1e-12)
 
 
+@pytest.mark.parametrize("epochs", [*range(3, 65), 90, 106, 118, 141, 180])
+def test_on_imagenet_the_rate_drops_after_every_third(epochs):
+    schedule = Schedule.paper(0.1, epochs, "imagenet")
+    for epoch in range(epochs):
+        drops = (epoch >= epochs // 3) + (epoch >= 2 * epochs // 3)
+        assert schedule.at(epoch) == pytest.approx((0.1, 0.01, 0.001)[drops], rel=1e-12)
+
+
 def test_a_single_epoch_has_the_full_rate():
     assert Schedule.paper(0.1, 1).at(0) == 0.1
 

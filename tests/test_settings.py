@@ -49,6 +49,27 @@ def test_other_data_sets_have_the_papers_recipe(dataset):
     assert settings.model == "vgg16"
 
 
+def test_imagenet_has_the_papers_recipe():
+    settings = parse("--dataset=imagenet", "--model=ResNet50")
+    assert (settings.epochs, settings.finetune_epochs, settings.batch_size) == (90, 20, 256)
+    assert (settings.learning_rate, settings.drops, settings.weight_decay) == (0.1, "imagenet", 1e-4)
+    assert (settings.budget_cap, settings.gamma_l1, settings.image_size) == (2.0, 1e-4, 224)
+    assert parse("--dataset=imagenet", "--model=imagenet_vgg11_bn").gamma_l1 == pytest.approx(1e-5)
+    for model in ("VGG16", "imagenet_vgg16"):  # without batch normalization
+        assert parse("--dataset=imagenet", f"--model={model}").learning_rate == pytest.approx(0.01)
+    assert parse("--dataset=imagenet", "--model=VGG16", "--learning_rate=.1").learning_rate == 0.1
+    assert parse("--dataset=imagenet", "--epochs=10").finetune_epochs == 3
+    assert parse("--dataset=imagenet", "--budget_cap=3").budget_cap == 3
+    assert parse("--dataset=imagenet", "--budget_cap=inf").budget_cap is None
+
+
+def test_a_folder_has_the_recipe_of_cifar_and_a_size():
+    settings = parse("--dataset=folder", "--data_dir=/d")
+    assert (settings.epochs, settings.width, settings.drops, settings.image_size) == (160, 1.0, "cifar", 32)
+    assert parse("--dataset=folder", "--data_dir=/d", "--image_size=64").image_size == 64
+    assert parse("--dataset=cifar10").image_size is None
+
+
 def test_a_model_that_is_named_has_its_full_width():
     assert parse("--model=vgg16").width == 1.0
     assert parse("--model=resnet20").width == 1.0
@@ -124,6 +145,9 @@ def test_smoke_shrinks_any_command():
     assert settings.width == 0.25
     assert (settings.model, settings.ratio) == ("resnet56", 0.3)
     assert parse("--smoke", "--model=MobileNetV2").width == 1.0  # has no multiplier of ours
+    settings = parse("--smoke", "--dataset=imagenet", "--image_size=160", "--data_dir=/d", "--model=ResNet50")
+    assert (settings.dataset, settings.image_size, settings.data_dir) == ("synthetic", None, None)
+    assert (settings.epochs, settings.batch_size, settings.learning_rate) == (1, 256, 0.1)
 
 
 def test_the_workdir_is_made_unless_nothing_is_to_be_written(tmp_path):
@@ -192,6 +216,9 @@ EARLY = {
     "train examples": (["--train_examples=0"], ["--train_examples=0", "at least 1"]),
     "missing model": (["--model=nowhere/net.keras"], ["'nowhere/net.keras'"]),
     "model that is a folder": (["--model=./"], ["'./'"]),
+    "a folder that is not named": (["--dataset=folder"], ["--data_dir"]),
+    "image size": (["--image_size=64"], ["image_size=64", "folder and imagenet", "fashion_mini"]),
+    "image size 0": (["--dataset=imagenet", "--image_size=0"], ["image_size=0", "8 to 1024"]),
     "stray argument": (["vgg16"], ["'vgg16'", "--name=value"]),
     "workdir that is a file": (["--workdir=a_file"], ["'a_file'", "folder"]),
     "workdir below a file": (["--workdir=a_file/runs"], ["'a_file/runs'", "folder"]),
@@ -256,8 +283,9 @@ def test_help_names_every_flag_and_needs_no_tensorflow(early):
         status, out, err = early[case]
         assert (status, err) == (0, "")
         names = (
-            "dataset data_dir model width method ratio variant regimes seeds epochs finetune_epochs batch_size "
-            "learning_rate weight_decay budget_cap train_examples strategy precision workdir export smoke dry_run"
+            "dataset data_dir image_size model width method ratio variant regimes seeds epochs finetune_epochs "
+            "batch_size learning_rate weight_decay budget_cap train_examples strategy precision workdir export smoke "
+            "dry_run"
         )
         for name in names.split():
             assert f"--{name}:" in out

@@ -5,7 +5,7 @@ from keras import layers, ops
 
 import tfprune
 from tests.helpers import images, network, plain_cnn, predict, randomize, relative_error, residual_cnn, weights_by_path
-from tfprune.errors import VerificationError
+from tfprune.errors import PlanError, VerificationError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Record
 from tfprune.models import build_model
@@ -281,11 +281,138 @@ def test_compile_settings_survive_with_an_optimizer_of_its_own(loss, weights):
 
 def test_compile_settings_that_cannot_be_copied_are_told():
     model = plain_cnn()
-    model.compile("sgd", lambda targets, outputs: keras.ops.mean(outputs))
+    model.compile("sgd", "mse", metrics=[keras.metrics.MeanMetricWrapper(lambda targets, outputs: outputs)])
     with pytest.warns(UserWarning, match=r"compile settings that cannot be copied \(.*lambda.*\); compile anew"):
         small = tfprune.plan_channels(model, 0.5).apply(model)
     assert not small.compiled
     assert not tfprune.plan_channels(plain_cnn(), 0.5).apply(plain_cnn()).compiled
+
+
+def test_a_loss_that_is_a_lambda_survives():
+    model = plain_cnn()
+    model.compile("sgd", lambda targets, outputs: 3.0 * keras.ops.mean(outputs, axis=-1))
+    small = tfprune.plan_channels(model, 0.5).apply(model)
+    x = images(model, 4)
+    expected = 3.0 * predict(small, x)[0].mean()
+    assert small.evaluate(x, np.zeros((4, 5)), verbose=0) == pytest.approx(expected, rel=1e-4)
+
+
+def test_outputs_of_nested_models_keep_the_names_that_losses_know():
+    heads = [
+        keras.Sequential([keras.Input((8,)), layers.Dense(n, name="last")], name=name)
+        for name, n in (("a", 3), ("b", 2))
+    ]
+    inputs = keras.Input((4,))
+    x = layers.Dense(8, name="wide")(inputs)
+    model = randomize(keras.Model(inputs, [head(x) for head in heads]))
+    model.compile("sgd", {"a": "mse", "b": "mae"})
+    small = tfprune.plan_channels(model, 0.5).apply(model)
+    assert small.output_names == ["a", "b"]
+    data = np.ones((6, 4)), {"a": np.ones((6, 3)), "b": np.ones((6, 2))}
+    small.fit(*data, verbose=0)
+    assert tfprune.verify(model, tfprune.plan_channels(model, 0.5)) <= 1e-5
+
+
+def test_methods_of_a_subclass_are_told_to_be_lost():
+    class Own(keras.Model):
+        def train_step(self, data):
+            return {"loss": 0.0}
+
+    inputs = keras.Input((4,))
+    model = Own(inputs, layers.Dense(2)(layers.Dense(8)(inputs)), name="own")
+    with pytest.warns(UserWarning, match=r"own is a Own; the pruned network is a plain keras.Model, .*train_step"):
+        tfprune.plan_channels(model, 0.5).apply(model)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_nested_model_was_told_goes_down_to_its_layers(training):
+    base = keras.Sequential([keras.Input((8,)), layers.BatchNormalization(), layers.Dropout(0.5), layers.Dense(8)])
+    inputs = keras.Input((4,))
+    x = base(layers.Dense(8)(inputs), training=training)
+    model = randomize(keras.Model(inputs, layers.Dense(3, name="head")(x)))
+    small = tfprune.plan_channels(model, 0.5).apply(model)
+    x = np.ones((5, 4), "float32")
+    for either in (model, small):
+        once, again = (np.asarray(either(x)) for _ in range(2))
+        assert np.array_equal(once, again) is not training
+
+
+class Scaled(layers.Layer):
+    """A layer whose config Keras cannot know."""
+
+    def __init__(self, factors, **options):
+        super().__init__(**options)
+        self.factors = factors
+
+    def build(self, shape):
+        self.offset = self.add_weight(shape=(shape[-1],), name="offset")
+
+    def call(self, x):
+        return x * self.factors + self.offset
+
+
+class Strict(layers.Layer):
+    """A layer that takes no name."""
+
+    def __init__(self):
+        super().__init__()
+
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("layer", "fragment"),
+    [
+        (Scaled(np.ones(6, "float32"), name="own"), r"own \(Scaled\) cannot be made again: .* has no get_config"),
+        (Strict(), "cannot be made again from the config of its Strict: "),
+    ],
+)
+def test_a_layer_that_cannot_be_made_again_is_told(layer, fragment):
+    model = network(lambda x: layers.Dense(2)(layer(layers.Dense(6)(layers.Dense(8)(x)))), (4,))
+    with pytest.raises(PlanError, match=fragment):
+        tfprune.plan_channels(model, 0.5).apply(model)
+
+
+@keras.saving.register_keras_serializable("tests")
+def quarters(shape, dtype=None):
+    return keras.ops.full(shape, 0.25, dtype)
+
+
+class Twice(keras.regularizers.Regularizer):
+    def __call__(self, value):
+        return 2.0 * keras.ops.sum(value)
+
+    def get_config(self):
+        return {}
+
+
+def test_objects_that_nobody_registered_are_kept():
+    inputs = keras.Input((4,))
+    wide = layers.Dense(
+        8, kernel_initializer=quarters, kernel_regularizer=Twice(), kernel_constraint=lambda w: w, name="wide"
+    )
+    model = keras.Model(inputs, layers.Dense(2, name="head")(wide(inputs)))
+    plan = ChannelPlan.from_removed(model, {"wide": [0, 1]})
+    for small in (plan.apply(model), plan.apply(model, weights="fresh", seed=1)):
+        kernel = small.get_layer("wide").kernel.numpy()
+        assert np.array_equal(kernel, np.full((4, 6), 0.25))
+        assert float(small.losses[0]) == pytest.approx(2 * kernel.sum())
+        assert small.get_layer("wide").kernel_constraint is wide.kernel_constraint
+
+
+def test_inputs_stay_optional():
+    one, other = keras.Input((4,), name="one"), keras.Input((4,), optional=True, name="other")
+
+    class Either(layers.Layer):
+        def call(self, first, second):
+            return first if second is None else first + second
+
+    x = Either(name="either")(one, other)
+    model = keras.Model([one, other], layers.Dense(2)(layers.Dense(8)(x)))
+    small = tfprune.plan_channels(model, 0.5).apply(model)
+    x = np.ones((3, 4), "float32")
+    assert small([x, None]).shape == (3, 2)
 
 
 def test_adapted_normalization_of_inputs_survives():

@@ -114,7 +114,10 @@ class Cut:
             last = [name for name in pool.layers if seen[name] == sizes[name]]
             keep = kept_channels(len(pool), asked)
             if last:
-                keep = min(len(pool), kept_channels(sizes[last[0]], asked) - kept[last[0]])
+                wanted = kept_channels(sizes[last[0]], asked)
+                keep = min(len(pool), wanted - kept[last[0]])
+                if last[0] in self.ratios and keep + kept[last[0]] < wanted:
+                    notes.append(f"{last[0]}: keeps fewer than {wanted} channels, for the layers coupled to some of it")
             least = self._least(len(pool))
             if keep < least:
                 notes.append(_held(pool, least, least - keep))

@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfprune.checks import path_of
 from tfprune.errors import ExportError, UsageError
 from tfprune.proof import compare_outputs, random_inputs
-from tfprune.walk import pack_inputs
+from tfprune.walk import functional, pack_inputs
 
 _TOLERANCE = 1e-5
 _PARTS = ("model.keras", "saved_model", "model.tflite")
@@ -39,12 +40,14 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
     Raises:
         ExportError: If a file, read back, gives other outputs than the model: more than 1e-5 of the largest
             output.
-        UsageError: If the model has layers or functions that cannot be loaded without their Python code.
+        UsageError: If the model has layers or functions that cannot be loaded without their Python code, or if it
+            is no model or the folder no path.
     """
+    functional(model)
+    folder = path_of("folder", folder)
     custom = sorted(set(_custom_parts(keras.saving.serialize_keras_object(model))))
     if custom:
         raise UsageError(f"{model.name} has parts that only their Python code can load: {', '.join(custom)}.")
-    folder = Path(folder)
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)

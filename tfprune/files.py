@@ -31,7 +31,7 @@ def file_name(text: str) -> str:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path to write to, which takes the place of `path` when the block ends without an error."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield scratch
         os.replace(scratch, path)

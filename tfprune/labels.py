@@ -11,6 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.checks import shown
+from tfprune.errors import PlanError
+
 if TYPE_CHECKING:
     from tfprune.graph import ChannelGraph
 
@@ -148,7 +151,13 @@ class Call:
         """
         if variable is None:
             return
-        index = next(i for i, own in enumerate(self.operation.weights) if own is variable)
+        weights = getattr(self.operation, "weights", ())
+        index = next((i for i, own in enumerate(weights) if own is variable), None)
+        if index is None:
+            raise PlanError(
+                f"call.weight was given {shown(variable)}, which is none of the layer's own weights: "
+                f"{', '.join(own.name for own in weights) or 'it has none'}."
+            )
         self.told.add(index)
         known = self.record.axes.setdefault(index, axes)
         if known is not axes:  # a shared layer: what enters it at every call goes together
@@ -196,6 +205,7 @@ class Record:
         inner_mixed: Index of weight -> the axis over which the layer sums channels of its own.
         settings: Config field -> (function of the kept labels, the labels on which it depends).
         calls: Its calls, in order.
+        given_up: Why its rule froze all that it touches, or "".
     """
 
     name: str
@@ -206,6 +216,7 @@ class Record:
     inner_mixed: dict[int, int] = dataclasses.field(default_factory=dict)
     settings: dict[str, tuple[Callable[[Kept], Any], np.ndarray]] = dataclasses.field(default_factory=dict)
     calls: list[Call] = dataclasses.field(default_factory=list)
+    given_up: str = ""
 
     @functools.cached_property
     def weights(self) -> list:

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.checks import whole_number
 from tfprune.errors import UsageError
 from tfprune.proof import random_inputs
-from tfprune.walk import pack_inputs
+from tfprune.walk import functional, pack_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +52,12 @@ def measure_latency(
         One `Latency`, or a tuple of them when several networks are given.
 
     Raises:
-        UsageError: If no network is given, or `batch_size`, `n` is below 1.
+        UsageError: If no network is given or something that is none, or `batch_size`, `n` is below 1.
     """
-    if not models or batch_size < 1 or n < 1 or warm_up < 0:
-        raise UsageError(
-            f"Give a network or more, and sizes of 1 or more; received {len(models)}, {batch_size=}, {n=}, {warm_up=}."
-        )
+    if not models:
+        raise UsageError("measure_latency received no network; give one or more, as measure_latency(model, small).")
+    for name, value, least in (("batch_size", batch_size, 1), ("n", n, 1), ("warm_up", warm_up, 0)):
+        whole_number(name, value, least)
     passes = [_compiled(model, batch_size, jit_compile) for model in models]
     times = np.zeros((len(models), warm_up + n))
     for turn in range(warm_up + n):
@@ -72,7 +73,7 @@ def measure_latency(
 
 
 def _compiled(model: keras.Model, batch_size: int, jit_compile: bool):
-    inputs = [tf.constant(value) for value in random_inputs(model, batch_size)]
+    inputs = [tf.constant(value) for value in random_inputs(functional(model), batch_size)]
     forward = tf.function(
         lambda *values: model(pack_inputs(model, list(values)), training=False), jit_compile=jit_compile
     )

@@ -7,19 +7,21 @@ Groups are ranked within *pools*: the groups that span the same layers (`Channel
 from __future__ import annotations
 
 import fnmatch
-import numbers
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.criteria import AGGREGATES, NEED_DATA, Evidence, group_scores
+from tfprune.checks import by_layer, names, number_in, one_of, whole_number
+from tfprune.criteria import AGGREGATES, CRITERIA, NEED_DATA, Evidence, group_scores
 from tfprune.criteria.batches import as_batches, as_loss
 from tfprune.cutting import Cut
 from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph, Pool
 from tfprune.plans import ChannelPlan
+from tfprune.profiling import unsized
 
 # A global ranking may want a whole layer gone. 0.95 leaves every network trainable and is above what Network
 # Slimming removes from any layer of VGG-16 at 60 % (91 %, the paper's table 7).
@@ -81,16 +83,24 @@ def plan_channels(
             (with the reasons), or a ratio so small that nothing would be removed.
         UsageError: For an unknown criterion.
     """
-    skip = [skip] if isinstance(skip, str) else list(skip)
+    skip, views = names("skip", skip), names("views", views)
     budgets = {"macs": macs, "params": params}
-    _check(ratio, budgets, ratios, scope, aggregate)
-    _check_numbers(round_to=round_to, min_channels=min_channels, steps=steps, max_ratio=max_ratio, seed=seed)
+    _check_targets({"ratio": ratio, **budgets}, ratios, scope)
+    for name, count in (("round_to", round_to), ("min_channels", min_channels), ("steps", steps)):
+        whole_number(name, count, 1)
+    if max_ratio is not None:
+        number_in("max_ratio", max_ratio, 0, 1, "(]")
     graph = ChannelGraph(model, views)
+    if macs is not None and unsized(graph):
+        raise PlanError(
+            f"macs={macs} needs inputs of known size: the MACs of {', '.join(unsized(graph)[:3])} ... depend on it. "
+            "Build the model at a fixed size, such as keras.Input((224, 224, 3)), or give params= or ratio=."
+        )
     pools = prunable_pools(graph, skip, ratios or {})
     score = scorer(graph, model, criterion, aggregate, data, loss, seed)
 
     scores = score(graph.keep_all())
-    pools = scored_pools(pools, scores, criterion)
+    pools, unscored = scored_pools(pools, scores, criterion, ratios or {})
     groups, notes = np.zeros(0, np.int64), []
     for step in range(1, steps + 1):
         if len(groups):
@@ -106,51 +116,41 @@ def plan_channels(
         else:
             groups, notes = cut.at_ratio((ratio or 0.0) * share)
     if not len(groups):
-        what = f"ratios={dict(ratios)}" if ratio is None and ratios else f"ratio={ratio}"
+        given = {"ratio": ratio, **budgets, "ratios": ratios and dict(ratios)}
+        largest = max(pools, key=len)
         raise PlanError(
-            f"{what} removes no channel at all: the largest layer that can be pruned has "
-            f"{max(map(len, pools))} channels. Ask for more, or relax round_to, min_channels and skip."
+            f"{', '.join(f'{name}={value}' for name, value in given.items() if value)} removes no channel at all: the "
+            f"most channels to choose from are the {len(largest)} channels of {largest}. Ask for more, or relax "
+            "round_to, min_channels, max_ratio and skip, or change scope or criterion."
         )
     asked = {
         "criterion": criterion, "aggregate": aggregate, "scope": scope, "ratio": ratio, **budgets, "ratios": ratios,
         "skip": skip, "views": views, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,
         "steps": steps, "seed": seed,
     }  # fmt: skip
-    return ChannelPlan.from_groups(graph, groups.tolist(), notes, {k: v for k, v in asked.items() if v})
+    return ChannelPlan.from_groups(graph, groups.tolist(), [*notes, *unscored], {k: v for k, v in asked.items() if v})
 
 
-def _check(ratio, budgets, ratios, scope, aggregate) -> None:
-    targets = {"ratio": ratio, **budgets}
+def _check_targets(targets: Mapping[str, Any], ratios: Any, scope: str) -> None:
+    one_of("scope", scope, ("layer", "global"))
     given = [name for name, value in targets.items() if value is not None]
-    if len(given) > 1 or not (given or ratios):
+    if len(given) > 1 or not (given or ratios is not None):
         raise PlanError(
             "Give one of ratio (of the channels to remove), macs (the fraction of MACs to keep) and params "
             f"(the fraction of params to keep); received {' and '.join(given) or 'none of them'}."
         )
     for name in given:
-        if not (isinstance(targets[name], numbers.Real) and 0.0 < targets[name] < 1.0):
-            raise PlanError(f"{name}={targets[name]!r} is no number in (0, 1).")
-    if scope not in ("layer", "global"):
-        raise PlanError(f"Unknown scope {scope!r}. Valid: 'layer', 'global'.")
-    if aggregate not in AGGREGATES:
-        raise PlanError(f"Unknown aggregate {aggregate!r}. Valid: {', '.join(map(repr, AGGREGATES))}.")
+        number_in(name, targets[name], 0, 1)
+    if ratios is None:
+        return
+    for layer, value in by_layer("ratios", ratios, "fraction to remove").items():
+        number_in(f"ratios[{layer!r}]", value, 0, 1, "[)")
+    if not (given or ratios):
+        raise PlanError("ratios={} names no layer, so nothing would be removed; name one, or give ratio=.")
     if ratios and (scope == "global" or given not in ([], ["ratio"])):
         raise PlanError(
             "ratios= sets the ratio of single layers, so it goes with scope='layer' and without macs= and params=."
         )
-    for layer, value in (ratios or {}).items():
-        if not isinstance(value, numbers.Real) or not 0.0 <= value < 1.0:
-            raise PlanError(f"ratios[{layer!r}]={value!r} is no number in [0, 1).")
-
-
-def _check_numbers(max_ratio: float | None, seed: int, **counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, numbers.Integral) or value < 1:
-            raise PlanError(f"{name}={value!r} must be a whole number of at least 1.")
-    if not isinstance(seed, numbers.Integral) or seed < 0:
-        raise PlanError(f"seed={seed!r} must be a whole number of at least 0.")
-    if max_ratio is not None and not (isinstance(max_ratio, numbers.Real) and 0.0 < max_ratio <= 1.0):
-        raise PlanError(f"max_ratio={max_ratio!r} is no number in (0, 1].")
 
 
 def scorer(
@@ -159,13 +159,18 @@ def scorer(
     """Returns the function from kept labels to scores of the groups.
 
     Raises:
-        PlanError: If the criterion lacks data or a loss, or has no use for them.
+        PlanError: If the criterion lacks data or a loss, or has no use for them, or if these hold NaN.
+        UsageError: For an unknown criterion.
     """
+    CRITERIA.check(criterion)
+    one_of("aggregate", aggregate, AGGREGATES)
+    whole_number("seed", seed, 0)
     batches, function = [], None
     if criterion in NEED_DATA:
         if data is None:
             raise PlanError(f"criterion={criterion!r} looks at what the network computes: give it data=.")
         batches = as_batches(model, data)
+        _check_finite(graph, batches)
     elif data is not None:
         raise PlanError(f"criterion={criterion!r} looks at no data; data= is for {', '.join(NEED_DATA)}.")
     if criterion == "taylor":
@@ -177,17 +182,44 @@ def scorer(
     return lambda kept: group_scores(criterion, Evidence(graph, kept, seed, batches, function), aggregate)
 
 
-def scored_pools(pools: Sequence[Pool], scores: np.ndarray, criterion: str) -> list[Pool]:
-    """The pools without groups that have no score (no batch normalization to read a gamma from): they stay.
+def _check_finite(graph: ChannelGraph, batches: Sequence[tuple[list, Any]]) -> None:
+    """Raises if what flows through the network is NaN from the start; criteria would rank by it, or by nothing."""
+    for number, (inputs, _) in enumerate(batches):
+        if any(_not_finite(value) for value in inputs):
+            raise PlanError(f"data= holds NaN or infinity in the inputs of batch {number}; leave such examples out.")
+    for record in graph.records.values():
+        if any(_not_finite(record.value(index)) for index in range(len(record.weights))):
+            raise PlanError(f"The weights of {record.name} hold NaN or infinity; train or load them anew.")
+
+
+def _not_finite(value: Any) -> bool:
+    array = keras.ops.convert_to_numpy(value)
+    return array.dtype.kind not in "biuSOU" and not np.isfinite(array).all()
+
+
+def scored_pools(
+    pools: Sequence[Pool], scores: np.ndarray, criterion: str, ratios: Mapping[str, float]
+) -> tuple[list[Pool], list[str]]:
+    """The pools without groups that have no score (no batch normalization to read a gamma from), which stay.
+
+    Returns:
+        The pools, and what to tell about the groups that stay.
 
     Raises:
-        PlanError: If nothing is left.
+        PlanError: If nothing is left, or nothing of a layer that `ratios` names.
     """
     known = [Pool(pool.layers, pool.groups[~np.isnan(scores[pool.groups])]) for pool in pools]
+    fewer = [pool.layers for pool, scored in zip(pools, known, strict=True) if len(scored) < len(pool)]
+    unscored = list(dict.fromkeys(name for layers in fewer for name in layers))
     known = [pool for pool in known if len(pool)]
     if not known:
         raise PlanError(f"The criterion {criterion!r} scores no channel that can be removed; choose another.")
-    return known
+    scored = {name for pool in known for name in pool.layers}
+    for layer in ratios:
+        if layer not in scored:
+            raise PlanError(f"ratios names {layer!r}, of which criterion={criterion!r} scores no channel; use another.")
+    notes = [f"criterion {criterion!r} cannot score (all) channels of {', '.join(unscored)}: they stay"]
+    return known, notes if unscored else []
 
 
 def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str, float]) -> list[Pool]:
@@ -201,27 +233,44 @@ def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str
     Raises:
         PlanError: For a name that fits no layer, or if nothing can be pruned (with the reasons).
     """
-    names = [record.name for record in graph.producers()]
+    makers = [record.name for record in graph.producers()]
     pools = graph.pools()
     free = {name for pool in pools for name in pool.layers}
     for layer in ratios:
-        if layer not in names:
-            raise PlanError(f"ratios names {layer!r}, which creates no channels. Valid: {', '.join(names)}.")
+        if layer not in makers:
+            raise PlanError(f"ratios names {layer!r}, which creates no channels. Valid: {', '.join(makers)}.")
         if layer not in free:
             reason = graph.frozen[graph.group_of[graph.records[layer].created[0]]]
             raise PlanError(f"ratios names {layer!r}, whose channels cannot be removed: {reason}.")
     skipped = set()
     for pattern in skip:
-        matches = fnmatch.filter(names, pattern)
+        matches = [pattern] if pattern in makers else fnmatch.filter(makers, pattern)
         if not matches:
-            raise PlanError(f"skip={pattern!r} fits no layer that creates channels. Valid: {', '.join(names)}.")
+            raise PlanError(f"skip={pattern!r} fits no layer that creates channels. Valid: {', '.join(makers)}.")
         skipped.update(matches)
     pools = [pool for pool in pools if not skipped.intersection(pool.layers)]
     if not pools:
         frozen = [f"{record.name}: {graph.frozen[group]}" for record in graph.producers()
                   for group in [graph.group_of[record.created[0]]] if group in graph.frozen]  # fmt: skip
         reasons = [*frozen, *(f"{layer}: skipped" for layer in sorted(skipped))]
+        reasons = reasons or list(filter(None, (record.given_up for record in graph.records.values())))
         raise PlanError(
             f"Nothing in {graph.model.name!r} can be pruned. {'; '.join(reasons) or 'No layer creates channels'}."
         )
+    _check_ratios(pools, ratios)
     return pools
+
+
+def _check_ratios(pools: Sequence[Pool], ratios: Mapping[str, float]) -> None:
+    """Raises if a layer's ratio cannot be heeded: it is skipped, or coupled for good to one with another ratio."""
+    pools_of = {layer: [number for number, pool in enumerate(pools) if layer in pool.layers] for layer in ratios}
+    first: dict[tuple[int, ...], str] = {}
+    for layer, own in pools_of.items():
+        if not own:
+            raise PlanError(f"ratios names {layer!r}, which skip= keeps whole (or a layer coupled to it); drop one.")
+        other = first.setdefault(tuple(own), layer)
+        if not math.isclose(ratios[other], ratios[layer]):
+            raise PlanError(
+                f"ratios gives {other!r} {ratios[other]} and {layer!r} {ratios[layer]}, but they are coupled and lose "
+                "the same channels; give one of them, or the same ratio to both."
+            )

@@ -16,16 +16,19 @@ import keras
 import numpy as np
 from tabulate import tabulate
 
+from tfprune.checks import by_layer, names, several
 from tfprune.errors import NothingProvedError, PlanError
+from tfprune.forms import check_content
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept
 from tfprune.plan_files import read_plan, write_plan
-from tfprune.profiling import LayerProfile, profile_graph
+from tfprune.profiling import PER_POSITION, LayerProfile, profile_graph, unsized
 from tfprune.proof import verify
 from tfprune.surgery import Edit, compile_alike, rebuild
 from tfprune.weight_plans import WEIGHT_FORMAT, WeightPlan
 
 _FORMAT = "tfprune channel plan 2"
+_WITH_HEADS = ("MultiHeadAttention", "GroupedQueryAttention")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +96,9 @@ class ChannelPlan:
             PlanError: For an unknown layer, an index out of range, a channel that is frozen, or a layer that
                 would be left empty.
         """
-        graph = ChannelGraph(model, views, bypass)
+        graph = ChannelGraph(model, names("views", views), by_layer("bypass", bypass or {}, "number of the operand"))
         groups: set[int] = set()
-        for layer, channels in removed.items():
+        for layer, channels in by_layer("removed", removed, "channels to remove").items():
             groups.update(_groups_of(graph, layer, channels))
         return cls.from_groups(graph, sorted(groups), notes, origin or {"method": "by hand"})
 
@@ -129,7 +132,8 @@ class ChannelPlan:
         widths = {record.name: len(record.created) for record in whole.producers()}
         keep = {layer: keep.get(layer, ()) for layer in widths}  # nothing of a removed branch
         flops = (before.flops, after.flops)
-        return cls(keep, widths, rows, flops, frozen, graph.views, graph.bypass, tuple(notes), dict(origin or {}))
+        notes = (*notes, *_notes(graph, frozen), *(() if groups or graph.bypass else ("removes nothing",)))
+        return cls(keep, widths, rows, flops, frozen, graph.views, graph.bypass, notes, dict(origin or {}))
 
     def graph(self, model: keras.Model) -> ChannelGraph:
         """The channel graph of a model as this plan sees it: with its views, without the branches that it removes."""
@@ -155,27 +159,36 @@ class ChannelPlan:
                 )
         groups = set()
         for layer, channels in self.keep.items():
-            if not channels and layer in graph.records:
-                raise PlanError(f"The plan would leave {layer!r} without any channel.")
-            if layer not in graph.records:
+            if layer not in graph.records:  # of a removed branch
                 continue
-            removed = np.setdiff1d(np.arange(widths[layer]), channels)
-            groups.update(_groups_of(graph, layer, removed))
-        for group in groups.intersection(graph.frozen):
-            raise PlanError(f"The plan is for another model: it removes a frozen channel ({graph.frozen[group]}).")
+            if not channels:
+                raise PlanError(f"The plan would leave {layer!r} without any channel.")
+            own = set(_groups_of(graph, layer, np.setdiff1d(np.arange(widths[layer]), channels)))
+            for group in own.intersection(graph.frozen):
+                raise PlanError(
+                    f"The plan removes channels of {layer!r} that {graph.model.name!r} cannot lose: "
+                    f"{graph.frozen[group]}. Plan for this model; to edit a plan use ChannelPlan.from_removed."
+                )
+            groups |= own
         kept = graph.kept(sorted(groups))
         for record in graph.producers():
             left = tuple(np.flatnonzero(kept[record.created]).tolist())
             if left != self.keep[record.name]:
                 raise PlanError(
-                    f"The plan is for another model: it keeps {len(self.keep[record.name])} channels of "
-                    f"{record.name!r}, but with the layers coupled to it only {len(left)} of them can stay."
+                    f"The plan keeps {len(self.keep[record.name])} channels of {record.name!r}, but the layers coupled "
+                    f"to it in {graph.model.name!r} leave {len(left)} of them. It is for another model, or was edited; "
+                    "ChannelPlan.from_removed makes coupled layers follow."
                 )
         costs = (profile_graph(whole, whole.keep_all()).flops, profile_graph(graph, kept).flops)
         if costs != self.flops:
+            why = (
+                "The model has another input size, or other layers in between."
+                if costs[0] != self.flops[0]
+                else "The plan was edited; to remove other channels use ChannelPlan.from_removed."
+            )
             raise PlanError(
                 f"The plan does not fit {graph.model.name!r}: it tells {self.flops[0]:,} -> {self.flops[1]:,} FLOPs, "
-                f"the model has {costs[0]:,} -> {costs[1]:,}. It is for another input size, or was edited."
+                f"the model has {costs[0]:,} -> {costs[1]:,}. {why}"
             )
         return kept
 
@@ -237,10 +250,9 @@ class ChannelPlan:
         write_plan(path, _FORMAT, dataclasses.asdict(self))
 
     @classmethod
-    def from_content(cls, content: Mapping[str, Any]) -> ChannelPlan:
-        """The plan of a file's content; raises ValueError, KeyError, TypeError or AttributeError if it is damaged."""
-        if content["keep"].keys() != content["widths"].keys():
-            raise KeyError(*(content["keep"].keys() ^ content["widths"].keys()))
+    def from_content(cls, content: dict[str, Any], path: str) -> ChannelPlan:
+        """The plan of a file's content; raises a PlanError if it is damaged."""
+        check_content(content, path)
         return cls(
             keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
             widths=content["widths"],
@@ -278,10 +290,19 @@ def load_plan(path: str | os.PathLike) -> Plan:
         PlanError: If the file is missing, is no plan, or is damaged.
     """
     form, content = read_plan(path, _KINDS)
-    try:
-        return _KINDS[form].from_content(content)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise PlanError(f"The plan {os.fspath(path)!r} is damaged: {error!r}.") from error
+    return _KINDS[form].from_content(content, os.fspath(path))
+
+
+def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
+    """What a plan tells of the model itself, beside the layers that are frozen."""
+    notes = [PER_POSITION] if unsized(graph) else []
+    kinds = {type(record.operation).__name__ for record in graph.records.values()}
+    notes += [
+        f"{kind}: whole heads can go; the widths of keys and values stay" for kind in _WITH_HEADS if kind in kinds
+    ]
+    # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
+    unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}
+    return notes + sorted(unknown - set(frozen.values()))
 
 
 def _row(before: LayerProfile, after: LayerProfile | None) -> PlanRow:
@@ -298,9 +319,7 @@ def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list
     if record is None or record.created is None:
         names = ", ".join(r.name for r in graph.producers())
         raise PlanError(f"The model has no layer {layer!r} that creates channels. It has: {names}.")
-    if not isinstance(channels, Iterable):
-        raise PlanError(f"The channels of {layer} must be a list of indices; received {channels!r}.")
-    channels, count = list(channels), len(record.created)
+    channels, count = several(f"removed[{layer!r}]", channels, "channel indices"), len(record.created)
     wrong = [index for index in channels if not (_is_index(index) and 0 <= index < count)]
     if wrong:
         raise PlanError(f"{layer} has channels 0 to {count - 1}; received {wrong[0]}.")

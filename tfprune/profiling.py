@@ -22,6 +22,7 @@ from tabulate import tabulate
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Call, Kept, Record
 
+PER_POSITION = "sizes of the input are unknown: MACs and FLOPs are per position"
 _POOLING = (
     *(keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D),
     *(keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D),
@@ -54,9 +55,15 @@ class LayerProfile:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """The cost of a network for one example: sums over `layers`. It prints as a table."""
+    """The cost of a network for one example: sums over `layers`. It prints as a table.
+
+    Attributes:
+        layers: One for each operation.
+        notes: What to know about the numbers: of what the sizes are unknown.
+    """
 
     layers: tuple[LayerProfile, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def params(self) -> int:
@@ -82,7 +89,7 @@ class Profile:
         header = ("layer", "kind", "channels", "params", "nonzero", "MACs", "FLOPs")
         rows = [dataclasses.astuple(layer) for layer in self.layers if layer.params or layer.flops]
         total = ("total", "", "", self.params, self.nonzero_params, self.macs, self.flops)
-        return tabulate([*rows, total], header, intfmt=",")
+        return "\n".join([tabulate([*rows, total], header, intfmt=","), *(f"note: {note}" for note in self.notes)])
 
 
 def profile(model: keras.Model) -> Profile:
@@ -95,7 +102,18 @@ def profile(model: keras.Model) -> Profile:
         PlanError: If the model is subclassed or not built.
     """
     graph = ChannelGraph(model)
-    return profile_graph(graph, graph.keep_all(), _count_nonzero)
+    costs = profile_graph(graph, graph.keep_all(), _count_nonzero)
+    return dataclasses.replace(costs, notes=(PER_POSITION,) if unsized(graph) else ())
+
+
+def unsized(graph: ChannelGraph) -> list[str]:
+    """The layers whose MACs depend on sizes that are unknown, each of which counts as 1."""
+
+    def unknown(call: Call) -> bool:
+        shapes = [*call.input_shapes, *call.output_shapes] if call.kernels or call.products else []
+        return any(size is None for shape in shapes for size in shape[1:])
+
+    return [record.name for record in graph.records.values() if any(map(unknown, record.calls))]
 
 
 def profile_graph(graph: ChannelGraph, kept: Kept, nonzero: Callable[[Record], Sequence[int]] | None = None) -> Profile:

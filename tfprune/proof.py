@@ -6,6 +6,7 @@ The masked original is the network itself with the removed channels zero whereve
 from __future__ import annotations
 
 import contextlib
+import numbers
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Record
 from tfprune.surgery import clone
-from tfprune.walk import map_tensors, pack_inputs, replay
+from tfprune.walk import flat_inputs, functional, map_tensors, pack_inputs, replay, wiring
 
 Watch = Callable[[np.ndarray, Any], Any]
 
@@ -51,7 +52,8 @@ def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | 
                 return value
             if not (isinstance(kept, np.ndarray) and kept[labels].all()):
                 # Selection, not a product with zero: what an overflowing channel holds must not come through.
-                value = keras.ops.where(keras.ops.take(kept, labels), value, keras.ops.zeros_like(value))
+                masked = keras.ops.where(keras.ops.take(kept, labels), value, keras.ops.zeros_like(value))
+                value = _with_time_mask_of(value, masked)
             return watch(labels, value) if watch else value
 
         args, kwargs = map_tensors(node, args, kwargs, mask)
@@ -62,19 +64,24 @@ def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | 
     return replay(graph.model, [keras.ops.convert_to_tensor(value) for value in inputs], call)
 
 
+def _with_time_mask_of(value: Any, new: Any) -> Any:
+    """Hands on Keras' mask of padded time steps, which a tensor carries to the layers that read it."""
+    mask = getattr(value, "_keras_mask", None)
+    if mask is not None:
+        new._keras_mask = mask
+    return new
+
+
 def _with_masked_weights(record: Record, kept: Any, args: tuple, kwargs: dict) -> Any:
     """Calls a layer that mixes channels of its own, with the weights by which it reads removed ones zero."""
-    layer, values = record.operation, {}
+    masked = []
     for index, axis in record.inner_mixed.items():
         weight = record.weights[index]
         keep = keras.ops.take(kept, record.axes[index][axis])
         keep = keras.ops.reshape(keep, [-1 if other == axis else 1 for other in range(len(weight.shape))])
-        values[id(weight)] = keras.ops.where(keep, weight, keras.ops.zeros_like(weight))
-    variables = (
-        [values.get(id(v), v.value) for v in own] for own in (layer.trainable_variables, layer.non_trainable_variables)
-    )
-    outputs, _ = layer.stateless_call(*variables, *args, **kwargs)
-    return outputs
+        masked.append((weight, keras.ops.where(keep, weight, keras.ops.zeros_like(weight))))
+    with keras.StatelessScope(state_mapping=masked):
+        return record.operation(*args, **kwargs)
 
 
 class MaskedModel(keras.Model):
@@ -96,44 +103,81 @@ class MaskedModel(keras.Model):
 
     def call(self, inputs: Any) -> Any:
         """The masked outputs, in the structure of the network's."""
-        outputs = masked_outputs(self.graph, self.kept.value, tree.flatten(inputs))
+        outputs = masked_outputs(self.graph, self.kept.value, flat_inputs(self.network, inputs))
         return tree.pack_sequence_as(self.network._outputs_struct, outputs)
 
 
 def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.ndarray]:
     """Random inputs, one array per model input; axes of unknown size get 32.
 
-    Numbers are standard normal; integers are from 1 on and below the vocabulary of every embedding (0 may stand
-    for padding, which a model may leave out altogether).
+    Numbers are standard normal; integers are below what the layers that look them up know, or 256, and the first of
+    a sequence is never 0, which may stand for padding; strings are of the vocabulary, if there is one, or letters.
     """
     generator = np.random.default_rng(seed)
-    sizes = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
-    vocabulary = max(2, min(sizes, default=2))
+    limits, words = _lookups(model)
 
     def draw(tensor):
         shape = (tensor.shape[0] or examples, *(size or 32 for size in tensor.shape[1:]))
         if "int" in tensor.dtype:
-            return generator.integers(1, vocabulary, shape).astype(tensor.dtype)
+            high = min(limits.get(tensor.name, 256), np.iinfo(tensor.dtype).max + 1)
+            values = generator.integers(0, high, shape)
+            if len(shape) > 1:
+                values[:, 0] = np.maximum(values[:, 0], min(1, high - 1))
+            return values.astype(tensor.dtype)
         if tensor.dtype == "bool":
             return generator.random(shape) < 0.5
+        if tensor.dtype == "string":
+            return generator.choice(words, shape)
         return generator.standard_normal(shape).astype(tensor.dtype)
 
-    return [draw(tensor) for tensor in model.inputs]
+    return [draw(tensor) for tensor in functional(model).inputs]
 
 
-def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tolerance: float = 1e-5) -> float:
+def _lookups(model: keras.Model) -> tuple[dict[str, int], list[str]]:
+    """Input -> how many integers the layers behind it know; and the words that layers of text know."""
+    model = functional(model)
+    calls, given, _ = wiring(model)
+    reached = {id(value): {tensor.name} for value, tensor in zip(given, model.inputs, strict=True)}
+    limits: dict[str, int] = {}
+    words: list[str] = []
+    for node, inputs, outputs in calls:
+        sources = set().union(*(reached[id(value)] for value in inputs))
+        reached |= {id(value): sources for value in outputs}
+        known = getattr(node.operation, "input_dim", None) or getattr(node.operation, "num_tokens", None)
+        if known:
+            limits |= {name: min(known, limits.get(name, known)) for name in sources}
+        if hasattr(node.operation, "get_vocabulary"):
+            words += [str(word) for word in node.operation.get_vocabulary()[2:]]
+    return limits, words or list("abcdefgh")
+
+
+def verify(
+    model: keras.Model,
+    plan: Any,
+    examples: int = 4,
+    seed: int = 0,
+    tolerance: float = 1e-5,
+    random_weights: bool = False,
+    inputs: Any = None,
+) -> float:
     """Proves a plan: the masked original and the smaller network compute the same.
 
     The masked original has the removed channels zero at the input of every layer that mixes channels. The
     smaller network is built by `plan.apply(model)`, with the weights that the model has now. Networks of 16-bit
     precision are proved with their layers in float32: in 16 bits the order of a sum alone makes a difference.
 
+    Where the model's own weights hide everything (an untrained network whose outputs hardly depend on its inputs),
+    random weights take their place.
+
     Args:
         model: The network that the plan is for.
         plan: A `ChannelPlan`.
         examples: Number of random inputs.
-        seed: Of the random inputs.
+        seed: Of the random inputs and weights.
         tolerance: The largest difference that counts as the same, relative to the largest output.
+        random_weights: Prove it with random weights at once. They find what weights of zero hide, such as a wrong
+            rule for a layer of your own that begins as the identity.
+        inputs: Your own inputs in the place of random ones, as the model takes them.
 
     Returns:
         max |masked - smaller| / max |masked|.
@@ -141,14 +185,69 @@ def verify(model: keras.Model, plan: Any, examples: int = 4, seed: int = 0, tole
     Raises:
         VerificationError: If the difference is above the tolerance, or not a number.
         NothingProvedError: If the outputs depend neither on the inputs nor on what is removed (a saturated
-            activation), so that they would be the same after any surgery.
-        PlanError: If the plan is not for this model, or is a `WeightPlan`, which proves itself.
+            activation), with random weights either, so that they would be the same after any surgery.
+        PlanError: If the plan is not for this model, or an argument is out of range. A `WeightPlan` proves
+            itself.
     """
-    if not hasattr(plan, "graph"):
+    _check_verify(model, plan, examples, seed, tolerance)
+    inputs = random_inputs(model, examples, seed) if inputs is None else own_inputs(model, inputs)
+    if not random_weights:
+        try:
+            return _compare(model, plan, inputs, tolerance)
+        except NothingProvedError:
+            pass
+    return _compare(_randomized(model, seed), plan, inputs, tolerance)
+
+
+def _check_verify(model: keras.Model, plan: Any, examples: int, seed: int, tolerance: float) -> None:
+    functional(model)
+    if hasattr(plan, "masks"):
         raise PlanError("A weight plan removes no channel that could be masked instead. Use plan.prove(model).")
+    if not hasattr(plan, "graph"):
+        raise PlanError(f"verify takes a model and a plan; received a {type(plan).__name__} as plan. See load_plan.")
+    for name, value, least in (("examples", examples, 1), ("seed", seed, 0)):
+        if not isinstance(value, numbers.Integral) or value < least:
+            raise PlanError(f"{name}={value!r} must be a whole number of at least {least}.")
+    if not isinstance(tolerance, numbers.Real) or not 0.0 < tolerance < 1.0:
+        raise PlanError(f"tolerance={tolerance!r} is no number in (0, 1).")
+
+
+def own_inputs(model: keras.Model, inputs: Any) -> list:
+    """Inputs that a user gives, flat and of the dtypes of the model's inputs.
+
+    Raises:
+        PlanError: If the model does not take them.
+    """
+    try:
+        return [keras.ops.convert_to_numpy(value) for value in flat_inputs(model, inputs)]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PlanError(f"{model.name!r} does not take these inputs: {' '.join(str(error).split())}") from error
+
+
+def _randomized(model: keras.Model, seed: int) -> keras.Model:
+    """A twin with random weights and statistics, whatever the model's own are."""
+    generator = np.random.default_rng(seed)
+    twin = clone(model)
+    fixed = {id(v) for layer in twin._flatten_layers() if hasattr(layer, "finalize_state") for v in layer.weights}
+    for variable in twin.weights:
+        shape, name = variable.shape, variable.name
+        if id(variable) in fixed or "float" not in variable.dtype:
+            continue
+        if name in ("gamma", "scale"):
+            value = generator.uniform(0.5, 1.5, shape)
+        elif name == "moving_variance":
+            value = generator.uniform(0.5, 2.0, shape)
+        elif len(shape) < 2:
+            value = generator.normal(0.0, 0.3, shape)
+        else:
+            value = generator.normal(0.0, (2.0 / max(1, np.prod(shape[:-1]))) ** 0.5, shape)
+        variable.assign(value)
+    return twin
+
+
+def _compare(model: keras.Model, plan: Any, inputs: list, tolerance: float) -> float:
     model = _in_full_precision(model)
     graph = plan.graph(model)
-    inputs = random_inputs(graph.model, examples, seed)
     with _fresh_states(model):
         masked = masked_outputs(graph, plan.kept(graph), inputs)
     with _fresh_states(model):

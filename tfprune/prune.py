@@ -58,7 +58,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
         UsageError: For wrong flags, or a file that holds no model that can be pruned.
         VerificationError: If the smaller network does not compute the same; nothing is written then.
     """
-    source, output = _check(values, arguments)
+    source, output, plan_file = _check(values, arguments)
     from tfprune.startup import import_tensorflow
 
     import_tensorflow()
@@ -85,10 +85,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     error = verify(model, plan)
     print(f"\nproof: masked and removed network differ by {error:.1e} of the largest output (at most 1e-5 is allowed)")
     small = plan.apply(model)
-    with replacing(output) as scratch:
-        small.save(scratch.with_suffix(".keras"))
-        scratch.with_suffix(".keras").rename(scratch)
-    plan.save(output.with_suffix(".plan.json"))
+    with replacing(plan_file) as plan_scratch, replacing(output) as scratch:
+        plan.save(plan_scratch)
+        small.save(scratch)
     for name, (before, after) in (("params", plan.params), ("MACs", plan.macs)):
         print(f"{name}: {before:,} -> {after:,} ({before / max(after, 1):.2f} x fewer)")
     if values.latency:
@@ -97,26 +96,33 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
         except PlanError:  # nothing is left to remove
             rounded = None
         _tell_latency(model, small, rounded)
-    print(f"written: {output} and {output.with_suffix('.plan.json')}")
+    print(f"written: {output} and {plan_file}")
 
 
-def _check(values: flags.FlagValues, arguments: list[str]) -> tuple[str, Path]:
+def _check(values: flags.FlagValues, arguments: list[str]) -> tuple[str, Path, Path]:
     if len(arguments) != 1:
         raise UsageError(f"Name one .keras file to prune; received {len(arguments)} arguments. See --help.")
     if not Path(arguments[0]).is_file():
         raise UsageError(f"There is no model file {arguments[0]!r}.")
     if sum(value is not None for value in (values.ratio, values.macs, values.params)) != 1:
         raise UsageError("Give one of --ratio (of the channels to remove), --macs and --params (the fraction to keep).")
-    if values.output is None and not values.plan_only:
+    if values.plan_only:
+        return arguments[0], Path(), Path()
+    if not values.output:
         raise UsageError("Give --output=small.keras, the file to write, or --plan_only.")
-    output = Path(values.output or "unused.keras")
-    if output.suffix != ".keras" or not output.parent.is_dir():
-        raise UsageError(f"--output={str(output)!r} is no .keras file in an existing folder.")
-    if output.is_dir() or (output.exists() and output.samefile(arguments[0])):
-        raise UsageError(f"--output={str(output)!r} is a folder or the network itself. Name another file.")
-    if values.output is not None:
-        check_writable(output.parent)
-    return arguments[0], output
+    output = Path(values.output)
+    plan_file = output.with_suffix(".plan.json")
+    if output.suffix != ".keras":
+        raise UsageError(f"--output={str(output)!r} does not end in .keras.")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output={str(output)!r} is in no folder that exists.")
+    for file in (output, plan_file):
+        if file.is_dir():
+            raise UsageError(f"{str(file)!r} is a folder; a file of that name is to be written. Name another --output.")
+    if output.exists() and output.samefile(arguments[0]):
+        raise UsageError(f"--output={str(output)!r} is the network itself. Name another file.")
+    check_writable(output.parent)
+    return arguments[0], output, plan_file
 
 
 def _load_data(path: str, names: list[str]) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 from tfprune.errors import UsageError
 
 
-def unknown_name(kind: str, name: str, valid: tuple[str, ...]) -> UsageError:
+def unknown_name(kind: str, name: Any, valid: tuple[str, ...]) -> UsageError:
     """Returns the error for a name that is not among the valid ones, with the nearest of them."""
-    nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+    nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.4) if isinstance(name, str) else []
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return UsageError(f"Unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}.")
 
@@ -42,7 +42,7 @@ class Registry:
 
     def check(self, name: str) -> str:
         """Returns `name`, or raises a UsageError that lists the valid names and the nearest one."""
-        if name not in self._targets:
+        if not isinstance(name, str) or name not in self._targets:
             raise unknown_name(self.kind, name, self.names())
         return name
 

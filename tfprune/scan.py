@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import numbers
+import math
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from tfprune.checks import names, number_in, path_of, several, shown
 from tfprune.cutting import kept_channels
 from tfprune.errors import PlanError
 from tfprune.files import check_writable
@@ -22,6 +23,7 @@ from tfprune.graph import ChannelGraph, coupled_name
 from tfprune.planner import prunable_pools, scored_pools, scorer
 from tfprune.proof import MaskedModel
 from tfprune.surgery import compile_alike
+from tfprune.walk import functional
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,24 +59,31 @@ class Sensitivity:
     baseline: float
     rows: tuple[SensitivityRow, ...]
 
-    def within(self, drop: float) -> dict[str, float]:
-        """Layer -> the largest ratio up to which the metric falls by no more than `drop`.
+    def within(self, drop: float, higher_is_better: bool = True) -> dict[str, float]:
+        """Layer -> the largest ratio up to which the metric gets worse by no more than `drop`.
 
-        For metrics of which more is better. It is what `plan_channels(model, ratios=...)` takes.
+        It is what `plan_channels(model, ratios=...)` takes. Layers that can spare nothing are left out. A layer with
+        channels in several pools gets the least of their ratios; a metric that is NaN has got worse.
+
+        Args:
+            drop: In the unit of the metric, 0 or more.
+            higher_is_better: False for a loss or an error.
         """
-        ratios: dict[str, float] = {}
-        lost: set[str] = set()
+        number_in("drop", drop, 0, math.inf, "[)")
+        sign = 1 if higher_is_better else -1
+        best: dict[int, float] = {row.pool: 0.0 for row in self.rows}
+        lost: set[int] = set()
         for row in sorted(self.rows, key=lambda row: row.ratio):
-            layer = row.layers[0]
-            if self.baseline - row.value > drop:
-                lost.add(layer)
-            if layer not in lost:
-                ratios[layer] = row.ratio
-        return ratios
+            if not sign * (self.baseline - row.value) <= drop:
+                lost.add(row.pool)
+            if row.pool not in lost:
+                best[row.pool] = row.ratio
+        least = {row.layers[0]: min(best[r.pool] for r in self.rows if row.layers[0] in r.layers) for row in self.rows}
+        return {layer: ratio for layer, ratio in least.items() if ratio}
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `sensitivity.csv` and `sensitivity.png` to a folder, which is made if need be."""
-        path = Path(folder)
+        path = path_of("folder", folder)
         check_writable(path)
         with open(path / "sensitivity.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -139,9 +148,9 @@ def sensitivity(
 
     Args:
         model: A functional or Sequential Keras 3 model that has been built.
-        evaluate: Data to measure the accuracy on, `(inputs, targets)` or a `tf.data.Dataset` of batches; or a
-            function that takes a model and returns a number (any metric). The model that it is given is compiled
-            as `model` is.
+        evaluate: Data to measure the accuracy of a classification on, `(inputs, targets)` or a `tf.data.Dataset` of
+            such batches; or a function that takes a model and returns a number (any metric). The model that it is
+            given is compiled as `model` is.
         ratios: Fractions of a layer's channels to remove, each in (0, 1). At least one channel stays.
         criterion: As for `plan_channels`, like `aggregate`, `data`, `loss` and `seed`.
         aggregate: How the scores of coupled channels become one.
@@ -152,16 +161,21 @@ def sensitivity(
         verbose: Show a progress bar.
 
     Raises:
-        PlanError: For a ratio out of range, or whatever `plan_channels` would refuse.
+        PlanError: For a ratio out of range, data that are no classification or in another form, or whatever
+            `plan_channels` would refuse.
     """
-    ratios = sorted(set(ratios))
-    for ratio in ratios:
-        if not (isinstance(ratio, numbers.Real) and 0.0 < ratio < 1.0):
-            raise PlanError(f"ratios has {ratio!r}, which is no number in (0, 1).")
+    given = several("ratios", ratios, "numbers in (0, 1)")
+    for index, ratio in enumerate(given):
+        number_in(f"ratios[{index}]", ratio, 0, 1)
     graph = ChannelGraph(model)
-    pools = prunable_pools(graph, [skip] if isinstance(skip, str) else list(skip), {})
+    if not callable(evaluate):
+        _check_classification(graph.model, evaluate)
+    pools = prunable_pools(graph, names("skip", skip), {})
     scores = scorer(graph, model, criterion, aggregate, data, loss, seed)(graph.keep_all())
-    pools = scored_pools(pools, scores, criterion)
+    pools, _ = scored_pools(pools, scores, criterion, {})
+    ratios = sorted(set(given))
+    if not ratios or all(len(pool) == 1 for pool in pools):
+        raise PlanError(f"ratios={shown(given)} remove no channel of any layer; give one or more numbers in (0, 1).")
     masked = MaskedModel(graph)
     measure = _measure(masked, model, evaluate)
     baseline = measure()
@@ -184,12 +198,67 @@ def _measure(masked: MaskedModel, model: keras.Model, evaluate: Any) -> Callable
     if callable(evaluate):
         compile_alike(masked, model)
         return lambda: _number(evaluate(masked))
-    if len(model.outputs) != 1:
-        raise PlanError(f"{model.name!r} has {len(model.outputs)} outputs, of which accuracy? Give a function instead.")
     # Keras measures nothing without a loss.
     masked.compile(loss=lambda targets, outputs: keras.ops.zeros(()), metrics=["accuracy"])
     inputs, targets = evaluate if isinstance(evaluate, tuple) else (evaluate, None)
     return lambda: float(masked.evaluate(inputs, targets, verbose=0, return_dict=True)["accuracy"])
+
+
+def _check_classification(model: keras.Model, evaluate: Any) -> None:
+    """Raises unless data are (inputs, targets), of which the network's accuracy is what Keras calls by this name."""
+    if len(model.outputs) != 1:
+        raise PlanError(f"{model.name!r} has {len(model.outputs)} outputs, of which accuracy? Give a function instead.")
+    batch = next(iter(evaluate.take(1)), None) if isinstance(evaluate, tf.data.Dataset) else evaluate
+    if not isinstance(batch, tuple) or len(batch) != 2:
+        raise PlanError(
+            f"evaluate={shown(evaluate)} must be (inputs, targets), a tf.data.Dataset of batches of such pairs, or a "
+            "function of a model that returns a number."
+        )
+    by_name = {tensor.name: tensor for tensor in model.inputs}
+    if isinstance(batch[0], dict) and by_name.keys() <= batch[0].keys():
+        inputs = [batch[0][name] for name in by_name]
+    else:
+        inputs = keras.tree.flatten(batch[0])
+    shapes, expected = [np.shape(value) for value in inputs], [tuple(tensor.shape) for tensor in model.inputs]
+    if len(shapes) != len(expected) or not all(map(_is_batch, shapes, expected)):
+        raise PlanError(f"evaluate= has inputs of shape {shapes}; {model.name!r} takes batches of {expected}.")
+    targets = keras.tree.flatten(batch[1])
+    why = _no_classes(model, np.asarray(targets[0]), shapes[0][0]) if len(targets) == 1 else "there are several targets"
+    if why:
+        raise PlanError(f"evaluate= is no data to measure an accuracy on: {why}. Give a function instead.")
+
+
+def _is_batch(shape: tuple, expected: tuple) -> bool:
+    sizes = zip(shape[1:], expected[1:], strict=False)
+    return len(shape) == len(expected) and shape[0] > 0 and all(own == size or size is None for own, size in sizes)
+
+
+def _no_classes(model: keras.Model, targets: np.ndarray, examples: int) -> str:
+    """Why outputs and targets are no classification, or ""."""
+    output = model.outputs[0]
+    width, places = output.shape[-1], (examples, *output.shape[1:-1])
+    if width is None:
+        return f"{model.name!r} has outputs of unknown width"
+    whole = targets.dtype.kind in "biuf" and bool(np.all(targets == np.floor(targets)))
+    is_one_hot = len(targets.shape) == len(output.shape) and targets.shape[-1] == width > 1
+    top = 1 if width == 1 or is_one_hot else width - 1
+    if width == 1 and not _is_sigmoid(output):
+        return f"{model.name!r} has one output without a sigmoid"
+    if not whole or targets.size == 0 or targets.min() < 0 or targets.max() > top:
+        return f"the targets are no classes from 0 to {top}"
+    if is_one_hot and not (targets.sum(axis=-1) == 1).all():
+        return "the targets are several classes at once"
+    if None not in places and targets.size != math.prod(places) * (width if is_one_hot else 1):
+        return f"the targets are of shape {targets.shape} for outputs of shape {(*places, width)}"
+    return ""
+
+
+def _is_sigmoid(tensor: Any) -> bool:
+    operation = tensor._keras_history.operation
+    if isinstance(operation, keras.Model):
+        return _is_sigmoid(functional(operation).outputs[0])
+    is_layer = getattr(operation, "activation", None) is keras.activations.sigmoid
+    return is_layer or type(operation).__name__ == "Sigmoid"
 
 
 def _number(value: Any) -> float:

@@ -62,10 +62,10 @@ def rebuild(
 
     model = graph.model
     inputs = [
-        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
+        keras.layers.InputLayer.from_config(tensor._keras_history.operation.get_config()).output
         for tensor in model.inputs
     ]
-    outputs = replay(model, inputs, call)
+    outputs = _named(replay(model, inputs, call), model, made)
     small = keras.Model(
         pack_inputs(model, inputs),
         tree.pack_sequence_as(model._outputs_struct, outputs),
@@ -84,34 +84,69 @@ def rebuild(
     return small
 
 
+def _named(outputs: list, model: keras.Model, made: dict[str, Any]) -> list:
+    """Gives outputs of nested models, which have become part of the network, the names by which losses know them."""
+    names = [tensor._keras_history.operation.name for tensor in model.outputs]
+    return [
+        keras.layers.Identity(name=name)(output)
+        if name not in made and names.count(name) == 1 and output._keras_history.operation.name != name
+        else output
+        for output, name in zip(outputs, names, strict=True)
+    ]
+
+
 def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> Any:
-    kind = type(record.operation)
+    operation, kind = record.operation, type(record.operation)
     try:
-        config = record.operation.get_config()
-    except NotImplementedError:  # an operation with an array among its arguments; it has no state, so it serves again
-        return record.operation
+        config = operation.get_config()
+    except NotImplementedError as error:
+        if record.weights or isinstance(operation, keras.layers.Layer):
+            raise PlanError(
+                f"{record.name} ({kind.__name__}) cannot be made again: it, or a part of it, has no get_config."
+            ) from error
+        return operation  # an operation with an array among its arguments; it has no state, so it serves again
     for key, (value, _) in record.settings.items():
         config[key] = value(kept)
     config = _without_shapes(config)
     config["name"] = record.name
     if any(index in record.axes for index in range(len(record.weights))):
         config = _without_arrays(config, record.name, fresh=seed is not None)
-    if "activation" in config and hasattr(record.operation, "activation"):
-        config["activation"] = record.operation.activation  # the function itself; its name may be nobody's
+    config |= _own_objects(operation, config)
     if seed is not None:
         config = _seeded(config, seed, record.name)
     if edit is not None:
         kind, config = edit(record, config)
     # Keras refuses to make functions from configs, and here they are.
     if kind is keras.layers.Lambda:
-        return _lambda_again(record.operation, record.name)
-    if isinstance(getattr(record.operation, "layer", None), keras.layers.Lambda):
-        return kind(**{**config, "layer": _lambda_again(record.operation.layer, record.operation.layer.name)})
-    return kind.from_config(config)
+        return _lambda_again(operation, record.name)
+    if isinstance(getattr(operation, "layer", None), keras.layers.Lambda):
+        return kind(**{**config, "layer": _lambda_again(operation.layer, operation.layer.name)})
+    try:
+        return kind.from_config(config)
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PlanError(
+            f"{record.name} cannot be made again from the config of its {kind.__name__}: {reason}"
+        ) from error
 
 
 def _lambda_again(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
     return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, name=name)
+
+
+def _own_objects(operation: Any, config: dict) -> dict:
+    """The activations, regularizers, constraints and initializers of a layer that nobody can find by name.
+
+    Activations, always: the same function under another name would not be known for what it is.
+    """
+
+    def is_own(key: str) -> bool:
+        value = getattr(operation, key, None)
+        module = getattr(value, "__module__", None) or type(value).__module__
+        parts = ("regularizer", "constraint", "initializer")
+        return value is not None and (key == "activation" or (key.endswith(parts) and not module.startswith("keras")))
+
+    return {key: getattr(operation, key) for key in config if is_own(key)}
 
 
 def _without_shapes(config: Any) -> Any:
@@ -125,7 +160,8 @@ def _without_arrays(config: dict, name: str, fresh: bool) -> dict:
     """Replaces initializers that are whole arrays, which have the old shape; inherited weights need none."""
 
     def is_array(value: Any) -> bool:
-        return isinstance(value, dict) and isinstance((value.get("config") or {}).get("value"), (dict, list))
+        config = value.get("config") if isinstance(value, dict) else None
+        return isinstance(config, dict) and isinstance(config.get("value"), (dict, list))
 
     arrays = [key for key, value in config.items() if key.endswith("initializer") and is_array(value)]
     if arrays and fresh:
@@ -144,24 +180,35 @@ def _seeded(config: Any, seed: int, path: str) -> Any:
 
 
 def compile_alike(small: keras.Model, model: keras.Model) -> None:
-    """Compiles a network with the settings of another: loss, metrics, and a new optimizer of the same settings.
+    """Compiles a network as another: the same losses, new metrics and a new optimizer of the same settings.
 
-    Nothing is done if the other is not compiled. Settings that Keras cannot copy (a lambda as loss) are told in a
-    warning.
+    Nothing is done if the other is not compiled. What cannot be carried over is told in a warning: metrics that Keras
+    cannot copy, and the methods of a subclass (`train_step`), for the small network is a plain functional one.
     """
+    if type(model).__module__.partition(".")[0] != "keras" and type(small).__module__.startswith("keras"):
+        warnings.warn(
+            f"{model.name} is a {type(model).__name__}; the pruned network is a plain keras.Model, without the methods "
+            "of that class (such as train_step).",
+            stacklevel=3,
+        )
     if not model.compiled:
         return
+    settings = dict(model._compile_config.config)
     # Functions and classes of the user's need not be registered with Keras to be found again.
     own = {}
-    for value in tree.flatten(model._compile_config.config):
-        for thing in (value, type(value), getattr(value, "_fn", None), getattr(value, "fn", None)):
+    for value in tree.flatten(settings):
+        for thing in (type(value), getattr(value, "_fn", None), getattr(value, "fn", None)):
             if hasattr(thing, "__name__"):
                 own[thing.__name__] = thing
+
+    def again(value: Any) -> Any:
+        has_state = isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric))
+        return type(value).from_config(value.get_config()) if has_state else value
+
     try:
         with keras.saving.custom_object_scope(own):
-            # Not `compile_from_config`, which makes the optimizer's variables at once.
-            small.compile(**keras.saving.deserialize_keras_object(model.get_compile_config()))
-    except (TypeError, ValueError) as error:
+            small.compile(**tree.map_structure(again, settings))
+    except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         warnings.warn(
             f"{model.name} has compile settings that cannot be copied ({reason}); compile anew.", stacklevel=3

@@ -37,6 +37,15 @@ def _is_functional(operation: Any) -> bool:
     return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
 
 
+def flat_inputs(model: keras.Model, inputs: Any) -> list:
+    """The tensors at a model's inputs, in their order and of their dtypes, from whatever the model takes.
+
+    Raises:
+        ValueError: If the model does not take them.
+    """
+    return functional(model)._standardize_inputs(inputs)
+
+
 def pack_inputs(model: keras.Model, values: list) -> Any:
     """Arranges a flat list of values in the structure in which a model takes its inputs."""
     return tree.pack_sequence_as(functional(model)._inputs_struct, values)
@@ -64,19 +73,31 @@ def replay(model: keras.Model, inputs: Any, call: Callable) -> list:
             args, kwargs = node.arguments.fill_in(values)
             operation = node.operation
             if isinstance(operation, keras.Sequential) or _is_functional(operation):
-                outputs = replay(functional(operation), args[0] if args else kwargs["inputs"], call)
+                inner = call if kwargs.get("training") is None else _told_to_train(call, kwargs["training"])
+                outputs = replay(functional(operation), args[0] if args else kwargs["inputs"], inner)
             else:
                 outputs = tree.flatten(call(node, args, kwargs))
             values.update(zip(map(id, node.outputs), outputs, strict=True))
     return [values[id(tensor)] for tensor in model.outputs]
 
 
-def wiring(model: keras.Model) -> tuple[list[tuple[Any, list, list]], list]:
+def _told_to_train(call: Callable, training: bool) -> Callable:
+    """A call inside of a nested model that was called with `training=`, which goes down to its layers."""
+
+    def told(node, args, kwargs):
+        if "training" in getattr(node.operation, "_call_context_args", ()):
+            kwargs = {**kwargs, "training": training}
+        return call(node, args, kwargs)
+
+    return told
+
+
+def wiring(model: keras.Model) -> tuple[list[tuple[Any, list, list]], list, list]:
     """How the calls of `replay` hang together.
 
     Returns:
-        A (node, inputs, outputs) triple for each call, in the order in which `replay` makes them, and the outputs
-        of the model; every tensor is an object of its own.
+        A (node, inputs, outputs) triple for each call, in the order in which `replay` makes them, the inputs of the
+        model, and its outputs; every tensor is an object of its own.
     """
     calls: list[tuple[Any, list, list]] = []
 
@@ -86,8 +107,8 @@ def wiring(model: keras.Model) -> tuple[list[tuple[Any, list, list]], list]:
         calls.append((node, inputs, [object() for _ in node.outputs]))
         return calls[-1][2]
 
-    outputs = replay(model, [object() for _ in model.inputs], call)
-    return calls, outputs
+    inputs = [object() for _ in model.inputs]
+    return calls, inputs, replay(model, inputs, call)
 
 
 def needed_calls(model: keras.Model, bypass: Mapping[str, int]) -> list[bool]:
@@ -97,7 +118,7 @@ def needed_calls(model: keras.Model, bypass: Mapping[str, int]) -> list[bool]:
         model: A functional model.
         bypass: Name of a merging operation -> the operand that it passes on.
     """
-    calls, outputs = wiring(model)
+    calls, _, outputs = wiring(model)
     wanted, needed = set(map(id, outputs)), []
     for node, inputs, made in reversed(calls):
         needed.append(not wanted.isdisjoint(map(id, made)))
@@ -109,11 +130,13 @@ def needed_calls(model: keras.Model, bypass: Mapping[str, int]) -> list[bool]:
 
 def map_tensors(node: Any, args: tuple, kwargs: dict, change: Callable) -> tuple:
     """Applies `change(index, value)` to the values that stand for tensors in a node's arguments."""
-    flat = tree.flatten((node.arguments.args, node.arguments.kwargs))
-    values = tree.flatten((args, kwargs))
+    recorded = node.arguments
+    own = {name: kwargs[name] for name in recorded.kwargs}  # `training` may have been added
+    flat = tree.flatten((recorded.args, recorded.kwargs))
     index = iter(range(len(flat)))
     changed = [
         change(next(index), value) if isinstance(symbol, keras.KerasTensor) else value
-        for symbol, value in zip(flat, values, strict=True)
+        for symbol, value in zip(flat, tree.flatten((args, own)), strict=True)
     ]
-    return tree.pack_sequence_as((node.arguments.args, node.arguments.kwargs), changed)
+    args, own = tree.pack_sequence_as((recorded.args, recorded.kwargs), changed)
+    return args, {**kwargs, **own}

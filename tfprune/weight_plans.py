@@ -7,7 +7,6 @@ Han et al., "Learning both Weights and Connections for Efficient Neural Networks
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import math
 import os
@@ -232,18 +231,18 @@ class WeightPlan:
         write_plan(path, WEIGHT_FORMAT, {**fields, "rows": [dataclasses.asdict(row) for row in self.rows]})
 
     @classmethod
-    def from_content(cls, content: Mapping[str, Any]) -> WeightPlan:
-        """The plan of a file's content; raises ValueError, KeyError, TypeError or AttributeError if it is damaged."""
+    def from_content(cls, content: Mapping[str, Any], path: str) -> WeightPlan:
+        """The plan of a file's content; raises a PlanError if it is damaged."""
         try:
             masks = {layer: PackedMask.from_json(mask) for layer, mask in content["masks"].items()}
-        except (zlib.error, binascii.Error) as error:
-            raise ValueError(f"a mask cannot be unpacked: {error}") from error
-        rows = tuple(WeightRow(row["layer"], tuple(row["weights"]), tuple(row["macs"])) for row in content["rows"])
-        kept = {row.layer: row.weights for row in rows}
-        if kept != {layer: (math.prod(m.shape), int(m.unpack().sum())) for layer, m in masks.items()}:
-            raise ValueError("rows and masks tell different numbers of weights")
-        pairs = [tuple(content[field]) for field in ("params", "macs", "flops")]
-        return cls(masks, rows, *pairs, tuple(content["notes"]), content["origin"])
+            rows = tuple(WeightRow(row["layer"], tuple(row["weights"]), tuple(row["macs"])) for row in content["rows"])
+            kept = {row.layer: row.weights for row in rows}
+            if kept != {layer: (math.prod(m.shape), int(m.unpack().sum())) for layer, m in masks.items()}:
+                raise ValueError("rows and masks tell different numbers of weights")
+            pairs = [tuple(content[field]) for field in ("params", "macs", "flops")]
+            return cls(masks, rows, *pairs, tuple(content["notes"]), content["origin"])
+        except (KeyError, TypeError, AttributeError, ValueError, zlib.error) as error:  # binascii's is a ValueError
+            raise PlanError(f"The plan {path!r} is damaged: {error!r}. Make the plan anew.") from error
 
     def _check_fits(self, graph: ChannelGraph) -> dict[str, Record]:
         """The kernels of a model; raises a PlanError if the plan is for another one."""

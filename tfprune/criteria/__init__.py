@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept
 from tfprune.registry import Registry
@@ -67,15 +68,28 @@ def group_scores(criterion: str, evidence: Evidence, aggregate: str = "mean") ->
 
     Returns:
         (groups,) float64; NaN for a group that the criterion cannot score.
+
+    Raises:
+        PlanError: If a score is no finite number.
     """
     combine, start = AGGREGATES[aggregate]
     group_of, groups = evidence.graph.group_of, evidence.graph.group_count
     total, members = np.full(groups, start), np.zeros(groups)
     for labels, scores in CRITERIA.get(criterion)(evidence):
+        if not np.isfinite(scores).all():
+            raise _not_finite(criterion, evidence.graph, labels[~np.isfinite(scores)])
         combine.at(total, group_of[labels], scores)
         np.add.at(members, group_of[labels], 1)
     divisor = members if aggregate == "mean" else 1.0
     return np.divide(total, divisor, out=np.full(groups, np.nan), where=members > 0)
+
+
+def _not_finite(criterion: str, graph: ChannelGraph, labels: np.ndarray) -> PlanError:
+    layers = [record.name for record in graph.producers() if np.isin(labels, record.created).any()]
+    return PlanError(
+        f"criterion={criterion!r} scores channels of {', '.join(layers)} NaN or infinite: their weights, or what they "
+        "compute on the data, are so. Train or load them anew, or give other data."
+    )
 
 
 def relative(values: np.ndarray, present: np.ndarray) -> np.ndarray:

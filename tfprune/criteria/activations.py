@@ -65,7 +65,10 @@ def taylor(evidence: Evidence) -> Scores:
             outputs = keras.tree.pack_sequence_as(graph.model._outputs_struct, outputs)
             # Losses are means over the batch; an example's own share is wanted.
             loss = count * keras.ops.cast(evidence.loss(targets, outputs), "float32")
-        total += np.abs(tape.gradient(loss, gates).numpy()).sum(axis=0)
+        gradient = tape.gradient(loss, gates)
+        if gradient is None:
+            raise PlanError("criterion='taylor' needs a loss that depends on the outputs; this one has no gradient.")
+        total += np.abs(gradient.numpy()).sum(axis=0)
         examples += count
     _, first = np.unique(graph.group_of, return_index=True)
     yield first[read], total[read] / examples

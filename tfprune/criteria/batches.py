@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfprune.errors import PlanError
+from tfprune.proof import own_inputs
 from tfprune.walk import functional
 
 _BATCH_SIZE = 32
@@ -29,21 +29,11 @@ def as_batches(model: keras.Model, data: Any) -> list[tuple[list, Any]]:
         PlanError: If there is no batch, or the inputs do not fit the network.
     """
     single = isinstance(data, (tuple, dict)) or hasattr(data, "shape")
-    if not single and not isinstance(data, Iterable):
+    if not single and (isinstance(data, (str, bytes)) or not isinstance(data, Iterable)):
         raise PlanError(f"data= is a {type(data).__name__}; give arrays, (inputs, targets), or an iterable of batches.")
-    batches = _split(data) if single else [_pair(batch) for batch in data]
+    batches = _split(*_pair(model, data)) if single else [_pair(model, batch) for batch in data]
     if not batches:
         raise PlanError("data= holds no batch.")
-    tensors = functional(model).inputs
-    for inputs, _ in batches:
-        shapes = [tuple(array.shape[1:]) for array in inputs]
-        expected = [tuple(tensor.shape[1:]) for tensor in tensors]
-        fits = len(shapes) == len(expected) and all(
-            len(one) == len(other) and all(a in (b, None) for a, b in zip(one, other, strict=True))
-            for one, other in zip(expected, shapes, strict=True)
-        )
-        if not fits or not len(inputs[0]):
-            raise PlanError(f"data= has inputs of shape {shapes} per example; {model.name!r} takes {expected}.")
     return batches
 
 
@@ -61,21 +51,39 @@ def as_loss(model: keras.Model, loss: Any) -> Callable[[Any, Any], Any]:
         function = keras.losses.get(loss)
     except ValueError as error:
         raise PlanError(f"loss={loss!r} is no loss of Keras: {str(error).splitlines()[0]}") from error
-    return lambda targets, outputs: keras.ops.mean(function(targets, outputs))
+
+    def mean(targets: Any, outputs: Any) -> Any:
+        try:
+            return keras.ops.mean(function(targets, outputs))
+        except (ValueError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PlanError(f"loss={loss!r} cannot be computed of these targets and outputs: {reason}") from error
+
+    return mean
 
 
-def _pair(batch: Any) -> tuple[list, Any]:
+def _pair(model: keras.Model, batch: Any) -> tuple[list, Any]:
+    """The inputs, flat, and the targets of one batch, checked."""
     inputs, targets = batch[:2] if isinstance(batch, tuple) and len(batch) > 1 else (batch, None)
     inputs = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
-    return keras.tree.flatten(inputs), targets
+    inputs = own_inputs(model, inputs)
+    shapes = [tuple(array.shape[1:]) for array in inputs]
+    expected = [tuple(tensor.shape[1:]) for tensor in functional(model).inputs]
+    fits = len(shapes) == len(expected) and all(
+        len(one) == len(other) and all(a in (b, None) for a, b in zip(one, other, strict=True))
+        for one, other in zip(expected, shapes, strict=True)
+    )
+    if not fits or not len(inputs[0]):
+        raise PlanError(f"data= has inputs of shape {shapes} per example; {model.name!r} takes {expected}.")
+    counts = {len(array) for array in (*inputs, *keras.tree.flatten(targets)) if array is not None}
+    if len(counts) > 1:
+        raise PlanError(f"data= has unlike numbers of inputs and targets: {sorted(counts)}.")
+    return inputs, targets
 
 
-def _split(data: Any) -> list[tuple[list, Any]]:
-    inputs, targets = _pair(data)
-    inputs = [np.asarray(array) for array in inputs]
-    parts = range(0, len(inputs[0]), _BATCH_SIZE)
-
+def _split(inputs: list, targets: Any) -> list[tuple[list, Any]]:
     def part(arrays: Any, start: int) -> Any:
-        return keras.tree.map_structure(lambda array: np.asarray(array)[start : start + _BATCH_SIZE], arrays)
+        return keras.tree.map_structure(lambda array: array[start : start + _BATCH_SIZE], arrays)
 
-    return [(part(inputs, start), part(targets, start) if targets is not None else None) for start in parts]
+    starts = range(0, len(inputs[0]), _BATCH_SIZE)
+    return [(part(inputs, start), None if targets is None else part(targets, start)) for start in starts]

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.data.image_data import IMAGE_SIZE, ImageData
+from tfprune.data.image_data import ImageData
 from tfprune.errors import DataError
 
 # In units of pixel value / 255, and used for both data sets: Liu et al., ICLR 2019, normalise so.
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
 
+_SIZE = 32
 _CHANNELS = 3
 
 
@@ -164,7 +165,7 @@ def _decode(source: Source, path: Path, content: bytes) -> tuple[np.ndarray, np.
         DataError: If the content is not a positive number of whole records, or a label is out of range.
     """
     leading = len(source.label_counts)
-    record = leading + _CHANNELS * IMAGE_SIZE * IMAGE_SIZE
+    record = leading + _CHANNELS * _SIZE * _SIZE
     if not content or len(content) % record:
         raise DataError(
             f"{path} holds {len(content)} bytes, but a file of {source.name} holds one or more records of "
@@ -178,6 +179,6 @@ def _decode(source: Source, path: Path, content: bytes) -> tuple[np.ndarray, np.
                 f"{path} has {highest} as byte {column} of a record, where {source.name} has a label from 0 "
                 f"to {classes - 1}: fetch the file again from {source.url}."
             )
-    planes = records[:, leading:].reshape(-1, _CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+    planes = records[:, leading:].reshape(-1, _CHANNELS, _SIZE, _SIZE)
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
     return images, records[:, leading - 1].astype(np.int32)

@@ -1,4 +1,4 @@
-"""What every data set is loaded into: checked arrays of 32x32 images."""
+"""What every data set that fits into memory is loaded into: checked arrays of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from tfprune.errors import DataError
 
-IMAGE_SIZE = 32
 _SUBSET_SEED = 20190506
 
 
@@ -19,13 +18,16 @@ class ImageData:
 
     Attributes:
         name: The data set's name.
-        train_images: uint8 (n, 32, 32, c), pixel values 0 to 255.
+        train_images: uint8 (n, height, width, c), pixel values 0 to 255.
         train_labels: int32 (n,), classes 0 to `num_classes` - 1.
-        test_images: uint8 (m, 32, 32, c).
+        test_images: uint8 (m, height, width, c).
         test_labels: int32 (m,).
         num_classes: Number of classes.
         mean: Mean of each of the c channels, in units of pixel value / 255.
         std: Standard deviation of each of the c channels, in units of pixel value / 255.
+        content: What tells these images from others of the same name, for a data set that is not always the
+            same; results of other content are not reused.
+        note: What a user should know about them, such as how they were split.
 
     Raises:
         DataError: If the arrays are not as described, or a split is empty.
@@ -39,15 +41,22 @@ class ImageData:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    content: str = ""
+    note: str = ""
 
     def __post_init__(self):
         self._check_split("train", self.train_images, self.train_labels)
         self._check_split("test", self.test_images, self.test_labels)
-        channels = self.train_images.shape[3]
+        height, width, channels = self.input_shape
         if self.test_images.shape[3] != channels:
             raise DataError(
                 f"{self.name}: the training images have {channels} channels and the test images "
                 f"{self.test_images.shape[3]}: give both the same number."
+            )
+        if self.test_images.shape[1:3] != (height, width):
+            raise DataError(
+                f"{self.name}: the training images are {height}x{width} and the test images "
+                f"{self.test_images.shape[1]}x{self.test_images.shape[2]}: give both the same size."
             )
         if len(self.mean) != channels or len(self.std) != channels:
             raise DataError(
@@ -61,11 +70,10 @@ class ImageData:
             )
 
     def _check_split(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-        size = (IMAGE_SIZE, IMAGE_SIZE)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:3] != size or 0 in images.shape:
+        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
             raise DataError(
                 f"{self.name}: {split} images are {images.dtype} {images.shape}: give at least one image, "
-                "as uint8 (n, 32, 32, channels)."
+                "as uint8 (n, height, width, channels)."
             )
         if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
             raise DataError(
@@ -80,8 +88,18 @@ class ImageData:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one image: (32, 32, c)."""
+        """Shape of one image: (height, width, c)."""
         return self.train_images.shape[1:]
+
+    @property
+    def train_count(self) -> int:
+        """Number of training images."""
+        return len(self.train_images)
+
+    @property
+    def test_count(self) -> int:
+        """Number of test images."""
+        return len(self.test_images)
 
     def subset(self, train_examples: int) -> ImageData:
         """Returns the same data with fewer training images, and all test images.
@@ -95,30 +113,32 @@ class ImageData:
         Raises:
             DataError: If `train_examples` is out of that range.
         """
-        available = len(self.train_images)
-        if not self.num_classes <= train_examples <= available:
-            raise DataError(
-                f"train_examples is {train_examples}, but {self.name} has {self.num_classes} classes and "
-                f"{available} training images: give a number from {self.num_classes} to {available}."
-            )
+        check_train_examples(self.name, train_examples, self.num_classes, self.train_count)
         kept = stratified_indices(self.train_labels, train_examples)
         return dataclasses.replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
 
+    def normalized_sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training images as a network sees them in a test, and their labels, equally many of each class.
 
-def normalized_sample(data: ImageData, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training images as a network sees them in a test, and their labels, equally many of each class.
+        Args:
+            count: How many; all if there are fewer.
 
-    Args:
-        data: The data set.
-        count: How many; all if there are fewer.
+        Returns:
+            float32 (count, height, width, channels) and int32 (count,).
+        """
+        chosen = stratified_indices(self.train_labels, min(count, self.train_count))
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        images = self.train_images[chosen].astype(np.float32) / 255.0
+        return (images - mean) / std, self.train_labels[chosen]
 
-    Returns:
-        float32 (count, height, width, channels) and int32 (count,).
-    """
-    chosen = stratified_indices(data.train_labels, min(count, len(data.train_labels)))
-    mean, std = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
-    images = data.train_images[chosen].astype(np.float32) / 255.0
-    return (images - mean) / std, data.train_labels[chosen]
+
+def check_train_examples(name: str, train_examples: int, num_classes: int, available: int) -> None:
+    """Raises a DataError unless there are so many training images, and one for each class among them."""
+    if not num_classes <= train_examples <= available:
+        raise DataError(
+            f"train_examples is {train_examples}, but {name} has {num_classes} classes and "
+            f"{available} training images: give a number from {num_classes} to {available}."
+        )
 
 
 def stratified_indices(labels: np.ndarray, count: int) -> np.ndarray:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.data.image_data import IMAGE_SIZE, ImageData, refuse_data_dir
+from tfprune.data.image_data import ImageData, refuse_data_dir
 
 NUM_CLASSES = 10
 TRAIN_EXAMPLES = 256
 TEST_EXAMPLES = 128
 
+_SIZE = 32
 _SEED = 1
 _WAVES = 3  # per class and axis; few, so that the patterns are smooth
 _CONTRAST = 40.0  # standard deviation of a class's pattern, in pixel values
@@ -46,7 +47,7 @@ def load_synthetic(data_dir: Path | None) -> ImageData:
 
 def _smooth_patterns(random: np.random.RandomState) -> np.ndarray:
     """Returns one sum of low waves per class: float64 (classes, 32, 32), mean 0, standard deviation 1."""
-    positions = (np.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE
+    positions = (np.arange(_SIZE) + 0.5) / _SIZE
     waves = np.cos(np.pi * np.arange(_WAVES + 1)[:, np.newaxis] * positions)
     amplitudes = random.normal(size=(NUM_CLASSES, _WAVES + 1, _WAVES + 1))
     patterns = np.einsum("kuv,uy,vx->kyx", amplitudes, waves, waves)
@@ -57,6 +58,6 @@ def _smooth_patterns(random: np.random.RandomState) -> np.ndarray:
 def _draw(random: np.random.RandomState, patterns: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns `count` images, uint8 (n, 32, 32, 1), and their labels, int32 (n,), in random order."""
     labels = random.permutation(np.arange(count) % NUM_CLASSES).astype(np.int32)
-    noise = random.normal(scale=_NOISE, size=(count, IMAGE_SIZE, IMAGE_SIZE))
+    noise = random.normal(scale=_NOISE, size=(count, _SIZE, _SIZE))
     pixels = np.clip(np.rint(128 + _CONTRAST * patterns[labels] + noise), 0, 255)
     return pixels.astype(np.uint8)[..., np.newaxis], labels

@@ -144,9 +144,9 @@ def table_beside_ours(number: int, rows: Iterable[Row]) -> str:
     ours = _best_matches([row for row in rows if (row.study, row.seed) in unpruned], cells)
     columns = _columns(cells)
     notes, table, missing = Footnotes(), [], []
-    for line in dict.fromkeys(_line(cell) for cell in cells if cell.setting):
+    for line, of_line in lines_of(cells).items():
         dataset, model, _, setting, recipe = line
-        cells_of_line = {_column(cell, cells): cell for cell in cells if _belongs(cell, line)}
+        cells_of_line = {_column(cell, cells): cell for cell in of_line}
         theirs, own = [dataset, model, setting, recipe, "paper"], ["", "", "", "", "ours"]
         for column in columns:
             cell = cells_of_line.get(column)
@@ -181,6 +181,12 @@ _DROPS = {"cifar": "x 0.1 at half and three quarters of the epochs", "imagenet":
 
 def _line(cell: paper.Cell) -> tuple[str, str, str, str, str]:
     return cell.dataset, cell.model, cell.method, cell.setting, cell.recipe
+
+
+def lines_of(cells: Sequence[paper.Cell]) -> dict[tuple[str, str, str, str, str], list[paper.Cell]]:
+    """The lines of a table: (data set, model, method, setting, recipe) -> their cells, the unpruned one's too."""
+    lines = dict.fromkeys(_line(cell) for cell in cells if cell.setting)
+    return {line: [cell for cell in cells if _belongs(cell, line)] for line in lines}
 
 
 def _belongs(cell: paper.Cell, line: tuple) -> bool:
@@ -238,17 +244,36 @@ def _describe(name: str) -> str:
 
 def _commands(missing: Iterable[tuple[tuple, paper.Cell]]) -> list[str]:
     """The commands for the cells, or why there are none; lengths of fine-tuning take a command each."""
-    wanted: dict[tuple, list[paper.Cell]] = {}
-    for line, cell in missing:
+    lines = []
+    for (line, length), cells in runs_for(missing).items():
+        try:
+            lines.append(f"  python -m tfprune.experiments.run {' '.join(arguments_for(line, length, cells))}")
+        except UsageError as error:
+            dataset, model, _, setting, _ = line
+            reason = str(error).split(". ")[0]
+            lines.append(
+                f"  {dataset} {model} {setting}: not possible with this version: {reason[0].lower()}{reason[1:]}"
+            )
+    return lines
+
+
+def runs_for(wanted: Iterable[tuple[tuple, paper.Cell]]) -> dict[tuple[tuple, int | None], list[paper.Cell]]:
+    """The runs that give the cells of lines: (line, epochs of fine-tuning) -> what comes of that run."""
+    runs: dict[tuple, list[paper.Cell]] = {}
+    for line, cell in wanted:
         usual = paper.recipe(cell.recipe).finetune_epochs
         length = cell.epochs if cell.regime == "finetune" and cell.epochs else usual
-        wanted.setdefault((line, length), []).append(cell)
-    return [_command(line, length, cells) for (line, length), cells in wanted.items()]
+        runs.setdefault((line, length), []).append(cell)
+    return runs
 
 
-def _command(line: tuple, finetune_epochs: int | None, cells: Sequence[paper.Cell]) -> str:
+def arguments_for(line: tuple, finetune_epochs: int | None, cells: Sequence[paper.Cell]) -> list[str]:
+    """The flags of `tfprune.experiments.run` that reproduce cells of a line; those that are no defaults.
+
+    Raises:
+        UsageError: If this version cannot run it.
+    """
     dataset, model, method, setting, name = line
-    theirs = paper.recipe(name)
     arguments = [f"--dataset={dataset}", f"--model={model}", f"--method={method}"]
     arguments.append(f"--{setting}" if setting.startswith("ratio=") else f"--variant={setting}")
     regimes = [cell.regime for cell in cells if cell.regime not in ("unpruned", "pruned")]  # these two always come
@@ -257,22 +282,19 @@ def _command(line: tuple, finetune_epochs: int | None, cells: Sequence[paper.Cel
     runs = cells[0].n
     if runs and runs > 1:
         arguments.append(f"--seeds={runs}")
-    try:
-        settings = _parsed(arguments)
-    except UsageError as error:
-        reason = str(error).split(". ")[0]
-        return f"  {dataset} {model} {setting}: not possible with this version: {reason[0].lower()}{reason[1:]}"
-    recipe = {**dataclasses.asdict(theirs), "finetune_epochs": finetune_epochs}
+    settings = parsed(arguments)
+    recipe = {**dataclasses.asdict(paper.recipe(name)), "finetune_epochs": finetune_epochs}
     fields = ["epochs", "finetune_epochs", "batch_size", "learning_rate", "weight_decay", "budget_cap"]
     if method == "network_slimming":
         fields.append("gamma_l1")
     for field in fields:
         if recipe[field] not in (None, getattr(settings, field)):
             arguments.append(f"--{field}={recipe[field]:g}")
-    return f"  python -m tfprune.experiments.run {' '.join(arguments)}"
+    return arguments
 
 
-def _parsed(arguments: Sequence[str]) -> Settings:
+def parsed(arguments: Sequence[str]) -> Settings:
+    """The settings that flags of `tfprune.experiments.run` stand for; a UsageError for wrong ones."""
     values = flags.FlagValues()
     define_flags(values)
     values(["run", "--dry_run", *arguments])

@@ -81,3 +81,29 @@ def kept_per_layer(path: Path, title: str, plans: Sequence[Plan]) -> None:
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=9)
     figure.savefig(path, dpi=120)
+
+
+def weight_distributions(path: Path, title: str, weights: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Draws how the weights of all kernels are distributed, as appendix G of the paper does; zeros are left out.
+
+    Args:
+        path: The PNG file.
+        title: Of the figure.
+        weights: Regime -> the weights of its network.
+    """
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    kernels = {
+        regime: np.concatenate([array.ravel() for array in arrays if array.ndim > 1])
+        for regime, arrays in weights.items()
+    }
+    limit = 4 * max(values.std() for values in kernels.values())
+    for regime, values in kernels.items():
+        colour, values = _REGIME_COLOURS[regime], values[values != 0]
+        axes.hist(values, 201, range=(-limit, limit), density=True, histtype="step", color=colour, label=regime)
+    axes.set_yscale("log")
+    axes.set_xlabel("weight")
+    axes.set_ylabel("density")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=9)
+    figure.savefig(path, dpi=120)

@@ -50,7 +50,8 @@ def write_report(workdir: Path) -> str:
     for study, group in groupby(results.rows, key=lambda row: row.study):
         rows = list(group)
         plans = [plan for (owner, _), plan in sorted(results.plans.items()) if owner == study]
-        title, (header, *table), words, figures = _section(workdir, study, rows, plans)
+        stages = next(own for (owner, _), own in sorted(results.stages.items()) if owner == study)
+        title, (header, *table), words, figures = _section(workdir, study, rows, plans, stages)
         screen.append(f"{title}\n\n{tabulate(table, header, disable_numparse=True)}\n\n{words}")
         page.append(f"## {title}\n\n{tabulate(table, header, 'github', disable_numparse=True)}\n\n{words}\n")
         page += [f"![{text}](figures/{file})\n" for text, file in figures]
@@ -79,7 +80,7 @@ def _collect(workdir: Path) -> Results:
     return results
 
 
-def _section(workdir: Path, study: str, rows: list, plans: list) -> tuple[str, list, str, list]:
+def _section(workdir: Path, study: str, rows: list, plans: list, stages: dict) -> tuple[str, list, str, list]:
     from tfprune.experiments import figures
     from tfprune.experiments.results import REGIME_ORDER
     from tfprune.experiments.statistics import verdict
@@ -98,10 +99,16 @@ def _section(workdir: Path, study: str, rows: list, plans: list) -> tuple[str, l
     words = verdict(accuracies, first.test_examples)
     slug = file_name(f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{study}")
     unit = plans[0].unit
-    drawn = [("accuracy by regime", f"accuracy-{slug}.png"), (f"{unit} kept per layer", f"{file_name(unit)}-{slug}.png")]
+    drawn = [
+        ("accuracy by regime", f"accuracy-{slug}.png"),
+        (f"{unit} kept per layer", f"{file_name(unit)}-{slug}.png"),
+    ]
+    drawn.append((f"weights of seed {min(row.seed for row in rows)}", f"weights-{slug}.png"))
     folder = workdir / "figures"
     figures.accuracy_by_regime(folder / drawn[0][1], title, {k: list(v.values()) for k, v in accuracies.items()})
     figures.kept_per_layer(folder / drawn[1][1], title, plans)
+    weights = {regime: stages[regime].weights() for regime in REGIME_ORDER if regime in stages}
+    figures.weight_distributions(folder / drawn[2][1], title, weights)
     return title, table, "\n\n".join([*notes, words]), drawn
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from tfprune.experiments.store import Store
+from tfprune.experiments.store import Stage, Store
 from tfprune.files import replacing
 from tfprune.plans import Plan, load_plan
 
@@ -70,26 +71,33 @@ class Results:
     Attributes:
         rows: Sorted by setting, regime and seed.
         plans: (study, seed) -> the plan.
+        stages: (study, seed) -> regime -> the stage that holds its weights; the longest of several budgets.
     """
 
     rows: list[Row]
     plans: dict[tuple[str, int], Plan]
+    stages: dict[tuple[str, int], dict[str, Stage]]
 
 
 def collect(workdir: Path) -> Results:
     """Reads the rows and plans of every finished stage."""
     store = Store(workdir)
-    rows, plans = [], {}
+    rows, plans, stages, epochs = [], {}, defaultdict(dict), {}
     for kind in ("plan", *REGIME_ORDER[2:]):
         for stage in store.finished(kind):
             found = [Row(**content) for content in stage.read("rows.json")]
             rows.extend(found)
+            last = found[-1]
+            owner = last.study, last.seed
             if kind == "plan":
-                plans[found[0].study, found[0].seed] = load_plan(stage.folder / "plan.json")
+                plans[owner] = load_plan(stage.folder / "plan.json")
+                stages[owner] |= {"unpruned": store.named(stage.read("origin.json")["large"]), "pruned": stage}
+            elif last.epochs > epochs.get((owner, kind), 0):
+                stages[owner][kind], epochs[owner, kind] = stage, last.epochs
     rows.sort(
         key=lambda r: (r.dataset, r.model, r.method, r.setting, r.study, REGIME_ORDER.index(r.regime), r.budget, r.seed)
     )
-    return Results(rows, plans)
+    return Results(rows, plans, dict(stages))
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from absl import flags
 
-from tfprune.data import DATASETS
+from tfprune.data import DATASETS, IMAGE_SIZES, check_image_size
 from tfprune.errors import UsageError
+from tfprune.experiments.recipes import A_TENTH, NARROW, recipe_for
 from tfprune.files import check_writable
 from tfprune.methods import METHODS
 from tfprune.methods.variants import VARIANTS, get_variant
@@ -21,34 +22,6 @@ from tfprune.models import MODELS, check_model, is_file
 from tfprune.registry import unknown_name
 from tfprune.training import PRECISIONS, STRATEGIES
 from tfprune.training.regimes import REGIMES, Regime, parse_regimes
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a data set is trained on unless flags say otherwise.
-
-    Attributes:
-        epochs: Of the large model.
-        batch_size: Global batch.
-        learning_rate: First rate; x 0.1 at half and three quarters of the epochs.
-        weight_decay: Coupled.
-        gamma_l1: Strength of Network Slimming's penalty.
-        width: Width multiplier where no model is named.
-    """
-
-    epochs: int = 160
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    weight_decay: float = 1e-4
-    gamma_l1: float = 1e-4
-    width: float = 1.0
-
-
-# The paper's settings on CIFAR; what is shipped is for a first look within minutes. Its 560 steps are too few
-# for the paper's penalty to move any gamma (the paper trains for 125,000), so the penalty is ten times as strong.
-_PAPER = Recipe()
-_MINUTES = Recipe(epochs=6, gamma_l1=1e-3, width=0.25)
-RECIPES = {"fashion_mini": _MINUTES, "synthetic": _MINUTES}
 
 # Flags that belong to one method.
 _OWN_FLAGS = {
@@ -58,14 +31,6 @@ _OWN_FLAGS = {
     "scratch_rescale": "magnitude",
 }
 PATTERNS, SCHEDULES = ("2:4", "block"), ("polynomial",)
-
-# Of these the paper takes a tenth: of the penalty for networks other than VGG on CIFAR, of the learning rate for a
-# network without batch normalization.
-_A_TENTH = {
-    "gamma_l1": ("preresnet56", "preresnet110", "preresnet164", "densenet40", "densenet_bc100", "imagenet_vgg11_bn"),
-    "learning_rate": ("imagenet_vgg16",),
-}
-
 
 _MOST_SEEDS = 1000
 
@@ -77,6 +42,7 @@ class Settings:
     dataset: str
     data_dir: str | None
     train_examples: int | None
+    image_size: int | None
     model: str
     width: float
     method: str
@@ -92,6 +58,7 @@ class Settings:
     finetune_epochs: int
     batch_size: int
     learning_rate: float
+    drops: str
     weight_decay: float
     nesterov: bool
     budget_cap: float | None
@@ -130,7 +97,19 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_boolean(name, default, text, flag_values=values)
 
     string("dataset", "fashion_mini", f"Data set: {', '.join(DATASETS.names())}.")
-    string("data_dir", None, "Folder with the data set's files, for fashion_mnist, cifar10 and cifar100.")
+    string(
+        "data_dir",
+        None,
+        "Folder with the data set's files, for fashion_mnist, cifar10 and cifar100. For folder and imagenet it holds "
+        "train/<class>/* and test/<class>/* (or val); for folder also <class>/*, of which a fifth is for testing. "
+        "imagenet without it comes from tensorflow-datasets.",
+    )
+    number(
+        "image_size",
+        f"Height and width that the images of {' and '.join(IMAGE_SIZES)} get. Default: "
+        f"{', '.join(f'{size} for {name}' for name, size in IMAGE_SIZES.items())}.",
+        flags.DEFINE_integer,
+    )
     string("model", "vgg16", f"{', '.join(MODELS.names())}, a keras.applications name, or a path ending in .keras.")
     number("width", "Width multiplier of the model's channels. Default: 1, or 0.25 on fashion_mini with no --model.")
     string("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
@@ -142,7 +121,7 @@ def define_flags(values: flags.FlagValues) -> None:
     number(
         "gamma_l1",
         "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini; a tenth of it for "
-        f"{', '.join(_A_TENTH['gamma_l1'])}.",
+        f"{', '.join(A_TENTH['gamma_l1'])}.",
     )
     string("pattern", None, f"Weights that magnitude removes together: {', '.join(PATTERNS)}. Default: single ones.")
     string(
@@ -157,17 +136,21 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_list("regimes", "all", f"Of {', '.join(REGIMES)}, all.", flag_values=values)
     flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
-    number("epochs", "Epochs of the large model. Default: 160, or 6 on fashion_mini.", flags.DEFINE_integer)
-    number("finetune_epochs", "Epochs of fine-tuning. Default: a quarter of --epochs.", flags.DEFINE_integer)
-    number("batch_size", "Global batch size. Default: 64.", flags.DEFINE_integer)
+    number("epochs", "Epochs of the large model. Default: 160 (fashion_mini: 6, imagenet: 90).", flags.DEFINE_integer)
+    number(
+        "finetune_epochs",
+        "Epochs of fine-tuning. Default: a quarter of --epochs, or two ninths on imagenet.",
+        flags.DEFINE_integer,
+    )
+    number("batch_size", "Global batch size. Default: 64, or 256 on imagenet.", flags.DEFINE_integer)
     number(
         "learning_rate",
-        "Learning rate; x 0.1 at half and at three quarters of the epochs. Default: 0.1, or 0.01 for "
-        f"{', '.join(_A_TENTH['learning_rate'])}.",
+        "Learning rate; x 0.1 at half and at three quarters of the epochs, or after every third on imagenet. "
+        f"Default: 0.1, or 0.01 for {', '.join(A_TENTH['learning_rate'])}.",
     )
     number("weight_decay", "Coupled weight decay, on all parameters. Default: 1e-4.")
     switch("nesterov", False, "Nesterov momentum, as the paper says; its code, and so the default, has none.")
-    number("budget_cap", "The most by which Scratch-B may multiply the epochs. Default: no cap.")
+    number("budget_cap", "The most by which Scratch-B multiplies the epochs. Default: no cap (inf), or 2 on imagenet.")
     number("train_examples", "Use a stratified subset of so many training images.", flags.DEFINE_integer)
     string("strategy", "auto", f"Where to train: {', '.join(STRATEGIES)}.")
     string("precision", "float32", f"{' or '.join(PRECISIONS)}.")
@@ -188,7 +171,10 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
         if values[name].value not in valid:
             raise unknown_name(name, values[name].value, valid)
-    recipe = _recipe(dataset, values.model)
+    recipe = recipe_for(dataset, values.model)
+    check_image_size(dataset, values.image_size)
+    if dataset == "folder" and values.data_dir is None:
+        raise UsageError("--dataset=folder needs --data_dir: a folder with one folder of images per class.")
 
     width = values.width
     if width is None:
@@ -210,11 +196,13 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     def given(name, default):
         return default if values[name].value is None else values[name].value
 
-    epochs = given("epochs", recipe.epochs)
+    epochs, share = given("epochs", recipe.epochs), recipe.finetune_epochs
+    cap = given("budget_cap", recipe.budget_cap)
     settings = Settings(
         dataset=dataset,
         data_dir=values.data_dir,
         train_examples=values.train_examples,
+        image_size=given("image_size", IMAGE_SIZES.get(dataset)),
         model=os.path.abspath(values.model) if is_file(values.model) else values.model,
         width=width,
         method=values.method,
@@ -227,12 +215,13 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
         seeds=_parse_seeds(values.seeds),
         epochs=epochs,
-        finetune_epochs=given("finetune_epochs", math.ceil(epochs / 4)),
+        finetune_epochs=given("finetune_epochs", -(-epochs * share[0] // share[1])),
         batch_size=given("batch_size", recipe.batch_size),
         learning_rate=given("learning_rate", recipe.learning_rate),
+        drops=recipe.drops,
         weight_decay=given("weight_decay", recipe.weight_decay),
         nesterov=values.nesterov,
-        budget_cap=values.budget_cap,
+        budget_cap=None if cap == math.inf else cap,
         strategy=values.strategy,
         precision=values.precision,
         workdir=Path(values.workdir),
@@ -265,12 +254,6 @@ def _check_pattern(settings: Settings) -> None:
         raise UsageError(f"--pattern=2:4 is made at once; it does not go with --schedule={settings.schedule}.")
 
 
-def _recipe(dataset: str, model: str) -> Recipe:
-    recipe = RECIPES.get(dataset, _PAPER)
-    tenths = {name: getattr(recipe, name) / 10 for name, models in _A_TENTH.items() if model in models}
-    return dataclasses.replace(recipe, **tenths)
-
-
 def _shrunk(settings: Settings) -> Settings:
     """The same study on synthetic data, one epoch and a narrow network."""
     ours = settings.model in MODELS.names()
@@ -279,7 +262,8 @@ def _shrunk(settings: Settings) -> Settings:
         dataset="synthetic",
         data_dir=None,
         train_examples=None,
-        width=min(settings.width, _MINUTES.width) if ours else settings.width,
+        image_size=None,
+        width=min(settings.width, NARROW) if ours else settings.width,
         epochs=1,
         finetune_epochs=1,
         budget_cap=2.0,

@@ -32,6 +32,9 @@ class TrainingKey:
     sparse: str = ""
     precision: str = "float32"
     replicas: int = 1
+    drops: str = "cifar"
+    image_size: int | None = None
+    content: str = ""
 
     def config(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""
@@ -48,10 +51,19 @@ class StudyStages:
         replicas: Number of replicas that share a batch; each normalizes its own part.
         trains_sparse: Whether the method trains the network that it prunes in a way of its own.
         sparse_key: What tells this way from others', beside the L1 penalty on gamma.
+        content: What tells the data from other data of the same name.
     """
 
-    def __init__(self, settings: Settings, workdir: Path, replicas: int, trains_sparse: bool, sparse_key: str = ""):
-        self._settings, self._replicas = settings, replicas
+    def __init__(
+        self,
+        settings: Settings,
+        workdir: Path,
+        replicas: int,
+        trains_sparse: bool,
+        sparse_key: str = "",
+        content: str = "",
+    ):
+        self._settings, self._replicas, self._content = settings, replicas, content
         self._own_training = {"gamma_l1": settings.gamma_l1, "sparse": sparse_key} if trains_sparse else {}
         self._store = Store(workdir)
         self._model = _model_identity(settings.model)
@@ -91,7 +103,8 @@ class StudyStages:
         """The key of a training; `own` is what the method has of its own."""
         shared = {field.name for field in dataclasses.fields(TrainingKey)} & set(vars(self._settings)) - {"gamma_l1"}
         same = {name: getattr(self._settings, name) for name in shared}
-        return TrainingKey(**{**same, "model": self._model, "seed": seed, "replicas": self._replicas, **own})
+        given = {"model": self._model, "seed": seed, "replicas": self._replicas, "content": self._content}
+        return TrainingKey(**{**same, **given, **own})
 
     def _slug(self, part: str, seed: int) -> str:
         stem = Path(self._settings.model).stem

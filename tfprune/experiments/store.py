@@ -115,6 +115,10 @@ class Store:
         folders = sorted(marker.parent for marker in self.folder.glob(f"{kind}-*/DONE"))
         return [Stage(kind, {}, folder) for folder in folders]
 
+    def named(self, name: str) -> Stage:
+        """The stage in the folder of this name."""
+        return Stage(name.partition("-")[0], {}, self.folder / name)
+
 
 def save_weights(folder: Path, weights: list[np.ndarray]) -> None:
     """Writes weights so that `Stage.weights` reads them."""

@@ -7,7 +7,6 @@ method on the same network finds the large network trained.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from tfprune.data import load
-from tfprune.data.image_data import normalized_sample
 from tfprune.errors import PlanError
 from tfprune.experiments.monitor import EpochLines, TensorBoardLog
 from tfprune.experiments.results import Row
@@ -34,9 +32,10 @@ from tfprune.plans import Plan, load_plan
 from tfprune.profiling import profile
 from tfprune.surgery import Edit, clone
 from tfprune.training.distribution import agree, worker_index
-from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult, check_batch_size
+from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
 from tfprune.training.regimes import Regime
 from tfprune.training.schedules import Schedule
+from tfprune.training.source import check_batch_size
 
 
 class Study:
@@ -52,7 +51,7 @@ class Study:
 
     def __init__(self, settings: Settings, strategy: tf.distribute.Strategy):
         self.settings, self.strategy = settings, strategy
-        self.data = load(settings.dataset, settings.data_dir, settings.train_examples)
+        self.data = load(settings.dataset, settings.data_dir, settings.train_examples, settings.image_size)
         check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.model.trainable = True  # layers that a user's file has frozen would keep random weights
@@ -63,7 +62,8 @@ class Study:
         workdir = settings.workdir if self.chief else settings.workdir / "workers" / str(worker)
         replicas = strategy.num_replicas_in_sync
         key = self.method.sparse_key(self._method_settings(0))
-        self.stages = StudyStages(settings, workdir, replicas, self.method.trains_sparse, key)
+        sparse, content = self.method.trains_sparse, self.data.content
+        self.stages = StudyStages(settings, workdir, replicas, sparse, key, content)
         self._trainers: dict[str, Trainer] = {}
         self._pruned_trainer: tuple[str, Trainer] | None = None
 
@@ -83,8 +83,8 @@ class Study:
         guess = "" if known else " (a guess: the real ones follow from the training)"
         cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
         lines = [
-            f"data      {data.name}: {len(data.train_images):,} training and {len(data.test_images):,} test images "
-            f"of {height}x{width}x{channels}, {data.num_classes} classes",
+            f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
+            f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
             f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
             f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
             f"pruned    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
@@ -109,7 +109,7 @@ class Study:
 
     def _stage_lines(self, seed: int, ratio: float, known: bool) -> Iterator[tuple]:
         s = self.settings
-        whole = _rates(Schedule.paper(s.learning_rate, s.epochs), s.epochs)
+        whole = _rates(Schedule.paper(s.learning_rate, s.epochs, s.drops), s.epochs)
         yield "train", s.epochs, whole, self.stages.large(seed, sparse=False).done
         if self.method.trains_sparse:
             yield "train sparse", s.epochs, whole, self.stages.large(seed, sparse=True).done
@@ -121,7 +121,7 @@ class Study:
         for regime in s.regime_list:
             epochs = self._epochs(regime, ratio)
             sure = known or regime.budget != "flops"
-            rates = _rates(regime.schedule(s.learning_rate, epochs), epochs)
+            rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
             done = known and self.stages.regime(seed, regime, epochs).done
             yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
 
@@ -154,7 +154,7 @@ class Study:
                 weights = inherited
                 if regime.weights == "fresh":
                     weights = self.method.fresh(plan, self.model, self._method_settings(seed)).get_weights()
-                schedule = regime.schedule(s.learning_rate, epochs)
+                schedule = regime.schedule(s.learning_rate, epochs, s.drops)
                 self._say(f"seed {seed}: {regime.name}, {_epochs(epochs)}")
                 trainer = self._trainer_for(small, plan.edit())
                 result = self._train(trainer, stage, weights, epochs, schedule, seed, plan.callbacks())
@@ -176,7 +176,7 @@ class Study:
             edit = self.method.edit(self._method_settings(seed)) if sparse else None
             self._trainers[kind] = self._trainer(self.model, edit)
         self._say(f"seed {seed}: train{' sparse' * sparse}, {_epochs(s.epochs)}")
-        schedule = Schedule.paper(s.learning_rate, s.epochs)
+        schedule = Schedule.paper(s.learning_rate, s.epochs, s.drops)
         own = self.method.callbacks(self._method_settings(seed)) if sparse else []
         result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, own)
         with stage.writing() as folder:
@@ -189,8 +189,7 @@ class Study:
             return stage
         self._say(f"seed {seed}: plan")
         self.model.set_weights(to_prune.weights())
-        sample = functools.partial(normalized_sample, self.data)
-        plan = self.method.plan(self.model, self._method_settings(seed), sample)
+        plan = self.method.plan(self.model, self._method_settings(seed), self.data.normalized_sample)
         small = plan.apply(self.model)
         proof = plan.prove(self.model)
         accuracy = self._trainer_for(small, plan.edit()).evaluate(small.get_weights())["val_accuracy"]
@@ -206,6 +205,7 @@ class Study:
         with stage.writing() as folder:
             plan.save(folder / "plan.json")
             save_weights(folder, small.get_weights())
+            write_json(folder / "origin.json", {"large": large.name})
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
         return stage
 
@@ -271,8 +271,8 @@ class Study:
             flops=flops,
             epochs=epochs,
             train_seconds=round(seconds, 3),
-            train_examples=len(self.data.train_images),
-            test_examples=len(self.data.test_images),
+            train_examples=self.data.train_count,
+            test_examples=self.data.test_count,
             budget=self._budget(regime),
             training=self.stages.training(),
             study=self.stages.study(),

@@ -50,7 +50,7 @@ class NetworkSlimming(Method):
 
 def stream_normalizations(model: keras.Model) -> list[str]:
     """Names of the batch normalizations that read what others read too, or what several layers have made."""
-    calls, outputs = wiring(functional(model))
+    calls, _, outputs = wiring(functional(model))
     readers = Counter(id(tensor) for _, inputs, _ in calls for tensor in inputs) + Counter(map(id, outputs))
     merged = {id(tensor) for _, inputs, made in calls if len(inputs) > 1 for tensor in made}
     return [

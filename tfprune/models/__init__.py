@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ for _target, _names in {
 }.items():
     for _name in _names.split():
         MODELS.add(_name, f"tfprune.models.{_target}")
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its reasons in bold
 
 # The constructors of keras.applications, known here so that a misspelt name is told before Keras is imported.
 APPLICATIONS = (
@@ -72,16 +75,17 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
     import keras
 
     check_model(name, width)
-    if name in MODELS.names():
-        return MODELS.get(name)(name, input_shape, classes, width)
     if is_file(name):
         model = load_file(name)
     else:
-        constructor = getattr(keras.applications, name)
         try:
+            if name in MODELS.names():
+                return MODELS.get(name)(name, input_shape, classes, width)
+            constructor = getattr(keras.applications, name)
             model = constructor(weights=None, input_shape=input_shape, classes=classes, classifier_activation=None)
         except ValueError as error:
-            reason = str(error).strip().splitlines()[0]
+            lines = [line for line in str(error).splitlines() if line.strip() and "Exception encountered" not in line]
+            reason = _ANSI.sub("", lines[0]).strip() if lines else type(error).__name__
             raise UsageError(f"The model {name!r} cannot be made for images of {input_shape}: {reason}") from error
     shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
     fits = len(shapes) == 2 and shapes[1] == (classes,) and len(shapes[0]) == 3

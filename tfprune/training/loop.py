@@ -9,26 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.data.decoding import READ_ERRORS
 from tfprune.data.image_data import ImageData
+from tfprune.data.streamed import StreamedData
 from tfprune.errors import DivergedError, UsageError
 from tfprune.labels import Record
 from tfprune.layers import FusedBatchNormalization
 from tfprune.surgery import Edit, clone
-from tfprune.training.augment import draws_for, normalize, random_crop_and_flip
-from tfprune.training.memory import ImagesInMemory
 from tfprune.training.optimizer import CoupledSGD
 from tfprune.training.schedules import Schedule
+from tfprune.training.source import Source, check_batch_size, make_sources
 
 # Steps between two looks at the loss: long enough that the look costs nothing, short enough for a progress
 # bar and for a loss that is no number to be noticed soon.
 _STEPS_PER_CALL = 16
-_EVALUATION_BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,18 +67,6 @@ class TrainingResult:
     seconds: float
 
 
-def check_batch_size(batch_size: int, data: ImageData, strategy: tf.distribute.Strategy) -> None:
-    """Raises a UsageError unless there are images for a global batch, and it divides among the replicas."""
-    replicas = strategy.num_replicas_in_sync
-    if batch_size > len(data.train_images):
-        raise UsageError(
-            f"batch_size={batch_size} is more than the {len(data.train_images)} training images of {data.name}. "
-            "Give at most that."
-        )
-    if batch_size % replicas:
-        raise UsageError(f"batch_size={batch_size} does not divide among {replicas} replicas.")
-
-
 class Trainer:
     """One network with its compiled steps, for any number of runs.
 
@@ -101,25 +91,23 @@ class Trainer:
     def __init__(
         self,
         model: keras.Model,
-        data: ImageData,
+        data: ImageData | StreamedData,
         config: TrainingConfig,
         strategy: tf.distribute.Strategy,
         edit: Edit | None = None,
     ):
         check_batch_size(config.batch_size, data, strategy)
         self.data, self.config, self.strategy = data, config, strategy
-        self.steps_per_epoch = len(data.train_images) // config.batch_size
         with strategy.scope():
             self.model = clone(model, edit=_training_layers(model, config.precision, edit))
             self.model.optimizer = CoupledSGD(
                 momentum=config.momentum, coupled_weight_decay=config.weight_decay, nesterov=config.nesterov
             )
             self.model.optimizer.build(self.model.trainable_variables)
-            self._train = ImagesInMemory(data.train_images, data.train_labels)
-            self._test = ImagesInMemory(data.test_images, data.test_labels)
+            self._train, self._test = make_sources(data, config.batch_size, strategy)
+        self.steps_per_epoch = self._train.steps
         self._from_logits = not _ends_in_softmax(self.model)
-        signature = [tf.TensorSpec((None, config.batch_size), tf.int32), *[tf.TensorSpec((), tf.int32)] * 2]
-        self._train_steps = tf.function(self._train_steps, input_signature=signature)
+        self._train_steps = tf.function(self._train_steps)
         self._test_steps = tf.function(self._test_steps)
         self._average_statistics = tf.function(self._average_statistics)
 
@@ -145,8 +133,9 @@ class Trainer:
         Raises:
             DivergedError: When the loss is no longer finite.
         """
-        self._train_steps.get_concrete_function()  # traced once, and not on the clock of the first run
-        self._test_steps.get_concrete_function()
+        # Traced once, and not on the clock of the first run.
+        self._train_steps.get_concrete_function(self._train.epoch(seed, 0), tf.constant(0), tf.constant(1))
+        self._test_steps.get_concrete_function(self._test.epoch(seed, 0))
         start = time.perf_counter()
         self._reset(weights, seed)
         history: list[dict[str, float]] = []
@@ -184,19 +173,15 @@ class Trainer:
             variable.assign(np.zeros(variable.shape, variable.dtype))
 
     def _train_epoch(self, epoch: int, seed: int, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
-        batch, steps = self.config.batch_size, self.steps_per_epoch
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.data.train_images))
-        order = tf.constant(order[: steps * batch].reshape(steps, batch), tf.int32)
+        batches, steps = self._train.epoch(seed, epoch), self.steps_per_epoch
         sums, logs = np.zeros(2), {}
         for first in range(0, steps, _STEPS_PER_CALL):
             count = min(_STEPS_PER_CALL, steps - first)
             watchers.on_train_batch_begin(first)
-            done = self._train_steps(
-                order[first : first + count], tf.constant(seed), tf.constant(epoch * steps + first)
-            )
-            sums += done.numpy()
+            with _explaining(self._train, seed, epoch, first, count):
+                sums += self._train_steps(batches, tf.constant(first), tf.constant(count)).numpy()
             seen = first + count
-            logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * batch))}
+            logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * self.config.batch_size))}
             if not np.isfinite(logs["loss"]):
                 raise DivergedError(
                     f"The loss is {logs['loss']} within steps {first + 1} to {seen} of epoch {epoch + 1}, at "
@@ -207,18 +192,11 @@ class Trainer:
 
     def _evaluate(self, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
         watchers.on_test_begin()
-        loss, hits = self._test_steps().numpy().astype(np.float64) / len(self.data.test_images)
+        with _explaining(self._test, 0, 0, 0, self._test.steps):
+            loss, hits = self._test_steps(self._test.epoch(0, 0)).numpy().astype(np.float64) / self.data.test_count
         logs = {"val_loss": float(loss), "val_accuracy": float(hits)}
         watchers.on_test_end({name.removeprefix("val_"): value for name, value in logs.items()})
         return logs
-
-    def _share(self, batch: tf.Tensor) -> tf.Tensor:
-        """This replica's part of a global batch."""
-        context = tf.distribute.get_replica_context()
-        size = batch.shape[0] // context.num_replicas_in_sync
-        return tf.slice(
-            batch, [context.replica_id_in_sync_group * size] + [0] * (len(batch.shape) - 1), [size, *batch.shape[1:]]
-        )
 
     def _losses(self, labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Cross-entropy of every example, and the number of right answers."""
@@ -226,25 +204,21 @@ class Trainer:
         losses = keras.ops.sparse_categorical_crossentropy(labels, outputs, from_logits=self._from_logits)
         return losses, tf.cast(tf.argmax(outputs, -1, tf.int32) == labels, tf.float32)
 
-    def _train_steps(self, order: tf.Tensor, seed: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
-        """Takes one step for every row of `order`; returns the sums of losses and of right answers."""
+    def _train_steps(self, batches: Any, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """Takes `count` steps from the one numbered `first`; returns the sums of losses and of right answers."""
         sums = tf.zeros(2)
-        for index in tf.range(tf.shape(order)[0]):
-            partial = self.strategy.run(self._replica_step, args=(order[index], seed, first_step + index))
+        for index in tf.range(first, first + count):
+            partial = self.strategy.run(self._replica_step, args=(self._train.take(batches, index),))
             sums += self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None)
         return sums
 
-    def _replica_step(self, indices: tf.Tensor, seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        batch = self.config.batch_size
-        indices = self._share(indices)
-        draws = self._share(draws_for(seed, step, batch))
-        images, labels = self._train.gather(indices)
-        images = normalize(random_crop_and_flip(images, draws), self.data.mean, self.data.std)
+    def _replica_step(self, taken: Any) -> tf.Tensor:
+        images, labels, _ = self._train.batch(taken)
         with tf.GradientTape() as tape:
             outputs = self.model(images, training=True)
             losses, hits = self._losses(labels, outputs)
             # Gradients are summed over replicas, so each brings its share of the global mean.
-            loss = tf.reduce_sum(losses) / batch
+            loss = tf.reduce_sum(losses) / self.config.batch_size
             penalties = self.model.losses
             if penalties:
                 loss += tf.add_n(penalties) / self.strategy.num_replicas_in_sync
@@ -252,24 +226,17 @@ class Trainer:
         self.model.optimizer.apply(tape.gradient(loss, variables), variables)
         return tf.stack([loss, tf.reduce_sum(hits)])
 
-    def _test_steps(self) -> tf.Tensor:
+    def _test_steps(self, batches: Any) -> tf.Tensor:
         """Sums of losses and of right answers over all test images."""
-        count, replicas = len(self.data.test_images), self.strategy.num_replicas_in_sync
-        batch = min(_EVALUATION_BATCH, -(-count // replicas)) * replicas
         sums = tf.zeros(2)
-        for first in tf.range(0, count, batch):
-            partial = self.strategy.run(self._replica_test, args=(first + tf.range(batch),))
+        for index in tf.range(self._test.steps):
+            partial = self.strategy.run(self._replica_test, args=(self._test.take(batches, index),))
             sums += self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None)
         return sums
 
-    def _replica_test(self, indices: tf.Tensor) -> tf.Tensor:
-        indices = self._share(indices)
-        count = len(self.data.test_images)
-        # The last batch is filled up with images that do not count.
-        counts = tf.cast(indices < count, tf.float32)
-        images, labels = self._test.gather(tf.minimum(indices, count - 1))
-        outputs = self.model(normalize(images, self.data.mean, self.data.std), training=False)
-        losses, hits = self._losses(labels, outputs)
+    def _replica_test(self, taken: Any) -> tf.Tensor:
+        images, labels, counts = self._test.batch(taken)
+        losses, hits = self._losses(labels, self.model(images, training=False))
         return tf.stack([tf.reduce_sum(losses * counts), tf.reduce_sum(hits * counts)])
 
     def _average_statistics(self) -> None:
@@ -277,6 +244,16 @@ class Trainer:
         statistics = [v.value for v in self.model.non_trainable_variables if v.dtype == "float32"]
         if self.strategy.num_replicas_in_sync > 1 and statistics:
             self.strategy.run(_average, args=(statistics,))
+
+
+@contextmanager
+def _explaining(source: Source, seed: int, epoch: int, first: int, count: int) -> Iterator[None]:
+    """Turns the failure of a compiled step into one that names the image, if it is an image's."""
+    try:
+        yield
+    except READ_ERRORS:
+        source.explain(seed, epoch, first, count)
+        raise
 
 
 def _average(variables: list[tf.Variable]) -> None:

@@ -47,9 +47,9 @@ class Regime:
         ratio = flops_ratio if budget_cap is None else min(flops_ratio, budget_cap)
         return max(epochs, int(epochs * ratio + 1e-9))  # a whole product must not lose an epoch to rounding
 
-    def schedule(self, learning_rate: float, epochs: int) -> Schedule:
-        """Learning rates over so many epochs, given the first rate of the large model's training."""
-        whole = Schedule.paper(learning_rate, epochs)
+    def schedule(self, learning_rate: float, epochs: int, drops: str = "cifar") -> Schedule:
+        """Learning rates over so many epochs, given the first rate and the drops of the large model's training."""
+        whole = Schedule.paper(learning_rate, epochs, drops)
         return Schedule(whole.lowest) if self.constant else whole
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+# When the rate drops, by the paper's schedules: fractions of the epochs, exact, because a product with a float
+# could lose an epoch.
+DROPS = {"cifar": ((1, 2), (3, 4)), "imagenet": ((1, 3), (2, 3))}
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -20,13 +24,15 @@ class Schedule:
     factor: float = 0.1
 
     @classmethod
-    def paper(cls, learning_rate: float, epochs: int) -> Schedule:
-        """The paper's schedule on CIFAR: x 0.1 at half and at three quarters of the epochs, as whole numbers.
+    def paper(cls, learning_rate: float, epochs: int, drops: str = "cifar") -> Schedule:
+        """The paper's schedules: x 0.1 at whole numbers of epochs.
+
+        On CIFAR after a half and three quarters of them, on ImageNet after every third.
 
         The drops stretch with the number of epochs, which is what Scratch-B asks for. (In parts of the
         paper's code a drop at a fraction of an epoch never came.) The first epoch always has the full rate.
         """
-        return cls(learning_rate, (max(1, epochs // 2), max(1, epochs * 3 // 4)))
+        return cls(learning_rate, tuple(max(1, epochs * part // whole) for part, whole in DROPS[drops]))
 
     def at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""

@@ -1,0 +1,68 @@
+"""Checks of what a user gives: every error is one line that tells what was received and what is valid."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfprune.errors import PlanError
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: on one line, and not longer than that."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def number_in(what: str, value: Any, low: float, high: float, ends: str = "()") -> None:
+    """Raises unless a value is a number between two others; square brackets for ends that belong to them."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        above = low <= value if ends[0] == "[" else low < value
+        below = value <= high if ends[1] == "]" else value < high
+        if above and below:
+            return
+    raise PlanError(f"{what}={shown(value)} is no number in {ends[0]}{low:g}, {high:g}{ends[1]}.")
+
+
+def whole_number(what: str, value: Any, least: int) -> None:
+    """Raises unless a value is a whole number of at least `least`."""
+    if not isinstance(value, numbers.Integral) or value < least:
+        raise PlanError(f"{what}={shown(value)} must be a whole number of at least {least}.")
+
+
+def one_of(what: str, value: Any, valid: Iterable[str]) -> None:
+    """Raises unless a value is one of the valid names."""
+    if not isinstance(value, str) or value not in valid:
+        raise PlanError(f"Unknown {what} {shown(value)}. Valid: {', '.join(map(repr, valid))}.")
+
+
+def several(what: str, value: Any, of: str) -> list:
+    """The elements of a list, tuple, array or other collection, but not of a text or a dictionary."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "shape", 1) == ():
+        raise PlanError(f"{what}={shown(value)} must be a list of {of}.")
+    return list(value)
+
+
+def names(what: str, value: Any) -> list[str]:
+    """A list of names, also of a single one."""
+    found = [value] if isinstance(value, str) else several(what, value, "layer names (texts)")
+    if not all(isinstance(name, str) for name in found):
+        raise PlanError(f"{what}={shown(value)} must be a list of layer names (texts).")
+    return found
+
+
+def by_layer(what: str, value: Any, of: str) -> Mapping:
+    """Raises unless a value is a dictionary from names of layers."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise PlanError(f"{what}={shown(value)} must be a dictionary: layer name -> {of}.")
+    return value
+
+
+def path_of(what: str, value: Any) -> Path:
+    """The path that a text or path object names."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
+        raise PlanError(f"{what}={shown(value)} must be a path (a text or a pathlib.Path).")
+    return Path(value)
