@@ -23,6 +23,11 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def file_name(text: str) -> str:
+    """A text with what shells and file systems take amiss replaced."""
+    return text.translate(str.maketrans("= :", "---"))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path to write to, which takes the place of `path` when the block ends without an error."""

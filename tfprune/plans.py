@@ -7,7 +7,6 @@ the same network with fresh ones; it prints as a table and is saved as JSON.
 from __future__ import annotations
 
 import dataclasses
-import json
 import numbers
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,13 +16,16 @@ import keras
 import numpy as np
 from tabulate import tabulate
 
-from tfprune.checks import by_layer, names, path_of, several
-from tfprune.errors import PlanError
+from tfprune.checks import by_layer, names, several
+from tfprune.errors import NothingProvedError, PlanError
 from tfprune.forms import check_content
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept
+from tfprune.plan_files import read_plan, write_plan
 from tfprune.profiling import PER_POSITION, LayerProfile, profile_graph, unsized
-from tfprune.surgery import compile_alike, rebuild
+from tfprune.proof import verify
+from tfprune.surgery import Edit, compile_alike, rebuild
+from tfprune.weight_plans import WEIGHT_FORMAT, WeightPlan
 
 _FORMAT = "tfprune channel plan 2"
 _WITH_HEADS = ("MultiHeadAttention", "GroupedQueryAttention")
@@ -64,6 +66,8 @@ class ChannelPlan:
     bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    unit = "channels"
 
     @classmethod
     def from_removed(
@@ -218,15 +222,51 @@ class ChannelPlan:
         """Multiply-accumulates of one example before and after."""
         return _sums(row.macs for row in self.rows)
 
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Layer -> channels before and after, of the layers that can be pruned."""
+        return {layer: (self.widths[layer], len(self.keep[layer])) for layer in self.widths if layer not in self.frozen}
+
+    def prove(self, model: keras.Model) -> str:
+        """Compares the smaller network with the masked original; returns what was found, in a sentence.
+
+        Raises:
+            VerificationError: If they differ.
+            PlanError: If the plan is for another model.
+        """
+        try:
+            return f"masked and removed network differ by {verify(model, self):.1e} of the largest output"
+        except NothingProvedError as error:  # a training that collapsed is a result too
+            return str(error)
+
+    def edit(self) -> Edit | None:
+        """The change of layers with which the smaller network is trained: none."""
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """The Keras callbacks with which the smaller network is trained: none."""
+        return []
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the plan as JSON."""
-        path = path_of("path", path)
-        content = {"format": _FORMAT, **dataclasses.asdict(self)}
-        text = json.dumps(content, indent=1, default=lambda number: number.item())  # numpy's numbers
-        try:
-            path.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise PlanError(f"Cannot write the plan {str(path)!r}: {error.strerror}.") from error
+        write_plan(path, _FORMAT, dataclasses.asdict(self))
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any], path: str) -> ChannelPlan:
+        """The plan of a file's content; raises a PlanError if it is damaged."""
+        check_content(content, path)
+        return cls(
+            keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
+            widths=content["widths"],
+            rows=tuple(
+                PlanRow(row["layer"], *(tuple(row[key]) for key in ("channels", "params", "macs")))
+                for row in content["rows"]
+            ),
+            flops=tuple(content["flops"]),
+            frozen=content["frozen"],
+            views=tuple(content["views"]),
+            bypass=content["bypass"],
+            notes=tuple(content["notes"]),
+            origin=content["origin"],
+        )
 
     def __str__(self) -> str:
         header = ("layer", "channels", "after", "params", "after", "MACs", "after")
@@ -239,36 +279,18 @@ class ChannelPlan:
         return "\n".join(lines)
 
 
-def load_plan(path: str | os.PathLike) -> ChannelPlan:
-    """Reads a plan that `ChannelPlan.save` wrote.
+Plan = ChannelPlan | WeightPlan
+_KINDS = {_FORMAT: ChannelPlan, WEIGHT_FORMAT: WeightPlan}
+
+
+def load_plan(path: str | os.PathLike) -> Plan:
+    """Reads a plan that `ChannelPlan.save` or `WeightPlan.save` wrote.
 
     Raises:
         PlanError: If the file is missing, is no plan, or is damaged.
     """
-    path = path_of("path", path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError(f"Cannot read the plan {str(path)!r}: {error.strerror}.") from error
-    except ValueError as error:
-        raise PlanError(f"{str(path)!r} is no plan: {error}.") from error
-    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-        raise PlanError(f"{str(path)!r} is no plan of this version; its format should be {_FORMAT!r}.")
-    check_content(content, str(path))
-    return ChannelPlan(
-        keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
-        widths=content["widths"],
-        rows=tuple(
-            PlanRow(row["layer"], *(tuple(row[key]) for key in ("channels", "params", "macs")))
-            for row in content["rows"]
-        ),
-        flops=tuple(content["flops"]),
-        frozen=content["frozen"],
-        views=tuple(content["views"]),
-        bypass=content["bypass"],
-        notes=tuple(content["notes"]),
-        origin=content["origin"],
-    )
+    form, content = read_plan(path, _KINDS)
+    return _KINDS[form].from_content(content, os.fspath(path))
 
 
 def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:

@@ -13,6 +13,7 @@ of tensors with each other that attention is made of (`matmul`, `einsum`, `Dot`)
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -101,7 +102,7 @@ def profile(model: keras.Model) -> Profile:
         PlanError: If the model is subclassed or not built.
     """
     graph = ChannelGraph(model)
-    costs = profile_graph(graph, graph.keep_all(), count_zeros=True)
+    costs = profile_graph(graph, graph.keep_all(), _count_nonzero)
     return dataclasses.replace(costs, notes=(PER_POSITION,) if unsized(graph) else ())
 
 
@@ -115,23 +116,25 @@ def unsized(graph: ChannelGraph) -> list[str]:
     return [record.name for record in graph.records.values() if any(map(unknown, record.calls))]
 
 
-def profile_graph(graph: ChannelGraph, kept: Kept, count_zeros: bool = False) -> Profile:
+def profile_graph(graph: ChannelGraph, kept: Kept, nonzero: Callable[[Record], Sequence[int]] | None = None) -> Profile:
     """Counts what a network would cost with only the kept channels left, without building it.
 
     Args:
         graph: The channel graph of the network.
         kept: (labels,) bool.
-        count_zeros: Look at the values of the weights, so that zeros count as pruned weights. Otherwise
-            every weight counts as nonzero.
+        nonzero: Gives the number of nonzero elements of each weight of a layer. Unless given, every element
+            counts as nonzero.
     """
-    return Profile(tuple(_profile_record(record, kept, count_zeros) for record in graph.records.values()))
+    return Profile(tuple(_profile_record(record, kept, nonzero) for record in graph.records.values()))
 
 
-def _profile_record(record: Record, kept: Kept, count_zeros: bool) -> LayerProfile:
+def _count_nonzero(record: Record) -> list[int]:
+    return [int(np.count_nonzero(keras.ops.convert_to_numpy(weight))) for weight in record.weights]
+
+
+def _profile_record(record: Record, kept: Kept, count: Callable[[Record], Sequence[int]] | None) -> LayerProfile:
     sizes = [record.weight_size(index, kept) for index in range(len(record.weights))]
-    nonzero = list(sizes)
-    if count_zeros:
-        nonzero = [int(np.count_nonzero(keras.ops.convert_to_numpy(weight))) for weight in record.weights]
+    nonzero = sizes if count is None else count(record)
     macs = flops = 0
     for call in record.calls:
         for index, positions in call.kernels:
@@ -139,7 +142,7 @@ def _profile_record(record: Record, kept: Kept, count_zeros: bool) -> LayerProfi
             # The paper discounts the zeros of convolutions, never those of dense layers.
             weights = sizes[index] if isinstance(record.operation, keras.layers.Dense) else nonzero[index]
             flops += 2 * weights * positions
-        products = sum(count(kept) for count in call.products)
+        products = sum(product(kept) for product in call.products)
         macs += products
         flops += 2 * products
         per_output = _flops_per_output(call) + bool(call.kernels and getattr(record.operation, "use_bias", False))

@@ -186,7 +186,8 @@ def verify(
         VerificationError: If the difference is above the tolerance, or not a number.
         NothingProvedError: If the outputs depend neither on the inputs nor on what is removed (a saturated
             activation), with random weights either, so that they would be the same after any surgery.
-        PlanError: If the plan is not for this model, or an argument is out of range.
+        PlanError: If the plan is not for this model, or an argument is out of range. A `WeightPlan` proves
+            itself.
     """
     _check_verify(model, plan, examples, seed, tolerance)
     inputs = random_inputs(model, examples, seed) if inputs is None else own_inputs(model, inputs)
@@ -200,6 +201,8 @@ def verify(
 
 def _check_verify(model: keras.Model, plan: Any, examples: int, seed: int, tolerance: float) -> None:
     functional(model)
+    if hasattr(plan, "masks"):
+        raise PlanError("A weight plan removes no channel that could be masked instead. Use plan.prove(model).")
     if not hasattr(plan, "graph"):
         raise PlanError(f"verify takes a model and a plan; received a {type(plan).__name__} as plan. See load_plan.")
     for name, value, least in (("examples", examples, 1), ("seed", seed, 0)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfprune.plans import ChannelPlan
+from tfprune.plans import Plan
 
 _REGIME_COLOURS = {
     "unpruned": "#4d4d4d",
@@ -57,17 +57,18 @@ def _floor(accuracies: Mapping[str, Sequence[float]]) -> float:
     return max(0.0, min(trained) - 5.0)
 
 
-def channels_per_layer(path: Path, title: str, plans: Sequence[ChannelPlan]) -> None:
-    """Draws the channels of every layer before and after pruning; error bars show the spread over plans.
+def kept_per_layer(path: Path, title: str, plans: Sequence[Plan]) -> None:
+    """Draws the channels (or weights) of every layer before and after pruning; error bars: the spread over plans.
 
     Args:
         path: The PNG file.
         title: Of the figure.
         plans: The plans of one setting, one a seed.
     """
-    layers = [layer for layer in plans[0].widths if layer not in plans[0].frozen]
-    before = np.asarray([plans[0].widths[layer] for layer in layers])
-    after = np.asarray([[len(plan.keep[layer]) for layer in layers] for plan in plans])
+    sizes = [plan.sizes() for plan in plans]
+    layers = list(sizes[0])
+    before = np.asarray([sizes[0][layer][0] for layer in layers])
+    after = np.asarray([[own[layer][1] for layer in layers] for own in sizes])
     figure = Figure(figsize=(max(6.4, 0.28 * len(layers)), 4.0), layout="constrained")
     axes = figure.add_subplot()
     positions = np.arange(len(layers))
@@ -76,7 +77,7 @@ def channels_per_layer(path: Path, title: str, plans: Sequence[ChannelPlan]) -> 
     label = "kept" if len(plans) == 1 else f"kept (mean of {len(plans)} seeds, sample std)"
     axes.bar(positions, after.mean(axis=0), 0.55, yerr=spread, capsize=2, color="#0072b2", label=label)
     axes.set_xticks(positions, layers, rotation=60, ha="right", fontsize=8 if len(layers) < 40 else 5)
-    axes.set_ylabel("channels")
+    axes.set_ylabel(plans[0].unit)
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=9)
     figure.savefig(path, dpi=120)

@@ -21,7 +21,7 @@ from tabulate import tabulate
 from tfprune import paper
 from tfprune.command import run_command
 from tfprune.errors import UsageError
-from tfprune.files import check_writable, replacing
+from tfprune.files import check_writable, file_name, replacing
 
 if TYPE_CHECKING:
     from tfprune.experiments.results import Results
@@ -97,12 +97,16 @@ def _section(workdir: Path, study: str, rows: list, plans: list, stages: dict) -
     by_regime = {regime: judged[regime] for regime in REGIME_ORDER if regime in judged}
     accuracies = {regime: {row.seed: row.test_accuracy for row in group} for regime, group in by_regime.items()}
     words = verdict(accuracies, first.test_examples)
-    slug = f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{study}".replace("=", "-")
-    drawn = [("accuracy by regime", f"accuracy-{slug}.png"), ("channels kept per layer", f"channels-{slug}.png")]
+    slug = file_name(f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{study}")
+    unit = plans[0].unit
+    drawn = [
+        ("accuracy by regime", f"accuracy-{slug}.png"),
+        (f"{unit} kept per layer", f"{file_name(unit)}-{slug}.png"),
+    ]
     drawn.append((f"weights of seed {min(row.seed for row in rows)}", f"weights-{slug}.png"))
     folder = workdir / "figures"
     figures.accuracy_by_regime(folder / drawn[0][1], title, {k: list(v.values()) for k, v in accuracies.items()})
-    figures.channels_per_layer(folder / drawn[1][1], title, plans)
+    figures.kept_per_layer(folder / drawn[1][1], title, plans)
     weights = {regime: stages[regime].weights() for regime in REGIME_ORDER if regime in stages}
     figures.weight_distributions(folder / drawn[2][1], title, weights)
     return title, table, "\n\n".join([*notes, words]), drawn

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tfprune.experiments.store import Stage, Store
 from tfprune.files import replacing
-from tfprune.plans import ChannelPlan, load_plan
+from tfprune.plans import Plan, load_plan
 
 REGIME_ORDER = ("unpruned", "pruned", "finetune", "scratch_e", "scratch_b")
 
@@ -37,7 +37,7 @@ class Row:
         train_seconds: Wall time of it.
         train_examples: Images trained on.
         test_examples: Images tested on.
-        budget: What sets the length of the regime apart: the epochs of fine-tuning, the cap of Scratch-B.
+        budget: What sets the regime apart: the epochs of fine-tuning, the cap of Scratch-B, rescaled initial weights.
         training: Settings of the training that are not the paper's.
         study: Eight hex digits that rows of different seeds of the same setting share.
     """
@@ -75,7 +75,7 @@ class Results:
     """
 
     rows: list[Row]
-    plans: dict[tuple[str, int], ChannelPlan]
+    plans: dict[tuple[str, int], Plan]
     stages: dict[tuple[str, int], dict[str, Stage]]
 
 

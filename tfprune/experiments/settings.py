@@ -28,7 +28,11 @@ _OWN_FLAGS = {
     "gamma_l1": "network_slimming",
     "gate_l1": "sparse_structure_selection",
     "pretrained": "soft_filter",
+    "pattern": "magnitude",
+    "schedule": "magnitude",
+    "scratch_rescale": "magnitude",
 }
+PATTERNS, SCHEDULES = ("2:4", "block"), ("polynomial",)
 _SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
 _MOST_SEEDS = 1000
 
@@ -49,6 +53,9 @@ class Settings:
     gamma_l1: float
     gate_l1: float
     pretrained: bool
+    pattern: str | None
+    schedule: str | None
+    scratch_rescale: bool
     regimes: tuple[str, ...]
     seeds: tuple[int, ...]
     epochs: int
@@ -67,10 +74,11 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """The variant, the ratio, or the penalty that decides, as the column `setting` has it."""
+        """As the column `setting` has it: the variant, the ratio and what is pruned how, or the penalty that decides."""
         if self.variant or self.ratio is None:
             return self.variant or f"gate_l1={self.gate_l1:g}"
-        return f"{'pretrained ' * self.pretrained}ratio={self.ratio:g}"
+        how = ("pretrained" if self.pretrained else None, self.schedule, self.pattern, f"ratio={self.ratio:g}")
+        return " ".join(filter(None, how))
 
     @property
     def ratios(self) -> dict[str, float] | None:
@@ -119,8 +127,8 @@ def define_flags(values: flags.FlagValues) -> None:
     string("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
     number(
         "ratio",
-        "Fraction of channels to remove, in (0, 1); of residual blocks in sparse_structure_selection. Default: 0.5, "
-        "unless --variant is given; there the blocks whose gates are zero.",
+        "Fraction of channels to remove, of weights in magnitude, of residual blocks in sparse_structure_selection; in "
+        "(0, 1). Default: 0.5, unless --variant is given; of blocks those whose gates are zero.",
     )
     string("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
     number(
@@ -133,6 +141,17 @@ def define_flags(values: flags.FlagValues) -> None:
         "L1 on the gates of blocks in sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini.",
     )
     switch("pretrained", None, "Start soft_filter from the trained network, at a tenth of the learning rate.")
+    string("pattern", None, f"Weights that magnitude removes together: {', '.join(PATTERNS)}. Default: single ones.")
+    string(
+        "schedule",
+        None,
+        f"How magnitude prunes while the network trains: {', '.join(SCHEDULES)}. Default: at once, after the training.",
+    )
+    switch(
+        "scratch_rescale",
+        None,
+        "Draw the new weights of scratch_e and scratch_b from N(0, sqrt(2 / n)), n the weights that magnitude leaves.",
+    )
     flags.DEFINE_list("regimes", "all", f"Of {', '.join(REGIMES)}, all.", flag_values=values)
     flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
     number(
@@ -201,7 +220,8 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         if ratio is None and values.method != "sparse_structure_selection":  # there the penalty decides
             ratio = 0.5
         if ratio is not None and not 0.0 < ratio < 1.0:
-            raise UsageError(f"--ratio={ratio:g} is outside (0, 1): give the fraction of channels to remove.")
+            unit = "weights" if values.method == "magnitude" else "channels"
+            raise UsageError(f"--ratio={ratio:g} is outside (0, 1): give the fraction of {unit} to remove.")
     elif ratio is not None:
         raise UsageError(
             f"Give either --ratio or --variant; received --ratio={ratio:g} and --variant={values.variant}."
@@ -227,6 +247,9 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         gamma_l1=given("gamma_l1", recipe.gamma_l1 if values.method == "network_slimming" else 0.0),
         gate_l1=given("gate_l1", recipe.gate_l1 if values.method == "sparse_structure_selection" else 0.0),
         pretrained=bool(values.pretrained),
+        pattern=values.pattern,
+        schedule=values.schedule,
+        scratch_rescale=bool(values.scratch_rescale),
         regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
         seeds=_parse_seeds(values.seeds),
         epochs=epochs,
@@ -247,6 +270,7 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     for name, method in _OWN_FLAGS.items():
         if values[name].value is not None and settings.method != method:
             raise UsageError(f"--{name} belongs to --method={method}; received --method={settings.method}.")
+    _check_pattern(settings)
     if values.smoke:
         settings = _shrunk(settings)
     if not settings.dry_run:
@@ -254,6 +278,18 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     elif settings.workdir.exists() and not settings.workdir.is_dir():
         raise UsageError(f"--workdir={str(settings.workdir)!r} is no folder.")
     return settings
+
+
+def _check_pattern(settings: Settings) -> None:
+    for name, valid in (("pattern", PATTERNS), ("schedule", SCHEDULES)):
+        if getattr(settings, name) not in (None, *valid):
+            raise unknown_name(name, getattr(settings, name), valid)
+    if settings.pattern == "2:4" and settings.ratio != 0.5:
+        raise UsageError(
+            f"--pattern=2:4 removes half of the weights; received --ratio={settings.ratio:g}. Leave it out."
+        )
+    if settings.pattern == "2:4" and settings.schedule:
+        raise UsageError(f"--pattern=2:4 is made at once; it does not go with --schedule={settings.schedule}.")
 
 
 def _shrunk(settings: Settings) -> Settings:

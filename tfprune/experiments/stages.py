@@ -81,6 +81,8 @@ class StudyStages:
     def regime(self, seed: int, regime: Regime, epochs: int) -> Stage:
         """Training the pruned architecture in a regime for so many epochs."""
         config = {**self._plan_config(seed), "regime_epochs": epochs}
+        if regime.weights == "fresh" and self._settings.scratch_rescale:
+            config["scratch_rescale"] = True
         return self._store.stage(regime.name, self._slug(self._settings.method, seed), config)
 
     def study(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -17,20 +17,20 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from tfprune.data import load
-from tfprune.errors import NothingProvedError
+from tfprune.errors import PlanError
 from tfprune.experiments.monitor import EpochLines, TensorBoardLog
 from tfprune.experiments.results import Row
 from tfprune.experiments.settings import Settings
 from tfprune.experiments.stages import StudyStages
 from tfprune.experiments.store import Stage, save_weights, write_json
 from tfprune.exporting import export
+from tfprune.files import file_name
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
-from tfprune.plans import ChannelPlan, load_plan
+from tfprune.plans import Plan, load_plan
 from tfprune.profiling import profile
-from tfprune.proof import verify
-from tfprune.surgery import clone
+from tfprune.surgery import Edit, clone
 from tfprune.training.distribution import agree, worker_index
 from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
 from tfprune.training.regimes import Regime
@@ -55,7 +55,7 @@ class Study:
         check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.model.trainable = True  # layers that a user's file has frozen would keep random weights
-        self.method = METHODS.get(settings.method)
+        self.method = METHODS.get(settings.method).configured(self._method_settings(0))
         worker = worker_index(strategy)
         self.chief = worker == 0
         # Workers do the same work and each keeps its own stages, so that none needs the others' disk.
@@ -73,14 +73,14 @@ class Study:
         """Tells the stages, epochs, costs and the FLOPs ratio behind Scratch-B."""
         s, data = self.settings, self.data
         plan, known = self._expected_plan()
-        ratio = plan.flops[0] / plan.flops[1]
+        ratio = _flops_ratio(plan)
         height, width, channels = data.input_shape
         scale = "" if s.width == 1 else f" x {s.width:g}"
         replicas = self.strategy.num_replicas_in_sync
         device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
         own = f"L1 on gamma {s.gamma_l1:g}" if s.gamma_l1 else self.method.sparse_key(self._method_settings(0))
         about = "" if known else "about "
-        guess = "" if known else " (a guess: the real widths follow from the training)"
+        guess = "" if known else " (a guess: the real ones follow from the training)"
         cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
         lines = [
             f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
@@ -100,12 +100,12 @@ class Study:
         ]
         return "\n".join(lines) + "\n\n" + tabulate(table, ("seed", "stage", "epochs", "learning rates", ""))
 
-    def _expected_plan(self) -> tuple[ChannelPlan, bool]:
+    def _expected_plan(self) -> tuple[Plan, bool]:
         """The plan, as far as it is known before training, and whether its widths are."""
         planned = self.stages.plan(self.settings.seeds[0])
         if planned.done and len(self.settings.seeds) == 1:
             return load_plan(planned.folder / "plan.json"), True
-        return self.method.expected(self.model, self._method_settings(0))
+        return self.method.expected(self.model, self._method_settings(0))  # tells now what would fail later
 
     def _stage_lines(self, seed: int, ratio: float, known: bool) -> Iterator[tuple]:
         s = self.settings
@@ -116,7 +116,7 @@ class Study:
         yield "plan", "", "", planned.done
         if planned.done:
             plan, known = load_plan(planned.folder / "plan.json"), True
-            ratio = plan.flops[0] / plan.flops[1]
+            ratio = _flops_ratio(plan)
         for regime in s.regime_list:
             epochs = self._epochs(regime, ratio)
             sure = known or regime.budget != "flops"
@@ -148,15 +148,16 @@ class Study:
             self._export(self.model, large, "unpruned")
             self._export(small, planned, "pruned")
         for regime in s.regime_list:
-            epochs = self._epochs(regime, plan.flops[0] / plan.flops[1])
+            epochs = self._epochs(regime, _flops_ratio(plan))
             stage = self.stages.regime(seed, regime, epochs)
             if not self._done(stage):
-                fresh = regime.weights == "fresh"
-                weights = clone(small, weights="fresh", seed=seed).get_weights() if fresh else inherited
+                weights = inherited
+                if regime.weights == "fresh":
+                    weights = self.method.fresh(plan, self.model, self._method_settings(seed)).get_weights()
                 schedule = regime.schedule(s.learning_rate, epochs, s.drops)
                 self._say(f"seed {seed}: {regime.name}, {_epochs(epochs)}")
-                trainer = self._trainer_for(small)
-                result = self._train(trainer, stage, weights, epochs, schedule, seed)
+                trainer = self._trainer_for(small, plan.edit())
+                result = self._train(trainer, stage, weights, epochs, schedule, seed, plan.callbacks())
                 small.set_weights(result.weights)
                 with stage.writing() as folder:
                     _store_result(folder, result)
@@ -192,11 +193,8 @@ class Study:
         settings = dataclasses.replace(self._method_settings(seed), learned=learned)
         plan = self.method.plan(self.model, settings, self.data.normalized_sample)
         small = plan.apply(self.model)
-        try:
-            proof = f"masked and removed network differ by {verify(self.model, plan):.1e} of the largest output"
-        except NothingProvedError as error:  # a training that collapsed is a result too
-            proof = str(error)
-        accuracy = self._trainer_for(small).evaluate(small.get_weights())["val_accuracy"]
+        proof = plan.prove(self.model)
+        accuracy = self._trainer_for(small, plan.edit()).evaluate(small.get_weights())["val_accuracy"]
         self._say(f"{plan}\nproof: {proof}")
         trained, sparse = large.read("history.json"), to_prune.read("history.json")
         own_epochs, own_seconds = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
@@ -235,26 +233,39 @@ class Study:
 
     def _method_settings(self, seed: int) -> MethodSettings:
         s = self.settings
-        same = {name: getattr(s, name) for name in ("ratio", "ratios", "bypass", "gamma_l1", "gate_l1", "pretrained")}
-        return MethodSettings(**same, seed=seed)
+        same = (
+            "ratio",
+            "ratios",
+            "bypass",
+            "gamma_l1",
+            "gate_l1",
+            "pretrained",
+            "pattern",
+            "schedule",
+            "scratch_rescale",
+        )
+        return MethodSettings(**{name: getattr(s, name) for name in same}, seed=seed)
 
     def _schedule_of_large(self, sparse: bool) -> Schedule:
         s = self.settings
         rate = s.learning_rate / 10 if sparse and s.pretrained else s.learning_rate
         return Schedule.paper(rate, s.epochs, s.drops)
 
-    def _trainer(self, model: keras.Model, edit: Callable | None = None) -> Trainer:
+    def _trainer(self, model: keras.Model, edit: Edit | None = None) -> Trainer:
         s = self.settings
         config = TrainingConfig(
             batch_size=s.batch_size, weight_decay=s.weight_decay, nesterov=s.nesterov, precision=s.precision
         )
         return Trainer(model, self.data, config, self.strategy, edit)
 
-    def _trainer_for(self, small: keras.Model) -> Trainer:
-        """The trainer of a pruned network; that of the same architecture is used again."""
+    def _trainer_for(self, small: keras.Model, edit: Edit | None = None) -> Trainer:
+        """The trainer of a pruned network; that of the same architecture is used again.
+
+        Every plan of a study makes the same `edit`; what differs between them, masks, is set by their callbacks.
+        """
         architecture = small.to_json()  # networks of equal weights may still differ, in their padded shortcuts
         if self._pruned_trainer is None or self._pruned_trainer[0] != architecture:
-            self._pruned_trainer = (architecture, self._trainer(small))
+            self._pruned_trainer = (architecture, self._trainer(small, edit))
         return self._pruned_trainer[1]
 
     def _row(
@@ -287,12 +298,16 @@ class Study:
     def _budget(self, regime: str) -> str:
         if regime == "finetune":
             return _epochs(self.settings.finetune_epochs)
-        cap = self.settings.budget_cap
-        return f"at most {cap:g} x the epochs" if regime == "scratch_b" and cap is not None else ""
+        parts, cap = [], self.settings.budget_cap
+        if regime == "scratch_b" and cap is not None:
+            parts.append(f"at most {cap:g} x the epochs")
+        if regime in ("scratch_e", "scratch_b") and self.settings.scratch_rescale:
+            parts.append("rescaled initial weights")
+        return ", ".join(parts)
 
     def _export(self, model: keras.Model, stage: Stage, regime: str) -> None:
         s = self.settings
-        name = f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}".replace("=", "-").replace(" ", "-")
+        name = file_name(f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}")
         setting = f"{name}-{self.stages.study()}-seed{s.seeds[0]}"
         folder = s.workdir / "export" / setting / regime
         marker = folder / "stage.txt"
@@ -311,6 +326,14 @@ def _store_result(folder: Path, result: TrainingResult, learned: dict | None = N
     save_weights(folder, result.weights)
     content = {"epochs": result.history, "seconds": result.seconds}
     write_json(folder / "history.json", content | ({"learned": learned} if learned else {}))
+
+
+def _flops_ratio(plan: Plan) -> float:
+    """How many times fewer FLOPs the pruned network has; what Scratch-B multiplies the epochs by."""
+    before, after = plan.flops
+    if after >= before:  # the code of the paper counted before it masked: Scratch-B was Scratch-E
+        raise PlanError(f"The plan saves no FLOPs ({before:,} -> {after:,}), so Scratch-B has no budget. Prune more.")
+    return before / after
 
 
 def _epochs(number: int) -> str:

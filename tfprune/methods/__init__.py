@@ -6,5 +6,9 @@ A method says how a network is trained to be pruned and how the plan is made; se
 from tfprune.registry import Registry
 
 METHODS = Registry("method")
-for _name in ("l1_norm", "network_slimming", "soft_filter", "sparse_structure_selection", "uniform", "random"):
+_NAMES = (
+    *("l1_norm", "network_slimming", "sparse_structure_selection", "soft_filter", "magnitude"),
+    *("uniform", "random"),
+)
+for _name in _NAMES:
     METHODS.add(_name, f"tfprune.methods.{_name}:METHOD")

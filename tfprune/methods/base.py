@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.planner import GLOBAL_MAX_RATIO, plan_channels
-from tfprune.plans import ChannelPlan
+from tfprune.plans import Plan
 from tfprune.surgery import Edit
 
 
@@ -19,14 +19,18 @@ class MethodSettings:
     """What a method is asked to do.
 
     Attributes:
-        ratio: Fraction of channels (or blocks) to remove; None when a variant is given, or the training decides.
+        ratio: Fraction of channels (or weights, or blocks) to remove; None when a variant is given, or the training
+            decides.
         ratios: Layer -> fraction to remove there, from a variant of the paper; None when a ratio is given.
         bypass: Addition -> the operand that it passes on alone, from a variant that removes blocks.
         gamma_l1: Strength of the L1 penalty on gamma, for the methods that train with one.
         gate_l1: Strength of the L1 penalty on gates, likewise.
         pretrained: Whether the network to prune starts as the trained large one.
         learned: What `Method.learned` has told of the training of the network to prune.
-        seed: For methods that draw at random.
+        pattern: Of the weights to remove, as `plan_weights` takes it.
+        schedule: How the sparsity rises while the network to prune trains; None for a cut after the training.
+        scratch_rescale: Whether new weights of a sparse network are scaled to the weights that it keeps.
+        seed: For methods that draw at random, and of new weights.
     """
 
     ratio: float | None = None
@@ -36,6 +40,9 @@ class MethodSettings:
     gate_l1: float = 1e-2
     pretrained: bool = False
     learned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pattern: str | None = None
+    schedule: str | None = None
+    scratch_rescale: bool = False
     seed: int = 0
 
 
@@ -56,6 +63,10 @@ class Method:
     trains_sparse = False
     automatic = False
 
+    def configured(self, settings: MethodSettings) -> Method:
+        """The method that these settings make of this one, where its attributes depend on them."""
+        return self
+
     def edit(self, settings: MethodSettings) -> Edit | None:
         """The change of layers with which the network to prune is trained; None for none."""
         return None
@@ -72,7 +83,7 @@ class Method:
         """What these callbacks know after the training that the weights do not tell; JSON types only."""
         return {}
 
-    def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[ChannelPlan, bool]:
+    def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[Plan, bool]:
         """A plan for a network that is not trained, and whether its widths will be those of the real one.
 
         Raises:
@@ -83,7 +94,11 @@ class Method:
             return plan, True
         return plan_channels(model, min(settings.ratio, GLOBAL_MAX_RATIO)), False
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
+    def fresh(self, plan: Plan, model: keras.Model, settings: MethodSettings) -> keras.Model:
+        """The pruned architecture with the new weights from which it is trained from scratch."""
+        return plan.apply(model, weights="fresh", seed=settings.seed)
+
+    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> Plan:
         """Makes the plan for a trained network.
 
         A method that reconstructs leaves the model with the weights that the pruned network is to inherit.

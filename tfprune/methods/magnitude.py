@@ -1,0 +1,64 @@
+"""Unstructured magnitude pruning: Han et al., "Learning both Weights and Connections" (NIPS 2015).
+
+The convolution weights of least magnitude of the whole network go, in one cut after the training, as Liu et al. (ICLR
+2019, section 4.3) do; or a little at a time while the network trains, Zhu & Gupta, "To prune, or not to prune" (2017).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+
+from tfprune.masking import CONVOLUTIONS, OTHER_CONVOLUTIONS, GradualMasks, mask_edit
+from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.surgery import Edit
+from tfprune.weight_planner import find_masks, plan_weights
+from tfprune.weight_plans import WeightPlan
+
+
+class Magnitude(Method):
+    """One cut by magnitude, after the training."""
+
+    automatic = True
+
+    def configured(self, settings: MethodSettings) -> Method:
+        """With a schedule, the method that trains with it."""
+        return GRADUAL if settings.schedule else self
+
+    def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[WeightPlan, bool]:
+        """The plan by layer: new weights of different layers tell nothing of how these will rank."""
+        known = settings.pattern is not None  # is found layer by layer, so that the counts are known
+        return plan_weights(model, settings.ratio, scope="layer", pattern=settings.pattern), known
+
+    def fresh(self, plan: WeightPlan, model: keras.Model, settings: MethodSettings) -> keras.Model:
+        """New weights under the mask, rescaled if the settings say so."""
+        return plan.apply(model, weights="fresh", seed=settings.seed, rescale=settings.scratch_rescale)
+
+    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> WeightPlan:
+        """Makes the plan for a trained network."""
+        return plan_weights(model, settings.ratio, pattern=settings.pattern)
+
+
+class GradualMagnitude(Magnitude):
+    """Cuts by magnitude while the network trains; the plan is what is left."""
+
+    trains_sparse = True
+
+    def edit(self, settings: MethodSettings) -> Edit:
+        """Gives every kernel that is pruned a mask."""
+        kinds = CONVOLUTIONS if settings.pattern else (*CONVOLUTIONS, *OTHER_CONVOLUTIONS)
+        return mask_edit(lambda record: isinstance(record.operation, kinds))
+
+    def callbacks(self, settings: MethodSettings) -> list[keras.callbacks.Callback]:
+        """Raises the sparsity."""
+        find = functools.partial(find_masks, pattern=settings.pattern)
+        return [GradualMasks(settings.ratio, lambda kernels, sparsity: find(kernels, sparsity)[0])]
+
+    def sparse_key(self, settings: MethodSettings) -> str:
+        """The schedule, and what it ends at."""
+        return " ".join(filter(None, (settings.schedule, settings.pattern, f"to {settings.ratio:g}")))
+
+
+METHOD = Magnitude()
+GRADUAL = GradualMagnitude()
