@@ -74,7 +74,7 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """As the column `setting` has it: the variant, the ratio and what is pruned how, or the penalty that decides."""
+        """As the column `setting` has it: the variant, the ratio and what is pruned how, or the penalty."""
         if self.variant or self.ratio is None:
             return self.variant or f"gate_l1={self.gate_l1:g}"
         how = ("pretrained" if self.pretrained else None, self.schedule, self.pattern, f"ratio={self.ratio:g}")
