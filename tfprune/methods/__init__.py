@@ -6,5 +6,5 @@ A method says how a network is trained to be pruned and how the plan is made; se
 from tfprune.registry import Registry
 
 METHODS = Registry("method")
-for _name in ("l1_norm", "network_slimming", "uniform", "random"):
+for _name in ("l1_norm", "thinet", "regression", "network_slimming", "uniform", "random"):
     METHODS.add(_name, f"tfprune.methods.{_name}:METHOD")

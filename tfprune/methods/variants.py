@@ -1,7 +1,12 @@
 """The predefined architectures of the paper, as fractions of channels to remove from each layer.
 
-Source: Li et al. (ICLR 2017) for the L1-norm variants, as Liu et al. (ICLR 2019) used them. Nothing here
-imports TensorFlow, so a command line can check a variant before it pays for that.
+Sources: Li et al. (ICLR 2017) for L1-norm, Luo et al. (ICCV 2017) for ThiNet, He, Zhang and Sun (ICCV 2017) for
+regression, as Liu et al. (ICLR 2019) used them. Nothing here imports TensorFlow, so a command line can check a
+variant before it pays for that.
+
+Three settings of theirs are not here. ThiNet's VGG-GAP and VGG-Tiny have another head than the network that is
+pruned, so removing channels does not lead to them. ResNet-50-2x of regression has a selection of channels in front of
+the first convolution of each block; our plans can select in front of a batch normalization only.
 """
 
 from __future__ import annotations
@@ -43,6 +48,19 @@ def _of_resnet(model: str, blocks: tuple[int, ...], fractions: tuple[float, ...]
     return Variant("l1_norm", (model,), ratios)
 
 
+def _of_widths(method: str, models: tuple[str, ...], widths: tuple[int, ...], kept: tuple[int, ...]) -> Variant:
+    """A variant that is known by the channels that `conv_1`, `conv_2`, ... keep of `widths`."""
+    pairs = enumerate(zip(kept, widths, strict=True), 1)
+    return Variant(method, models, {f"conv_{n}": 1 - left / width for n, (left, width) in pairs if left < width})
+
+
+def _of_bottlenecks(keep: float) -> Variant:
+    """The inner convolutions of each block of ResNet-50 keep a fraction; the outputs of blocks stay whole."""
+    inner = [number for first in range(2, 50, 3) for number in (first, first + 1)]
+    return Variant("thinet", ("imagenet_resnet50",), {f"conv_{n}": 1 - keep for n in inner})
+
+
+_VGG_16 = (("imagenet_vgg16",), (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512))
 _RESNET_34 = ("imagenet_resnet34", (3, 4, 6, 3))
 _SKIPPED_34 = {2, 8, 14, 16, 26, 28, 30, 32}
 
@@ -54,6 +72,11 @@ VARIANTS = {
     "ResNet-110-B": _of_resnet("resnet110", (18, 18, 18), (0.5, 0.4, 0.3), {36, 38, 74}),
     "ResNet-34-A": _of_resnet(*_RESNET_34, (0.3, 0.3, 0.3, 0.0), _SKIPPED_34),
     "ResNet-34-B": _of_resnet(*_RESNET_34, (0.5, 0.6, 0.4, 0.0), _SKIPPED_34),
+    "VGG-Conv": _of_widths("thinet", *_VGG_16, (32, 32, 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)),
+    "ResNet-50-30%": _of_bottlenecks(keep=0.3),
+    "ResNet-50-50%": _of_bottlenecks(keep=0.5),
+    "ResNet-50-70%": _of_bottlenecks(keep=0.7),
+    "VGG-16-5x": _of_widths("regression", *_VGG_16, (24, 22, 41, 51, 108, 89, 111, 184, 276, 228, 512, 512, 512)),
 }
 
 
