@@ -67,21 +67,15 @@ def lasso_choice(gram: np.ndarray, moment: np.ndarray, keep: int) -> np.ndarray:
 
     channels, strength = len(gram), np.diag(gram)
     factors = np.zeros(channels)
-    # The solver may give a channel that contributes nothing a factor from what rounding leaves of it.
-    live = strength > 1e-12 * strength.max()
-    if live.any():
+    if strength.any():
         unit = strength.max()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of degenerate channels, which are filled up below
             _, _, path = lars_path_gram(
-                moment[live] / unit,
-                gram[np.ix_(live, live)] / unit,
-                n_samples=1,
-                method="lasso",
-                max_iter=20 * channels,
+                moment / unit, gram / unit, n_samples=1, method="lasso", max_iter=20 * channels, copy_X=True
             )
         counts = np.count_nonzero(path, axis=0)
-        factors[live] = path[:, np.flatnonzero(counts <= keep)[-1]]
+        factors = path[:, np.flatnonzero(counts <= keep)[-1]]
     order = np.lexsort((np.arange(channels), -strength, factors == 0))
     kept = np.zeros(channels, bool)
     kept[order[:keep]] = True
