@@ -112,10 +112,54 @@ def test_variant_keeps_the_filters_with_the_largest_sum_of_absolute_weights(name
         assert plans[name].keep[layer] == tuple(largest), layer
 
 
-def test_variants_are_those_of_the_table():
-    assert {name for name, variant in VARIANTS.items() if variant.method == "l1_norm"} == set(TABLE)
+# Of ThiNet and regression, the kept widths of all convolutions, from the official code of the study.
+VGG_CONV = [32, 32, 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512]
+VGG_5X = [24, 22, 41, 51, 108, 89, 111, 184, 276, 228, 512, 512, 512]
+
+
+def bottleneck_widths(*inner):
+    """A stem of 64; per block its two inner convolutions and the block's output, which stays whole."""
+    blocks = [(width, width, 256 * 2**stage) for stage, width in enumerate(inner) for _ in range((3, 4, 6, 3)[stage])]
+    return [64, *(width for block in blocks for width in block)]
+
+
+WIDTHS = {
+    "VGG-Conv": ("thinet", "imagenet_vgg16", VGG_CONV, None),
+    "ResNet-50-30%": ("thinet", "imagenet_resnet50", bottleneck_widths(19, 38, 76, 153), None),
+    "ResNet-50-50%": ("thinet", "imagenet_resnet50", bottleneck_widths(32, 64, 128, 256), None),
+    "ResNet-50-70%": ("thinet", "imagenet_resnet50", bottleneck_widths(44, 89, 179, 358), 141),
+    "VGG-16-5x": ("regression", "imagenet_vgg16", VGG_5X, None),
+}
+
+
+@pytest.fixture(scope="module")
+def imagenet_networks():
+    return {name: build_model(name, (224, 224, 3), 1000) for name in ("imagenet_vgg16", "imagenet_resnet50")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WIDTHS)
+def test_variant_of_thinet_or_regression_has_the_widths_and_budget_of_the_paper(name, imagenet_networks):
+    method, model_name, widths, epochs = WIDTHS[name]
+    plan = METHODS.get(method).plan(imagenet_networks[model_name], MethodSettings(ratios=VARIANTS[name].ratios))
+    assert [len(plan.keep[f"conv_{n}"]) for n in range(1, len(widths) + 1)] == widths
+    assert plan.notes == ()
+    others = {layer for layer in plan.keep if not layer.removeprefix("conv_").isdigit()}
+    assert all(len(plan.keep[layer]) == plan.widths[layer] for layer in others)
+    before, after = plan.flops
+    if epochs:
+        assert int(90 * before / after) == epochs
+    else:  # the paper's cap of twice the epochs
+        assert before / after >= 2
+
+
+def test_variants_are_those_of_the_tables():
+    blocks = {name for name, variant in VARIANTS.items() if variant.bypass}
+    assert set(VARIANTS) - blocks == {*TABLE, *WIDTHS}
     for name, row in TABLE.items():
         assert get_variant(name, "l1_norm", row[0]).models[0] == row[0]
+    for name, (method, model_name, *_) in WIDTHS.items():
+        assert get_variant(name, method, model_name).models == (model_name,)
 
 
 @pytest.mark.parametrize(

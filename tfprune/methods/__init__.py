@@ -7,8 +7,8 @@ from tfprune.registry import Registry
 
 METHODS = Registry("method")
 _NAMES = (
-    *("l1_norm", "network_slimming", "sparse_structure_selection", "soft_filter", "magnitude"),
-    *("uniform", "random"),
+    *("l1_norm", "thinet", "regression", "network_slimming", "sparse_structure_selection", "soft_filter"),
+    *("magnitude", "uniform", "random"),
 )
 for _name in _NAMES:
     METHODS.add(_name, f"tfprune.methods.{_name}:METHOD")

@@ -1,8 +1,12 @@
 """The predefined architectures of the paper: fractions of channels to remove from each layer, or blocks to remove.
 
-Source: Li et al. (ICLR 2017) for the L1-norm variants and Huang & Wang (ECCV 2018) for those of Sparse Structure
-Selection, as Liu et al. (ICLR 2019) used them. Nothing here imports TensorFlow, so a command line can check a
-variant before it pays for that.
+Sources: Li et al. (ICLR 2017) for L1-norm, Luo et al. (ICCV 2017) for ThiNet, He, Zhang and Sun (ICCV 2017) for
+regression, Huang & Wang (ECCV 2018) for Sparse Structure Selection, as Liu et al. (ICLR 2019) used them. Nothing
+here imports TensorFlow, so a command line can check a variant before it pays for that.
+
+Three settings of theirs are not here. ThiNet's VGG-GAP and VGG-Tiny have another head than the network that is
+pruned, so removing channels does not lead to them. ResNet-50-2x of regression has a selection of channels in front of
+the first convolution of each block; our plans can select in front of a batch normalization only.
 """
 
 from __future__ import annotations
@@ -61,6 +65,19 @@ def _of_resnet50(kept: tuple[int, ...], first: tuple[bool, ...]) -> Variant:
     return Variant("sparse_structure_selection", ("imagenet_resnet50",), bypass=bypass)
 
 
+def _of_widths(method: str, models: tuple[str, ...], widths: tuple[int, ...], kept: tuple[int, ...]) -> Variant:
+    """A variant that is known by the channels that `conv_1`, `conv_2`, ... keep of `widths`."""
+    pairs = enumerate(zip(kept, widths, strict=True), 1)
+    return Variant(method, models, {f"conv_{n}": 1 - left / width for n, (left, width) in pairs if left < width})
+
+
+def _of_bottlenecks(keep: float) -> Variant:
+    """The inner convolutions of each block of ResNet-50 keep a fraction; the outputs of blocks stay whole."""
+    inner = [number for first in range(2, 50, 3) for number in (first, first + 1)]
+    return Variant("thinet", ("imagenet_resnet50",), {f"conv_{n}": 1 - keep for n in inner})
+
+
+_VGG_16 = (("imagenet_vgg16",), (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512))
 _RESNET_34 = ("imagenet_resnet34", (3, 4, 6, 3))
 _SKIPPED_34 = {2, 8, 14, 16, 26, 28, 30, 32}
 
@@ -75,6 +92,11 @@ VARIANTS = {
     "ResNet-41": _of_resnet50((0, 4, 6, 3), (False, True, True, True)),
     "ResNet-32": _of_resnet50((1, 4, 4, 1), (False, True, True, True)),
     "ResNet-26": _of_resnet50((0, 2, 5, 1), (False, False, False, True)),
+    "VGG-Conv": _of_widths("thinet", *_VGG_16, (32, 32, 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)),
+    "ResNet-50-30%": _of_bottlenecks(keep=0.3),
+    "ResNet-50-50%": _of_bottlenecks(keep=0.5),
+    "ResNet-50-70%": _of_bottlenecks(keep=0.7),
+    "VGG-16-5x": _of_widths("regression", *_VGG_16, (24, 22, 41, 51, 108, 89, 111, 184, 276, 228, 512, 512, 512)),
 }
 
 
