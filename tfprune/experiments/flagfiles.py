@@ -72,15 +72,12 @@ def _cost(settings: Settings) -> float:
     from tfprune.methods import METHODS
     from tfprune.methods.base import MethodSettings
     from tfprune.models import build_model
-    from tfprune.planner import plan_channels
 
     examples, size, classes = _DATA[settings.dataset]
     model = build_model(settings.model, (size, size, 3), classes, settings.width)
-    method = METHODS.get(settings.method)
-    if method.automatic:
-        plan = plan_channels(model, settings.ratio)
-    else:
-        plan = method.plan(model, MethodSettings(ratio=settings.ratio, ratios=settings.ratios))
+    asked = MethodSettings.of(settings, 0)
+    method = METHODS.get(settings.method).configured(asked)
+    plan, _ = method.expected(model, asked)
     large, small = plan.flops
     passes = large * settings.epochs * (1 + method.trains_sparse)
     for regime in settings.regime_list:

@@ -232,19 +232,7 @@ class Study:
         return regime.epochs(s.epochs, s.finetune_epochs, flops_ratio, s.budget_cap)
 
     def _method_settings(self, seed: int) -> MethodSettings:
-        s = self.settings
-        same = (
-            "ratio",
-            "ratios",
-            "bypass",
-            "gamma_l1",
-            "gate_l1",
-            "pretrained",
-            "pattern",
-            "schedule",
-            "scratch_rescale",
-        )
-        return MethodSettings(**{name: getattr(s, name) for name in same}, seed=seed)
+        return MethodSettings.of(self.settings, seed)
 
     def _schedule_of_large(self, sparse: bool) -> Schedule:
         s = self.settings

@@ -45,6 +45,12 @@ class MethodSettings:
     scratch_rescale: bool = False
     seed: int = 0
 
+    @classmethod
+    def of(cls, settings: Any, seed: int) -> MethodSettings:
+        """What the settings of a study ask of its method, for one seed."""
+        own = {field.name for field in dataclasses.fields(cls)} - {"learned", "seed"}
+        return cls(**{name: getattr(settings, name) for name in own}, seed=seed)
+
 
 Sample = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
