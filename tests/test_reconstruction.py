@@ -12,7 +12,6 @@ from keras import layers
 import tfprune
 from tests.helpers import network, plain_cnn, predict, prove, randomize, residual_cnn, weights_by_path
 from tfprune.data import load
-from tfprune.data.image_data import normalized_sample
 from tfprune.errors import PlanError, UsageError
 from tfprune.experiments.run import main
 from tfprune.graph import ChannelGraph
@@ -610,7 +609,7 @@ def learned():
     keras.utils.set_random_seed(1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss)
-    images, labels = normalized_sample(data, 6000)
+    images, labels = data.normalized_sample(6000)
     model.fit(images, labels, batch_size=64, epochs=3, verbose=0)
     return model, data
 
@@ -632,7 +631,7 @@ def test_accuracy_before_fine_tuning_beats_chance_and_l1_norm_at_the_same_shape(
     model, data = learned
     assert accuracy(model, data) > 0.75
     own = clone(model)
-    plan = made(method, own, sample=lambda count: normalized_sample(data, min(count, 1000)))
+    plan = made(method, own, sample=lambda count: data.normalized_sample(min(count, 1000)))
     reached = accuracy(plan.apply(own), data)
     chance = []
     for seed in range(5):
