@@ -301,7 +301,7 @@ CONVOLUTIONS = [
     (layers.Conv2D(4, 3, dilation_rate=(2, 1)), (7, 4, 2)),
     (layers.Conv1D(4, 3, strides=2, padding="same"), (9, 2)),
     (layers.Conv1D(4, 3, dilation_rate=2, padding="causal"), (8, 2)),
-    (layers.Conv1D(4, 4, strides=2, padding="causal"), (9, 2)),
+    (layers.Conv1D(4, 4, strides=2, padding="causal"), (8, 2)),
     (layers.Conv3D(4, 2, strides=2, padding="same"), (3, 4, 3, 2)),
     (layers.Dense(4), (7,)),
     (layers.Dense(4), (5, 7)),

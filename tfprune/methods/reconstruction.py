@@ -204,7 +204,10 @@ def find_sites(graph: ChannelGraph, most_columns: float = math.inf) -> tuple[dic
 
 
 def _site(graph: ChannelGraph, layer: str) -> Site | str:
-    """The site of a convolution whose channels are free, or why there is none."""
+    """The site of a convolution whose channels are free, or why there is none.
+
+    Readers with groups and readers that are called again elsewhere need no check: they couple channels.
+    """
     labels = graph.records[layer].created
     calls = [call for call in graph.calls for own in call.mixed.values() if np.isin(own, labels).any()]
     if len(calls) != 1:
@@ -213,10 +216,6 @@ def _site(graph: ChannelGraph, layer: str) -> Site | str:
     kind = type(operation)
     if kind not in _READERS:
         return f"is read by {record.name}, a {kind.__name__}, which is no convolution or dense layer of Keras"
-    if getattr(operation, "groups", 1) > 1:
-        return f"is read by {record.name}, a convolution with groups"
-    if len(record.calls) > 1:
-        return f"is read by {record.name}, which is called {len(record.calls)} times"
     kernel = operation.kernel
     index = next(i for i, weight in enumerate(record.weights) if weight is kernel)
     source = record.axes[index][len(kernel.shape) - 2]
