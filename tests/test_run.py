@@ -127,7 +127,7 @@ def test_the_quickstart_gives_rows_report_and_figures(quickstart):
         ("synthetic", "vgg16", "network_slimming", "ratio=0.5", "0")
     }
     pictures = list((quickstart / "figures").glob("*.png"))
-    assert sorted(picture.name.split("-")[0] for picture in pictures) == ["accuracy", "channels"]
+    assert sorted(picture.name.split("-")[0] for picture in pictures) == ["accuracy", "channels", "weights"]
     for picture in pictures:
         pixels = matplotlib.image.imread(picture)
         assert min(pixels.shape[:2]) > 200
