@@ -1,4 +1,4 @@
-"""The flagfiles of the paper's tables: as the tables say, and every kind of them runs."""
+"""The flagfiles of the paper's tables: as the tables say, and one of every method runs."""
 
 import re
 from pathlib import Path
@@ -36,26 +36,23 @@ def test_a_flagfile_is_headed_by_the_papers_numbers_and_the_cost():
     assert all(re.search(rf"{regime} +{number} ", text) for regime, number in printed.items())
     # By hand: 3 passes of 50,000 images for 5 seeds; 160 epochs of the large network; 40, 160 and 243 of the small.
     large, small = 627_883_018, 0.658 * 627_883_018
-    cost = float(re.search(r"about (\S+) FLOPs", text)[1])
-    assert cost == pytest.approx(3 * 50_000 * 5 * (160 * large + (40 + 160 + 243) * small), rel=0.05)
+    assert cost_of(path) == pytest.approx(3 * 50_000 * 5 * (160 * large + (40 + 160 + 243) * small), rel=0.05)
     (own,) = [found for found in flagfiles(1) if found[0] == path.stem]
     assert content(1, *own[1:]) == text
 
 
-def kinds():
-    """Flagfiles that between them have every method and every network."""
-    seen, found = set(), []
-    for path in ON_DISK:
-        settings = parsed(flags_of(path))
-        if not {settings.method, settings.model} <= seen:
-            seen |= {settings.method, settings.model}
-            found.append(path)
-    return found
+def cost_of(path):
+    return float(re.search(r"about (\S+) FLOPs", path.read_text(encoding="utf-8"))[1])
+
+
+def cheapest():
+    """The flagfile of each method that would cost least."""
+    return list({parsed(flags_of(path)).method: path for path in sorted(ON_DISK, key=cost_of, reverse=True)}.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", kinds(), ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_kind_of_flagfile_runs_from_end_to_end(path, tmp_path, capsys):
+@pytest.mark.parametrize("path", cheapest(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_flagfile_of_every_method_runs_from_end_to_end(path, tmp_path, capsys):
     assert run.main([f"--flagfile={path}", "--smoke", f"--workdir={tmp_path}"]) == 0
     lines = (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) >= 4
