@@ -155,6 +155,15 @@ def test_weights_are_interchangeable_in_order(shape):
     assert_same([theirs(values(shape), training=False)], [other(values(shape), training=False)])
 
 
+def test_float64_is_normalized_in_float64():
+    inputs = np.random.default_rng(0).normal(3.0, 2.0, (4, 3, 3, 8))
+    for training in (True, False):
+        outputs = FusedBatchNormalization(dtype="float64", epsilon=0.5)(inputs, training=training).numpy()
+        assert outputs.dtype == np.float64
+        mean, variance = (inputs.mean((0, 1, 2)), inputs.var((0, 1, 2))) if training else (0.0, 1.0)
+        np.testing.assert_allclose(outputs, (inputs - mean) / np.sqrt(variance + 0.5), atol=1e-12)
+
+
 def test_bfloat16_inputs_keep_float32_statistics(shape):
     layer = FusedBatchNormalization(dtype="mixed_bfloat16")
     layer.build(shape)

@@ -36,9 +36,12 @@ PLANS = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module", autouse=True)
 def double_precision():
+    before = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     yield
-    keras.config.set_floatx("float32")
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
 
 
 @pytest.mark.slow

@@ -66,3 +66,9 @@ def path_of(what: str, value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
         raise PlanError(f"{what}={shown(value)} must be a path (a text or a pathlib.Path).")
     return Path(value)
+
+
+def is_batch(shape: tuple, expected: tuple) -> bool:
+    """Whether an array of this shape is a batch, of one example or more, for a tensor; None is a size left open."""
+    sizes = zip(shape[1:], expected[1:], strict=False)
+    return len(shape) == len(expected) and shape[0] > 0 and all(own == size or size is None for own, size in sizes)

@@ -184,6 +184,10 @@ class ChannelGraph:
             for group in np.unique(self.group_of[labels]).tolist():
                 self.frozen.setdefault(group, reason)
 
+    def whole(self) -> ChannelGraph:
+        """The graph of the same model with no branch removed."""
+        return ChannelGraph(self.model, self.views) if self.bypass else self
+
     def producers(self) -> Iterator[Record]:
         """The records of the layers that create channels, in the order of execution."""
         return (record for record in self.records.values() if record.created is not None)

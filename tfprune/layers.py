@@ -23,8 +23,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     variance with the unbiased batch variance, Keras' layer with the biased one; they differ by n / (n - 1),
     n being the number of values per channel in a batch.
 
-    Inputs that the kernel does not take (any rank but 4, another axis than the last, no gamma or beta, a
-    mask, statistics over replicas or renormalization) go through Keras' own code.
+    Inputs that the kernel does not take (any rank but 4, another axis than the last, float64, no gamma or beta,
+    a mask, statistics over replicas or renormalization) go through Keras' own code.
 
     With `gamma_regularizer=keras.regularizers.L1(strength)` this is the layer of Network Slimming (Liu et
     al., ICCV 2017): the gradient of the penalty is `strength * sign(gamma)`, zero at gamma = 0.
@@ -34,6 +34,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         """Normalizes `(batch, height, width, channels)`; other ranks as Keras does."""
         fusible = len(inputs.shape) == 4 and self.axis in (-1, 3) and self.scale and self.center and mask is None
         fusible = fusible and not self.synchronized and not getattr(self, "renorm", False)
+        fusible = fusible and self.compute_dtype != "float64"
         if not fusible:
             return super().call(inputs, training=training, mask=mask)
         use_batch = bool(training) and self.trainable

@@ -101,6 +101,8 @@ def plan_channels(
 
     scores = score(graph.keep_all())
     pools, unscored = scored_pools(pools, scores, criterion, ratios or {})
+    limit = max_ratio or (GLOBAL_MAX_RATIO if scope == "global" else 1.0)
+    budget = next((name for name, value in budgets.items() if value is not None), None)
     groups, notes = np.zeros(0, np.int64), []
     for step in range(1, steps + 1):
         if len(groups):
@@ -108,9 +110,7 @@ def plan_channels(
             scores[groups] = -np.inf  # what is gone stays gone
         share = step / steps
         own = {layer: value * share for layer, value in (ratios or {}).items()}
-        limit = max_ratio or (GLOBAL_MAX_RATIO if scope == "global" else 1.0)
         cut = Cut(graph, pools, scores, scope, own, round_to, min_channels, limit)
-        budget = next((name for name, value in budgets.items() if value is not None), None)
         if budget:
             groups, notes = cut.to_budget(budget, 1.0 - (1.0 - budgets[budget]) * share)
         else:

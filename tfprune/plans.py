@@ -120,7 +120,7 @@ class ChannelPlan:
         for layer, channels in keep.items():
             if not channels:
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
-        whole = ChannelGraph(graph.model, graph.views) if graph.bypass else graph
+        whole = graph.whole()
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
         left = {layer.name: layer for layer in after.layers}
         rows = tuple(_row(layer, left.get(layer.name)) for layer in before.layers if layer.params or layer.macs)
@@ -145,7 +145,7 @@ class ChannelPlan:
         Raises:
             PlanError: If the plan is for another model; the message names the layer that differs.
         """
-        whole = ChannelGraph(graph.model, graph.views) if graph.bypass else graph
+        whole = graph.whole()
         widths = {record.name: len(record.created) for record in whole.producers()}
         for layer in [*self.widths, *widths]:
             if self.widths.get(layer) != widths.get(layer):

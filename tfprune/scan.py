@@ -15,7 +15,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from tfprune.checks import names, number_in, path_of, several, shown
+from tfprune.checks import is_batch, names, number_in, path_of, several, shown
 from tfprune.cutting import kept_channels
 from tfprune.errors import PlanError
 from tfprune.files import check_writable
@@ -220,17 +220,12 @@ def _check_classification(model: keras.Model, evaluate: Any) -> None:
     else:
         inputs = keras.tree.flatten(batch[0])
     shapes, expected = [np.shape(value) for value in inputs], [tuple(tensor.shape) for tensor in model.inputs]
-    if len(shapes) != len(expected) or not all(map(_is_batch, shapes, expected)):
+    if len(shapes) != len(expected) or not all(map(is_batch, shapes, expected)):
         raise PlanError(f"evaluate= has inputs of shape {shapes}; {model.name!r} takes batches of {expected}.")
     targets = keras.tree.flatten(batch[1])
     why = _no_classes(model, np.asarray(targets[0]), shapes[0][0]) if len(targets) == 1 else "there are several targets"
     if why:
         raise PlanError(f"evaluate= is no data to measure an accuracy on: {why}. Give a function instead.")
-
-
-def _is_batch(shape: tuple, expected: tuple) -> bool:
-    sizes = zip(shape[1:], expected[1:], strict=False)
-    return len(shape) == len(expected) and shape[0] > 0 and all(own == size or size is None for own, size in sizes)
 
 
 def _no_classes(model: keras.Model, targets: np.ndarray, examples: int) -> str:

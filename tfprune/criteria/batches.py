@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfprune.checks import is_batch
 from tfprune.errors import PlanError
 from tfprune.proof import own_inputs
 from tfprune.walk import functional
@@ -67,13 +68,11 @@ def _pair(model: keras.Model, batch: Any) -> tuple[list, Any]:
     inputs, targets = batch[:2] if isinstance(batch, tuple) and len(batch) > 1 else (batch, None)
     inputs = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
     inputs = own_inputs(model, inputs)
-    shapes = [tuple(array.shape[1:]) for array in inputs]
-    expected = [tuple(tensor.shape[1:]) for tensor in functional(model).inputs]
-    fits = len(shapes) == len(expected) and all(
-        len(one) == len(other) and all(a in (b, None) for a, b in zip(one, other, strict=True))
-        for one, other in zip(expected, shapes, strict=True)
-    )
-    if not fits or not len(inputs[0]):
+    tensors = functional(model).inputs
+    if len(inputs) != len(tensors) or not all(
+        is_batch(array.shape, tensor.shape) for array, tensor in zip(inputs, tensors, strict=True)
+    ):
+        shapes, expected = ([tuple(value.shape[1:]) for value in values] for values in (inputs, tensors))
         raise PlanError(f"data= has inputs of shape {shapes} per example; {model.name!r} takes {expected}.")
     counts = {len(array) for array in (*inputs, *keras.tree.flatten(targets)) if array is not None}
     if len(counts) > 1:

@@ -227,7 +227,7 @@ class Trainer:
             loss = tf.reduce_sum(losses) / self.config.batch_size
             penalties = self.model.losses
             if penalties:
-                loss += tf.add_n(penalties) / self.strategy.num_replicas_in_sync
+                loss += sum(tf.cast(value, loss.dtype) for value in penalties) / self.strategy.num_replicas_in_sync
         variables = self.model.trainable_variables
         self.model.optimizer.apply(tape.gradient(loss, variables), variables)
         return tf.stack([loss, tf.reduce_sum(hits)])
@@ -247,7 +247,7 @@ class Trainer:
 
     def _average_statistics(self) -> None:
         """Gives all replicas the mean of their moving statistics; each gathered its own."""
-        statistics = [v.value for v in self.model.non_trainable_variables if v.dtype == "float32"]
+        statistics = [v.value for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
         if self.strategy.num_replicas_in_sync > 1 and statistics:
             self.strategy.run(_average, args=(statistics,))
 
