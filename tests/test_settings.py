@@ -20,7 +20,8 @@ def parse(*argv):
     values = flags.FlagValues()
     define_flags(values)
     values(["run", "--dry_run", *argv])
-    return settings_from_flags(values)
+    (settings,) = settings_from_flags(values)
+    return settings
 
 
 # Defaults.
