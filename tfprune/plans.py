@@ -220,8 +220,10 @@ class ChannelPlan:
             second: A plan for the network that this plan makes of it.
 
         Raises:
-            PlanError: If the second plan is for another network.
+            PlanError: If the second plan is for another network, or one of them selects with views.
         """
+        if self.views or second.views:
+            raise PlanError("Plans with views cannot be put together. Make one plan for the whole, or apply both.")
         removed = {}
         for layer, kept in self.keep.items():
             if len(kept) != second.widths.get(layer, 0):
@@ -235,7 +237,6 @@ class ChannelPlan:
         return ChannelPlan.from_removed(
             model,
             removed,
-            views=[*dict.fromkeys((*self.views, *second.views))],
             bypass={**self.bypass, **second.bypass},
             notes=second.notes,
             origin=second.origin,

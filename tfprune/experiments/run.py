@@ -3,8 +3,8 @@
 Without any flag: VGG-16 at a quarter of its width on 6,000 images of Fashion-MNIST, half of its channels
 removed by Network Slimming, one seed, every regime; a few minutes on two CPU cores. The same command again
 finds the stages that are finished and does the rest. Flags that take several values (--ratio=0.3,0.5) run every
-combination, and settings that begin with the same large network train it once. Every network starts from new weights; of a user's .keras
-file the architecture is used.
+combination, and settings that begin with the same large network train it once. Every network starts from
+new weights; of a user's .keras file the architecture is used.
 """
 
 from __future__ import annotations

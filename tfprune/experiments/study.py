@@ -37,7 +37,6 @@ from tfprune.training.regimes import REGIMES, Regime
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import check_batch_size
 
-
 _EARLY = "early_weights.npz"  # of a large network's training, to rewind to
 
 
