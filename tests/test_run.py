@@ -407,7 +407,7 @@ def make_study(tmp_path, *argv):
     values = flags.FlagValues()
     settings_module.define_flags(values)
     values(["run", "--smoke", f"--workdir={tmp_path}", *argv])
-    return Study(settings_module.settings_from_flags(values), tf.distribute.get_strategy())
+    return Study(*settings_module.settings_from_flags(values), tf.distribute.get_strategy())
 
 
 @pytest.mark.slow

@@ -66,18 +66,44 @@ def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -
         accuracies: Regime -> seed -> test accuracy, as a fraction.
         test_examples: Number of test images behind each accuracy.
     """
-    finetuned = accuracies.get("finetune", {})
-    shown, details = {}, []
-    for regime, label in (("scratch_e", "Scratch-E"), ("scratch_b", "Scratch-B")):
-        difference = paired_difference(accuracies.get(regime, {}), finetuned)
+    answers = [_verdict_on_scratch(accuracies, test_examples), _verdict_on_tickets(accuracies, test_examples)]
+    return " ".join(filter(None, answers)) or (
+        "No verdict: it takes fine-tuned and scratch-trained runs, or winning and random tickets, of the same seeds."
+    )
+
+
+def _compared(
+    accuracies: Mapping[str, Mapping[int, float]], labels: Mapping[str, str], baseline: str, test_examples: int
+) -> tuple[dict[str, float], list[str]]:
+    """Label -> the sign of the difference from a baseline regime, 0 if none is shown; and the differences in words."""
+    shown, details, base = {}, [], accuracies.get(baseline, {})
+    for regime, label in labels.items():
+        difference = paired_difference(accuracies.get(regime, {}), base)
         if difference is None:
             continue
-        limit = sampling_error(float(np.mean(list(finetuned.values()))), test_examples)
+        limit = sampling_error(float(np.mean(list(base.values()))), test_examples)
         is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > limit
         shown[label] = np.sign(difference.mean) if is_shown else 0
         details.append(_detail(label, difference, limit, test_examples))
+    return shown, details
+
+
+def _verdict_on_tickets(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
+    labels = {"winning_ticket": "The winning ticket"}
+    shown, details = _compared(accuracies, labels, "random_ticket", test_examples)
+    leads = {
+        1: "The first weights mattered: the winning ticket did better than the random one.",
+        -1: "The first weights did harm: the winning ticket did worse than the random one.",
+        0: "No difference between the winning and the random ticket was shown.",
+    }
+    return " ".join([*(leads[int(sign)] for sign in shown.values()), *details])
+
+
+def _verdict_on_scratch(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
+    labels = {"scratch_e": "Scratch-E", "scratch_b": "Scratch-B"}
+    shown, details = _compared(accuracies, labels, "finetune", test_examples)
     if not shown:
-        return "No verdict: it takes fine-tuned and scratch-trained runs of the same seeds."
+        return ""
     better = [label for label, sign in shown.items() if sign > 0]
     if better:
         lead = f"The inherited weights were not worth it: {better[-1]}, from new weights, did better than fine-tuning."
