@@ -329,3 +329,23 @@ def test_uniform_widths_in_front_of_streams_reach_the_parameter_counts_of_the_pa
         gone = whole - sum(len(plan.keep[view]) for view in views)
         params.append((plan.params[1] + 2 * gone + whole) / 1e6)
     assert params == pytest.approx([1.404, 1.165, 0.932, 0.741, 0.577, 0.409, 0.289], abs=0.0006)
+
+
+@pytest.mark.parametrize("method", ["network_slimming", "uniform", "random", "l1_norm", "magnitude"])
+def test_layers_to_skip_keep_everything(method):
+    model = build_model("imagenet_vgg11_bn", (32, 32, 3), 10, 0.05)
+    randomize(model)
+    skip = ("fc_*", "conv_2")
+    chosen = METHODS.get(method)
+    settings = MethodSettings(ratio=0.4, skip=skip[1:] if method in ("l1_norm", "magnitude") else skip)
+    for plan in (chosen.plan(model, settings), chosen.expected(model, settings)[0]):
+        sizes = plan.sizes()
+        for layer in ("fc_1", "fc_2", "conv_2"):
+            before, after = sizes.get(layer, (0, 0))
+            assert before == after, layer
+        assert any(after < before for before, after in sizes.values())
+
+
+def test_skipping_all_that_l1_norm_prunes_is_refused():
+    with pytest.raises(PlanError, match=r"leaves none of what l1_norm prunes: conv_1, conv_2"):
+        METHODS.get("l1_norm").plan(build_model("vgg11", (32, 32, 3), 10, 0.1), MethodSettings(ratio=0.5, skip=["c*"]))

@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 from keras import layers
 
+from tfprune.errors import UsageError
 from tfprune.experiments.run import main
 from tfprune.experiments.settings import define_flags, settings_from_flags
 from tfprune.training.regimes import REGIMES
@@ -492,3 +493,17 @@ def test_rounds_are_settings_of_which_the_first_is_as_ever():
     assert [one.name for one in settings_from_flags(values)] == [
         "ratio=0.2", "ratio=0.2 round=2", "ratio=0.2 round=3", "ratio=0.4", "ratio=0.4 round=2", "ratio=0.4 round=3",
     ]  # fmt: skip
+
+
+def test_what_is_skipped_is_part_of_the_setting():
+    settings = parse("--method=uniform", "--skip=fc_*,conv_1")
+    assert (settings.skip, settings.name) == (("fc_*", "conv_1"), "ratio=0.5 skip=fc_*+conv_1")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--method=thinet"], ["--method=l1_norm", "--model=vgg16_l1", "--variant=VGG-16-A"],
+             ["--method=magnitude", "--schedule=polynomial"]]
+)  # fmt: skip
+def test_methods_that_do_not_choose_the_layers_cannot_skip_any(argv):
+    with pytest.raises(UsageError, match="--skip goes with a --ratio of l1_norm, network_slimming"):
+        parse(*argv, "--skip=conv_1")

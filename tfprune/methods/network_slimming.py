@@ -43,10 +43,12 @@ class NetworkSlimming(Method):
         return penalise
 
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
-        """Makes the plan for a network that was trained sparse."""
+        """Makes the plan for a network that was trained sparse; layers to skip had the penalty, but are not ranked."""
         views = stream_normalizations(model)
         # Layers are thinned to a few percent here (VGG-19 at 70 %), which the planner's own limit would not let happen.
-        return plan_channels(model, settings.ratio, criterion="gamma", scope="global", views=views, max_ratio=1.0)
+        return plan_channels(
+            model, settings.ratio, criterion="gamma", scope="global", skip=settings.skip, views=views, max_ratio=1.0
+        )
 
 
 def stream_normalizations(model: keras.Model) -> list[str]:
