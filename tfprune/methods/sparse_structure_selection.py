@@ -213,7 +213,7 @@ def _blocks(graph: ChannelGraph) -> list[Block]:
     if not blocks:
         raise PlanError(
             f"sparse_structure_selection removes residual blocks; {graph.model.name!r} has none whose branch ends in a "
-            "batch normalization, convolution or dense layer. Take a ResNet or PreResNet, --gates=neurons, or another method."
+            "batch normalization, convolution or dense layer. Take a ResNet, --gates=neurons, or another method."
         )
     return blocks
 
