@@ -17,7 +17,7 @@ from tfprune.errors import UsageError
 from tfprune.experiments.recipes import A_TENTH, NARROW, recipe_for
 from tfprune.files import check_writable
 from tfprune.methods import METHODS
-from tfprune.methods.variants import VARIANTS, get_variant
+from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import MODELS, check_model, is_file
 from tfprune.registry import unknown_name
 from tfprune.training import PRECISIONS, STRATEGIES
@@ -89,6 +89,11 @@ class Settings:
     def bypass(self) -> dict[str, int] | None:
         """Addition -> the operand that it passes on alone, of the variant; None without one."""
         return dict(VARIANTS[self.variant].bypass) if self.variant else None
+
+    @property
+    def design(self) -> str | None:
+        """Name of the network that the variant is; None where it is what removing channels leaves."""
+        return VARIANTS[self.variant].design if self.variant else None
 
     @property
     def regime_list(self) -> list[Regime]:
@@ -250,7 +255,7 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         pattern=values.pattern,
         schedule=values.schedule,
         scratch_rescale=bool(values.scratch_rescale),
-        regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
+        regimes=_regimes(values.regimes, values.variant),
         seeds=_parse_seeds(values.seeds),
         epochs=epochs,
         finetune_epochs=given("finetune_epochs", -(-epochs * share[0] // share[1])),
@@ -278,6 +283,22 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     elif settings.workdir.exists() and not settings.workdir.is_dir():
         raise UsageError(f"--workdir={str(settings.workdir)!r} is no folder.")
     return settings
+
+
+def _regimes(names: list[str], variant: str | None) -> tuple[str, ...]:
+    """The regimes by name; `all` for a design are those of new weights."""
+    regimes = parse_regimes(names)
+    if not is_design(variant):
+        return tuple(regime.name for regime in regimes)
+    fresh = tuple(regime.name for regime in regimes if regime.weights == "fresh")
+    inheriting = [name for name in names if name not in (*fresh, "all")]
+    if inheriting:
+        valid = ", ".join(name for name, regime in REGIMES.items() if regime.weights == "fresh")
+        raise UsageError(
+            f"--regimes={','.join(names)}: {inheriting[0]} trains inherited weights, and {variant} has none: it is a "
+            f"network of its own, not what pruning leaves of a larger one. Valid: {valid}, all."
+        )
+    return fresh
 
 
 def _check_pattern(settings: Settings) -> None:

@@ -66,16 +66,7 @@ def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -
         accuracies: Regime -> seed -> test accuracy, as a fraction.
         test_examples: Number of test images behind each accuracy.
     """
-    finetuned = accuracies.get("finetune", {})
-    shown, details = {}, []
-    for regime, label in (("scratch_e", "Scratch-E"), ("scratch_b", "Scratch-B")):
-        difference = paired_difference(accuracies.get(regime, {}), finetuned)
-        if difference is None:
-            continue
-        limit = sampling_error(float(np.mean(list(finetuned.values()))), test_examples)
-        is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > limit
-        shown[label] = np.sign(difference.mean) if is_shown else 0
-        details.append(_detail(label, difference, limit, test_examples))
+    shown, details = _beside(accuracies, "finetune", test_examples)
     if not shown:
         return "No verdict: it takes fine-tuned and scratch-trained runs of the same seeds."
     better = [label for label, sign in shown.items() if sign > 0]
@@ -86,6 +77,33 @@ def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -
     else:
         lead = "No advantage of scratch training over fine-tuning was shown."
     return " ".join([lead, *details])
+
+
+def verdict_on_design(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
+    """Says how an architecture that inherits no weights did beside the large network; arguments as of `verdict`."""
+    _, details = _beside(accuracies, "unpruned", test_examples)
+    if not details:
+        return "No verdict: it takes a design that was trained from scratch with the seeds of the large network."
+    return " ".join(["A design inherits no weights; it is compared with the large network.", *details])
+
+
+def _beside(
+    accuracies: Mapping[str, Mapping[int, float]], base: str, test_examples: int
+) -> tuple[dict[str, int], list[str]]:
+    """Compares training from scratch with another regime: label -> sign of the difference, 0 if none is shown; words.
+
+    Regimes that share no seed with the other one are left out.
+    """
+    other, signs, details = accuracies.get(base, {}), {}, []
+    for regime, label in (("scratch_e", "Scratch-E"), ("scratch_b", "Scratch-B")):
+        difference = paired_difference(accuracies.get(regime, {}), other)
+        if difference is None:
+            continue
+        limit = sampling_error(float(np.mean(list(other.values()))), test_examples)
+        is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > limit
+        signs[label] = int(np.sign(difference.mean)) if is_shown else 0
+        details.append(_detail(label, difference, limit, test_examples))
+    return signs, details
 
 
 def _detail(label: str, difference: Difference, limit: float, test_examples: int) -> str:

@@ -82,12 +82,13 @@ class Study:
         about = "" if known else "about "
         guess = "" if known else " (a guess: the real ones follow from the training)"
         cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
+        small = "pruned" if plan.inherits else "design"
         lines = [
             f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
             f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
             f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
             f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
-            f"pruned    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
+            f"{small}    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
             f"budget    {about}{ratio:.2f} x fewer FLOPs, so Scratch-B trains for {about}{ratio:.2f} x the epochs{cap}",
             f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
             f"{replicas} {device} replica{'s' * (replicas > 1)}",
@@ -141,12 +142,15 @@ class Study:
         plan = load_plan(planned.folder / "plan.json")
         self.model.set_weights(to_prune.weights())
         small = plan.apply(self.model)
-        inherited = planned.weights()
-        small.set_weights(inherited)
+        inherited = None
+        if plan.inherits:
+            inherited = planned.weights()
+            small.set_weights(inherited)
         if export_networks:
             self.model.set_weights(large.weights())
             self._export(self.model, large, "unpruned")
-            self._export(small, planned, "pruned")
+            if plan.inherits:
+                self._export(small, planned, "pruned")
         for regime in s.regime_list:
             epochs = self._epochs(regime, _flops_ratio(plan))
             stage = self.stages.regime(seed, regime, epochs)
@@ -192,21 +196,23 @@ class Study:
         learned = to_prune.read("history.json").get("learned", {})
         settings = dataclasses.replace(self._method_settings(seed), learned=learned)
         plan = self.method.plan(self.model, settings, self.data.normalized_sample)
-        small = plan.apply(self.model)
-        proof = plan.prove(self.model)
-        accuracy = self._trainer_for(small, plan.edit()).evaluate(small.get_weights())["val_accuracy"]
-        self._say(f"{plan}\nproof: {proof}")
+        self._say(f"{plan}\nproof: {plan.prove(self.model)}")
         trained, sparse = large.read("history.json"), to_prune.read("history.json")
-        own_epochs, own_seconds = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
-        pruned = [{"val_accuracy": accuracy}]
-        rows = [self._row(seed, "pruned", small, plan.flops[1], pruned, own_epochs, own_seconds)]
+        rows, weights = [], None
+        if plan.inherits:
+            small = plan.apply(self.model)
+            weights = small.get_weights()
+            pruned = [self._trainer_for(small, plan.edit()).evaluate(weights)]
+            own_epochs, own_seconds = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
+            rows.append(self._row(seed, "pruned", small, plan.flops[1], pruned, own_epochs, own_seconds))
         self.model.set_weights(large.weights())
         rows.append(
             self._row(seed, "unpruned", self.model, plan.flops[0], trained["epochs"], s.epochs, trained["seconds"])
         )
         with stage.writing() as folder:
             plan.save(folder / "plan.json")
-            save_weights(folder, small.get_weights())
+            if plan.inherits:
+                save_weights(folder, weights)
             write_json(folder / "origin.json", {"large": large.name})
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
         return stage
