@@ -73,8 +73,7 @@ def imagenet_resnet(name: str, input_shape: tuple[int, int, int], classes: int, 
 
 
 def _selected(x: keras.KerasTensor, count: int) -> keras.KerasTensor:
-    """So many of the channels, evenly spaced from the first on; all of them where there are no more."""
+    """So many of the channels, evenly spaced from the first on."""
     channels = x.shape[-1]
-    count = min(count, channels)
     # Like a layer, the operation is saved with the model, and needs nothing of ours to be loaded.
     return keras.ops.take(x, [index * channels // count for index in range(count)], axis=-1)
