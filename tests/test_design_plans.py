@@ -20,7 +20,7 @@ def other_head(kernel="glorot_uniform", outputs=5, size=8):
     x = layers.Conv2D(4, 3, padding="same", use_bias=False, kernel_initializer=kernel, name="conv_a")(inputs)
     x = layers.ReLU(name="relu_a")(layers.BatchNormalization(name="bn_a")(x))
     x = layers.GlobalAveragePooling2D(name="pool")(keras.ops.take(x, [0, 2, 3], axis=-1))
-    return keras.Model(inputs, layers.Dense(outputs, name="logits")(x), name="other_head")
+    return keras.Model(inputs, layers.Dense(outputs, name="head")(x), name="other_head")
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,13 @@ def test_costs_of_both_networks_are_counted_by_hand(plan):
     # plain_cnn: conv_a 3->6 and bn_a on 8x8, conv_b 6->10 with bias and bn_b on 4x4, fc 160->8, logits 8->5.
     large = 162 + 12 + 540 + 10 + 20 + 1280 + 8 + 40 + 5
     large_macs = 64 * 162 + 16 * 540 + 1280 + 40
-    # The design: conv_a 3->4, bn_a, logits 3->5.
+    # The design: conv_a 3->4, bn_a, head 3->5.
     assert plan.params == (large, 108 + 8 + 15 + 5)
     assert plan.macs == (large_macs, 64 * 108 + 15)
     # 2 FLOPs a MAC and 1 a bias; of every element 2 for normalization and 1 for ReLU; 4 of a 2x2 pool's window.
     large_flops = 2 * large_macs + 64 * 6 * 3 + 16 * 6 * 4 + 16 * 10 * (1 + 3) + 8 + 5
     assert plan.flops == (large_flops, 2 * (64 * 108 + 15) + 64 * 4 * 3 + 5)
-    assert plan.sizes() == {"conv_a": (6, 4), "conv_b": (10, 0), "fc": (8, 0), "logits": (5, 5)}
+    assert plan.sizes() == {"conv_a": (6, 4), "conv_b": (10, 0), "fc": (8, 0), "logits": (5, 0), "head": (0, 5)}
 
 
 def test_the_design_is_a_plain_network_of_the_foretold_cost_with_reproducible_weights(plan, model):

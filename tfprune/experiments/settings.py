@@ -157,7 +157,8 @@ def define_flags(values: flags.FlagValues) -> None:
         None,
         "Draw the new weights of scratch_e and scratch_b from N(0, sqrt(2 / n)), n the weights that magnitude leaves.",
     )
-    flags.DEFINE_list("regimes", "all", f"Of {', '.join(REGIMES)}, all.", flag_values=values)
+    text = f"Of {', '.join(REGIMES)}, all; without finetune for {', '.join(filter(is_design, VARIANTS))}."
+    flags.DEFINE_list("regimes", "all", text, flag_values=values)
     flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
     number(
         "epochs",
