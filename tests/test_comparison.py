@@ -266,7 +266,7 @@ def test_the_commands_for_what_is_not_run_would_reproduce_the_cells(table):
         values = flags.FlagValues()
         define_flags(values)
         values(["run", "--dry_run", *arguments])
-        settings = settings_from_flags(values)
+        (settings,) = settings_from_flags(values)
         cells = paper.cells(settings.dataset, settings.model, settings.method, settings.name, table=table)
         recipe = paper.recipe(cells[-1].recipe)
         for field in ("epochs", "batch_size", "learning_rate", "weight_decay", "budget_cap"):

@@ -377,7 +377,8 @@ def parse(*argv):
     values = flags.FlagValues()
     settings_module.define_flags(values)
     values(["run", "--dry_run", *argv])
-    return settings_module.settings_from_flags(values)
+    (settings,) = settings_module.settings_from_flags(values)
+    return settings
 
 
 @pytest.mark.parametrize(

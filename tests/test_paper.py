@@ -153,7 +153,7 @@ def test_an_unpruned_network_belongs_to_every_line_of_its_table_but_table_16():
 
 def test_names_are_those_of_this_package_where_it_has_them():
     assert {c.regime for c in paper.cells()} == {
-        *REGIME_ORDER, "winning_ticket", "random_ticket", "prune_c", "prune_d"
+        *REGIME_ORDER, "prune_c", "prune_d"
     }  # fmt: skip
     ours = {(c.method, c.model, c.setting) for c in paper.cells(dataset="cifar10", method="l1_norm", table=1)}
     assert {setting for _, _, setting in ours if setting} == {
@@ -172,7 +172,7 @@ def test_the_recipe_on_cifar_is_the_default_of_the_command():
     flag_values = flags.FlagValues()
     define_flags(flag_values)
     flag_values(["run", "--dry_run", "--dataset=cifar10"])
-    ours = settings_from_flags(flag_values)
+    (ours,) = settings_from_flags(flag_values)
     for name in ("cifar", "cifar_slimming_vgg"):
         theirs = paper.recipe(name)
         for field in ("epochs", "finetune_epochs", "batch_size", "learning_rate", "weight_decay", "budget_cap"):

@@ -9,8 +9,10 @@ import pytest
 from keras import layers
 
 import tfprune
-from tests.helpers import images, plain_cnn, predict, randomize, residual_cnn, weights_by_path
+from tests.helpers import images, plain_cnn, predict, randomize, relative_error, residual_cnn, weights_by_path
 from tfprune.errors import PlanError, UsageError
+from tfprune.methods import METHODS
+from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
 from tfprune.plans import ChannelPlan, load_plan
 
@@ -319,3 +321,51 @@ def test_one_plan_after_another_equals_their_union(model):
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[path], other[path]) for path in one)
     assert np.array_equal(predict(twice, images(model))[0], predict(union, images(model))[0])
+
+
+# One plan for two.
+
+
+def two_plans(model, first, second):
+    one = ChannelPlan.from_removed(model, first)
+    return one, ChannelPlan.from_removed(one.apply(model), second)
+
+
+def test_one_plan_after_another_is_one_plan():
+    model = residual_cnn()
+    randomize(model)
+    one, second = two_plans(model, {"branch_a": [0, 3], "stem": [1]}, {"branch_a": [1], "stem": [0, 6]})
+    both = one.then(model, second)
+    # Of branch_a 1, 2, 4, 5 are left, of the stream all but 1; places 1, and 0 and 6, of these go.
+    assert both.keep["branch_a"] == (1, 4, 5)
+    assert both.keep["stem"] == both.keep["branch_b"] == (2, 3, 4, 5, 6)
+    at_once, in_two = weights_by_path(both.apply(model)), weights_by_path(second.apply(one.apply(model)))
+    assert at_once.keys() == in_two.keys()
+    for path, value in at_once.items():
+        np.testing.assert_array_equal(value, in_two[path])
+    assert both.params == (one.params[0], second.params[1])
+
+
+def test_what_is_in_a_removed_block_stays_removed():
+    model = build_model("resnet20", (32, 32, 3), 10, 0.5)
+    randomize(model)
+    one = ChannelPlan.from_removed(model, {}, bypass={"add_3": 1})
+    small = one.apply(model)
+    second = tfprune.plan_channels(small, 0.3)
+    both = one.then(model, second)
+    assert both.flops == (one.flops[0], second.flops[1])
+    x = images(model)
+    assert relative_error(predict(second.apply(small), x), predict(both.apply(model), x)) <= 1e-5
+
+
+def test_plans_with_views_are_not_put_together():
+    model = build_model("preresnet56", (32, 32, 3), 10, 0.25)
+    plan = METHODS.get("network_slimming").plan(model, MethodSettings(ratio=0.3))
+    with pytest.raises(PlanError, match="views"):
+        plan.then(model, tfprune.plan_channels(plan.apply(model), 0.3))
+
+
+def test_a_second_plan_for_another_network_names_the_layer(model):
+    _, second = two_plans(model, {"conv_a": [0]}, {"conv_a": [0]})
+    with pytest.raises(PlanError, match="'conv_a' the first one leaves 4 channels, the second one begins with 5"):
+        ChannelPlan.from_removed(model, {"conv_a": [0, 1]}).then(model, second)

@@ -18,6 +18,8 @@ def test_which_regime_inherits_weights():
         "finetune": "inherit",
         "scratch_e": "fresh",
         "scratch_b": "fresh",
+        "winning_ticket": "rewind",
+        "random_ticket": "scaled",
     }
 
 
@@ -85,6 +87,7 @@ def test_on_imagenet_the_schedule_drops_by_thirds():
         (["scratch_b", "finetune"], ["finetune", "scratch_b"]),
         (["scratch_e", "scratch_e"], ["scratch_e"]),
         (["scratch_e", "all"], ["finetune", "scratch_e", "scratch_b"]),
+        (["random_ticket", "all"], ["finetune", "scratch_e", "scratch_b", "random_ticket"]),
     ],
 )
 def test_names_are_parsed_into_the_order_of_the_papers_tables(names, expected):
@@ -92,10 +95,12 @@ def test_names_are_parsed_into_the_order_of_the_papers_tables(names, expected):
 
 
 def test_an_unknown_name_gets_the_nearest_one():
-    with pytest.raises(UsageError, match=r"'scratch_c'.*'scratch_[eb]'.*finetune, scratch_e, scratch_b, all"):
+    with pytest.raises(
+        UsageError, match=r"'scratch_c'.*'scratch_[eb]'.*finetune, .*, winning_ticket, random_ticket, all"
+    ):
         parse_regimes(["finetune", "scratch_c"])
 
 
 def test_no_name_at_all_is_refused():
-    with pytest.raises(UsageError, match="finetune, scratch_e, scratch_b, all"):
+    with pytest.raises(UsageError, match="finetune, scratch_e, scratch_b, winning_ticket, random_ticket, all"):
         parse_regimes([])

@@ -59,6 +59,8 @@ def test_rows_and_plans_of_finished_stages_are_collected_in_order(tmp_path, plan
     for seed in (1, 0):
         write_stage(store, "scratch_b", [row("scratch_b", seed, epochs=12)])
         write_stage(store, "scratch_e", [row("scratch_e", seed)])
+        for ticket in ("random_ticket", "winning_ticket"):
+            write_stage(store, ticket, [row(ticket, seed)])
         write_stage(store, "finetune", [row("finetune", seed)])
         write_stage(store, "plan", [row("pruned", seed), row("unpruned", seed)], plan)
     write_stage(store, "finetune", [row("finetune", 0, method="l1_norm", study="bbbbbbbb")])
@@ -75,7 +77,8 @@ def test_rows_and_plans_of_finished_stages_are_collected_in_order(tmp_path, plan
 
 
 def test_regimes_are_in_the_order_of_the_contract():
-    assert REGIME_ORDER == ("unpruned", "pruned", "finetune", "scratch_e", "scratch_b")
+    assert REGIME_ORDER[:5] == ("unpruned", "pruned", "finetune", "scratch_e", "scratch_b")
+    assert REGIME_ORDER[5:] == ("winning_ticket", "random_ticket")
 
 
 def test_what_is_not_finished_is_not_collected(tmp_path):

@@ -250,7 +250,7 @@ def test_a_design_goes_the_whole_way_without_a_pruned_row_and_without_fine_tunin
     assert len(trained) == 6
     capsys.readouterr()
     assert main(["--smoke", f"--workdir={tmp_path}", *argv, "--regimes=finetune"]) == 2
-    assert "VGG-Tiny has none" in capsys.readouterr().err
+    assert "VGG-Tiny is a network of its own" in capsys.readouterr().err
 
 
 # With a user's own network, which is fast.
@@ -444,7 +444,7 @@ def make_study(tmp_path, *argv):
     values = flags.FlagValues()
     settings_module.define_flags(values)
     values(["run", "--smoke", f"--workdir={tmp_path}", *argv])
-    return Study(settings_module.settings_from_flags(values), tf.distribute.get_strategy())
+    return Study(*settings_module.settings_from_flags(values), tf.distribute.get_strategy())
 
 
 @pytest.mark.slow

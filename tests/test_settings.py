@@ -20,7 +20,8 @@ def parse(*argv):
     values = flags.FlagValues()
     define_flags(values)
     values(["run", "--dry_run", *argv])
-    return settings_from_flags(values)
+    (settings,) = settings_from_flags(values)
+    return settings
 
 
 # Defaults.
@@ -279,9 +280,10 @@ EARLY = {
     ),
     "fine-tuning of a design": (
         [*TINY, "--regimes=finetune"],
-        ["--regimes=finetune", "VGG-Tiny has none", "Valid: scratch_e, scratch_b, all."],
+        ["--regimes=finetune", "VGG-Tiny is a network of its own", "Valid: scratch_e, scratch_b, all."],
     ),
-    "fine-tuning of a design too": ([*TINY, "--regimes=scratch_b,all,finetune"], ["VGG-Tiny has none"]),
+    "fine-tuning of a design too": ([*TINY, "--regimes=scratch_b,all,finetune"], ["VGG-Tiny is a network of its own"]),
+    "a ticket of a design": ([*TINY, "--regimes=winning_ticket"], ["winning_ticket is of what pruning leaves"]),
     "a design of another network": (
         ["--method=regression", "--variant=ResNet-50-2x", "--model=imagenet_vgg16"],
         ["'ResNet-50-2x'", "--model=imagenet_resnet50", "VGG-GAP, VGG-Tiny"],

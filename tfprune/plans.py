@@ -205,6 +205,36 @@ class ChannelPlan:
         compile_alike(small, model)
         return small
 
+    def then(self, model: keras.Model, second: ChannelPlan) -> ChannelPlan:
+        """The plan that removes at once what this one and then another remove.
+
+        Args:
+            model: The network that this plan is for.
+            second: A plan for the network that this plan makes of it.
+
+        Raises:
+            PlanError: If the second plan is for another network, or one of them selects with views.
+        """
+        if self.views or second.views:
+            raise PlanError("Plans with views cannot be put together. Make one plan for the whole, or apply both.")
+        removed = {}
+        for layer, kept in self.keep.items():
+            if len(kept) != second.widths.get(layer, 0):
+                raise PlanError(
+                    f"The second plan is for another network: of {layer!r} the first one leaves {len(kept)} channels, "
+                    f"the second one begins with {second.widths.get(layer, 0)}."
+                )
+            left = {kept[place] for place in second.keep.get(layer, ())}
+            if left:  # what has no channels left is of a removed branch
+                removed[layer] = [channel for channel in range(self.widths[layer]) if channel not in left]
+        return ChannelPlan.from_removed(
+            model,
+            removed,
+            bypass={**self.bypass, **second.bypass},
+            notes=second.notes,
+            origin=second.origin,
+        )
+
     @property
     def params(self) -> tuple[int, int]:
         """Parameters before and after."""

@@ -143,6 +143,21 @@ class WeightPlan:
         pairs = [(getattr(before, field), getattr(after, field)) for field in ("params", "macs", "flops")]
         return cls(packed, rows, *pairs, tuple(notes), dict(origin or {"method": "by hand"}))
 
+    def then(self, model: keras.Model, second: WeightPlan) -> WeightPlan:
+        """The plan that turns off at once what this one and then another turn off.
+
+        Args:
+            model: The network that both are for.
+            second: The other plan.
+
+        Raises:
+            PlanError: If one of them is for another network.
+        """
+        masks = self.arrays()
+        for layer, mask in second.arrays().items():
+            masks[layer] = masks.get(layer, True) & mask
+        return WeightPlan.from_masks(model, masks, notes=second.notes, origin=second.origin)
+
     @property
     def nonzero(self) -> tuple[int, int]:
         """Parameters before, and after those that are not masked."""

@@ -15,7 +15,7 @@ from tfprune.experiments.settings import Settings, define_flags, settings_from_f
 from tfprune.experiments.stages import TrainingKey
 from tfprune.experiments.statistics import mean_and_std
 from tfprune.methods.variants import is_design
-from tfprune.training.regimes import REGIMES
+from tfprune.training.regimes import ALL
 
 if TYPE_CHECKING:
     from tfprune.experiments.results import Row
@@ -299,7 +299,7 @@ def arguments_for(line: tuple, finetune_epochs: int | None, cells: Sequence[pape
     else:
         arguments.append(f"--variant={setting}")
     regimes = [cell.regime for cell in cells if cell.regime not in ("unpruned", "pruned")]  # these two always come
-    if regimes and regimes != list(REGIMES):
+    if regimes and regimes != list(ALL):
         arguments.append(f"--regimes={','.join(regimes)}")
     runs = cells[0].n
     if runs and runs > 1:
@@ -320,4 +320,5 @@ def parsed(arguments: Sequence[str]) -> Settings:
     values = flags.FlagValues()
     define_flags(values)
     values(["run", "--dry_run", *arguments])
-    return settings_from_flags(values)
+    (settings,) = settings_from_flags(values)
+    return settings

@@ -16,6 +16,8 @@ _REGIME_COLOURS = {
     "finetune": "#0072b2",
     "scratch_e": "#e69f00",
     "scratch_b": "#d55e00",
+    "winning_ticket": "#009e73",
+    "random_ticket": "#cc79a7",
 }
 
 

@@ -60,8 +60,9 @@ def content(number: int, arguments: Sequence[str], cells: Sequence[paper.Cell]) 
         arguments: The flags.
         cells: What the paper has.
     """
+    column = max(10, *(len(cell.regime) for cell in cells))
     numbers = [
-        f"#   {cell.regime:<10} {format_cell(cell)}{f' ({cell.remark})' if cell.remark else ''}" for cell in cells
+        f"#   {cell.regime:<{column}} {format_cell(cell)}{f' ({cell.remark})' if cell.remark else ''}" for cell in cells
     ]
     head = [f"# Table {number}, {paper.TABLES[number]}. The paper has, as {cells[0].unit} in percent:", *numbers]
     return "\n".join([*head, f"# Cost: about {_cost(parsed(arguments)):.1e} FLOPs of training.", *arguments, ""])

@@ -1,4 +1,4 @@
-"""Callbacks that show a training: lines for a console that is no terminal, TensorBoard."""
+"""Callbacks that show a training, or keep something of it: console lines, TensorBoard, weights of an early epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from tfprune.layers import plain_weights
 
 
 class EpochLines(keras.callbacks.Callback):
@@ -20,6 +23,27 @@ class EpochLines(keras.callbacks.Callback):
             f"accuracy {logs['accuracy']:.4f}  test {logs['val_accuracy']:.4f}",
             flush=True,
         )
+
+
+class EarlyWeights(keras.callbacks.Callback):
+    """Keeps the weights that the network has after so many epochs.
+
+    Args:
+        epochs: After which; 1 or more.
+
+    Attributes:
+        weights: In the order of `model.get_weights()` of the network without what only training knows.
+    """
+
+    def __init__(self, epochs: int):
+        super().__init__()
+        self._epochs = epochs
+        self.weights: list[np.ndarray] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Copies the weights after the epoch in question."""
+        if epoch + 1 == self._epochs:
+            self.weights = [weight.numpy() for weight in plain_weights(self.model)]
 
 
 class TensorBoardLog(keras.callbacks.Callback):

@@ -10,7 +10,7 @@ that are not there; it writes nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +55,10 @@ def write_report(workdir: Path) -> str:
         screen.append(f"{title}\n\n{tabulate(table, header, disable_numparse=True)}\n\n{words}")
         page.append(f"## {title}\n\n{tabulate(table, header, 'github', disable_numparse=True)}\n\n{words}\n")
         page += [f"![{text}](figures/{file})\n" for text, file in figures]
+    for title, (header, *table), file in _tickets(workdir, results.rows):
+        screen.append(f"{title}\n\n{tabulate(table, header, disable_numparse=True)}")
+        page.append(f"## {title}\n\n{tabulate(table, header, 'github', disable_numparse=True)}\n")
+        page.append(f"![accuracy of both tickets](figures/{file})\n")
     page.append(_LEGEND)
     with replacing(workdir / "report.md") as scratch:
         scratch.write_text("\n".join(page), encoding="utf-8")
@@ -66,6 +70,9 @@ deviation over seeds. FLOPs are counted as the paper does: a multiply-add is 2. 
 pruned weights; `scratch_e` trains the same architecture from new weights for the same epochs as the large
 network, `scratch_b` for the same computation. `paper %`, where the paper has such a cell, is what it prints: the
 mean ± deviation of 5 runs on CIFAR, of 1 on ImageNet; it does not say whether after the last or the best epoch.
+`winning_ticket` trains the pruned network from the weights with which the large network began, `random_ticket` from
+new ones, both for the epochs of the large network; their difference is paired by seed, with its 95 % confidence
+interval (Student's t).
 """
 
 
@@ -110,6 +117,17 @@ def _section(workdir: Path, study: str, rows: list, plans: list, stages: dict) -
     weights = {regime: stages[regime].weights() for regime in REGIME_ORDER if regime in stages}
     figures.weight_distributions(folder / drawn[2][1], title, weights)
     return title, table, "\n\n".join([*notes, words]), drawn
+
+
+def _tickets(workdir: Path, rows: list) -> Iterator[tuple[str, list, str]]:
+    """Title, header and lines, and file of the figure of every network with tickets of several settings."""
+    from tfprune.experiments.tickets import HEADER, draw_tickets, ticket_lines, ticket_points
+
+    for network, points in ticket_points(rows).items():
+        if len(points) > 1:
+            title, file = f"Lottery tickets: {network}", f"tickets-{file_name(network.replace(', ', '-'))}.png"
+            draw_tickets(workdir / "figures" / file, title, points)
+            yield title, [HEADER, *ticket_lines(points)], file
 
 
 def _table(groups: list[list]) -> tuple[list[tuple], list[str]]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from tfprune.experiments.store import Stage, Store
 from tfprune.files import replacing
 from tfprune.plans import Plan, load_plan
+from tfprune.training.regimes import REGIMES
 
-REGIME_ORDER = ("unpruned", "pruned", "finetune", "scratch_e", "scratch_b")
+REGIME_ORDER = ("unpruned", "pruned", *REGIMES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 Without any flag: VGG-16 at a quarter of its width on 6,000 images of Fashion-MNIST, half of its channels
 removed by Network Slimming, one seed, every regime; a few minutes on two CPU cores. The same command again
-finds the stages that are finished and does the rest. Every network starts from new weights; of a user's .keras
-file the architecture is used.
+finds the stages that are finished and does the rest. Flags that take several values (--ratio=0.3,0.5) run every
+combination, and settings that begin with the same large network train it once. Every network starts from
+new weights; of a user's .keras file the architecture is used.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfprune.command import run_command
-from tfprune.experiments.settings import define_flags, settings_from_flags
+from tfprune.experiments.settings import Settings, define_flags, settings_from_flags
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> None:
-    """Runs the study that the flags describe.
+    """Runs the studies that the flags describe.
 
     Raises:
         UsageError: For wrong flags, data or networks.
@@ -28,26 +29,46 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
 
     if arguments:
         raise UsageError(f"Unexpected argument {arguments[0]!r}: every setting is a flag, --name=value.")
-    settings = settings_from_flags(values)
+    run_all(settings_from_flags(values))
+
+
+def run_all(grid: Sequence[Settings]) -> None:
+    """Runs the studies of several settings in one workdir, and reports.
+
+    Args:
+        grid: The settings, which differ in what is run, not in where and how.
+
+    Raises:
+        UsageError: For data, networks or plans that cannot be had.
+    """
     start = time.perf_counter()
 
     from tfprune.startup import import_tensorflow
 
     import_tensorflow()
     from tfprune.experiments.report import write_report
-    from tfprune.experiments.study import Study
-    from tfprune.training.distribution import make_strategy
+    from tfprune.experiments.study import Study, overview
+    from tfprune.training.distribution import make_strategy, worker_index
 
-    study = Study(settings, make_strategy(settings.strategy))
-    header = study.describe()  # on every worker, so that all of them stop where the plan cannot be made
-    if study.chief:
-        print(header, flush=True)
-    if settings.dry_run:
-        return
-    study.run()
-    if study.chief:
-        print(f"\n{write_report(settings.workdir)}")
-        print(f"\nreport: {settings.workdir / 'report.md'}   ({time.perf_counter() - start:.0f} s)")
+    strategy = make_strategy(grid[0].strategy)
+    chief = worker_index(strategy) == 0
+    # On every worker, and before anything is trained, so that all of them stop where a plan cannot be made.
+    if len(grid) > 1:
+        header = overview(Study(settings, strategy) for settings in grid)
+        if chief:
+            print(header, flush=True)
+        if grid[0].dry_run:
+            return
+    for settings in grid:
+        study = Study(settings, strategy)
+        header = study.describe()
+        if chief:
+            print(f"\n{header}" if len(grid) > 1 else header, flush=True)
+        if not settings.dry_run:
+            study.run()
+    if chief and not grid[0].dry_run:
+        print(f"\n{write_report(grid[0].workdir)}")
+        print(f"\nreport: {grid[0].workdir / 'report.md'}   ({time.perf_counter() - start:.0f} s)")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,9 +6,12 @@ Nothing here imports TensorFlow, so that a wrong flag is answered at once.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -21,7 +24,7 @@ from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import MODELS, check_model, is_file
 from tfprune.registry import unknown_name
 from tfprune.training import PRECISIONS, STRATEGIES
-from tfprune.training.regimes import REGIMES, Regime, parse_regimes
+from tfprune.training.regimes import ALL, REGIMES, Regime, parse_regimes
 
 # Flags that belong to one method.
 _OWN_FLAGS = {
@@ -35,6 +38,10 @@ _OWN_FLAGS = {
 PATTERNS, SCHEDULES = ("2:4", "block"), ("polynomial",)
 _SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
 _MOST_SEEDS = 1000
+# Flags that take several values, of which every combination is a setting.
+_LISTS = {"dataset": str, "model": str, "method": str, "ratio": float, "variant": str, "learning_rate": float}
+# Methods that prune a network again that they have pruned.
+_IN_ROUNDS = ("l1_norm", "magnitude", "uniform", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +64,8 @@ class Settings:
     schedule: str | None
     scratch_rescale: bool
     regimes: tuple[str, ...]
+    rewind_epoch: int
+    round: int
     seeds: tuple[int, ...]
     epochs: int
     finetune_epochs: int
@@ -78,7 +87,7 @@ class Settings:
         if self.variant or self.ratio is None:
             return self.variant or f"gate_l1={self.gate_l1:g}"
         how = ("pretrained" if self.pretrained else None, self.schedule, self.pattern, f"ratio={self.ratio:g}")
-        return " ".join(filter(None, how))
+        return " ".join(filter(None, (*how, f"round={self.round}" if self.round > 1 else None)))
 
     @property
     def ratios(self) -> dict[str, float] | None:
@@ -113,7 +122,11 @@ def define_flags(values: flags.FlagValues) -> None:
     def switch(name, default, text):
         flags.DEFINE_boolean(name, default, text, flag_values=values)
 
-    string("dataset", "fashion_mini", f"Data set: {', '.join(DATASETS.names())}.")
+    def several(name, default, text):
+        flags.DEFINE_list(name, default, text, flag_values=values)
+
+    several("dataset", "fashion_mini", f"Data set: {', '.join(DATASETS.names())}. Like --model, --method, --ratio, "
+            "--variant and --learning_rate it takes a list: every combination is run.")  # fmt: skip
     string(
         "data_dir",
         None,
@@ -127,15 +140,16 @@ def define_flags(values: flags.FlagValues) -> None:
         f"{', '.join(f'{size} for {name}' for name, size in IMAGE_SIZES.items())}.",
         flags.DEFINE_integer,
     )
-    string("model", "vgg16", f"{', '.join(MODELS.names())}, a keras.applications name, or a path ending in .keras.")
+    several("model", "vgg16", f"{', '.join(MODELS.names())}, a keras.applications name, or a path ending in .keras.")
     number("width", "Width multiplier of the model's channels. Default: 1, or 0.25 on fashion_mini with no --model.")
-    string("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
-    number(
+    several("method", "network_slimming", f"Pruning method: {', '.join(METHODS.names())}.")
+    several(
         "ratio",
+        None,
         "Fraction of channels to remove, of weights in magnitude, of residual blocks in sparse_structure_selection; in "
         "(0, 1). Default: 0.5, unless --variant is given; of blocks those whose gates are zero.",
     )
-    string("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
+    several("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
     number(
         "gamma_l1",
         "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini; a tenth of it for "
@@ -157,9 +171,20 @@ def define_flags(values: flags.FlagValues) -> None:
         None,
         "Draw the new weights of scratch_e and scratch_b from N(0, sqrt(2 / n)), n the weights that magnitude leaves.",
     )
-    text = f"Of {', '.join(REGIMES)}, all; without finetune for {', '.join(filter(is_design, VARIANTS))}."
-    flags.DEFINE_list("regimes", "all", text, flag_values=values)
-    flags.DEFINE_list("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.", flag_values=values)
+    several("regimes", "all", f"Of {', '.join(REGIMES)}; all is {', '.join(ALL)}; without finetune for "
+            f"{', '.join(filter(is_design, VARIANTS))}.")  # fmt: skip
+    number(
+        "rounds",
+        "Prune in so many rounds, each removing --ratio of what the ones before have left from the trained winning "
+        f"ticket; with --regimes=winning_ticket and {', '.join(_IN_ROUNDS)}. Default: 1.",
+        flags.DEFINE_integer,
+    )
+    number(
+        "rewind_epoch",
+        "Start winning_ticket from the weights after so many epochs of the large model's training. Default: 0.",
+        flags.DEFINE_integer,
+    )
+    several("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.")
     number(
         "epochs",
         "Epochs of the large model. Default: 160, in soft_filter 200 (fashion_mini: 6, imagenet: 90, or 100 in "
@@ -177,8 +202,9 @@ def define_flags(values: flags.FlagValues) -> None:
         "sparse_structure_selection.",
         flags.DEFINE_integer,
     )
-    number(
+    several(
         "learning_rate",
+        None,
         "Learning rate; x 0.1 at half and at three quarters of the epochs, or after every third on imagenet. In "
         "soft_filter x 0.2 after 30, 60 and 80 % and a first epoch at a tenth, in sparse_structure_selection on "
         "imagenet x 0.1 after 30, 60 and 90 %. "
@@ -201,18 +227,55 @@ def define_flags(values: flags.FlagValues) -> None:
     switch("dry_run", False, "Print what would be done, and stop.")
 
 
-def settings_from_flags(values: flags.FlagValues) -> Settings:
+def settings_from_flags(values: flags.FlagValues) -> list[Settings]:
     """Resolves defaults and checks everything that can be checked without TensorFlow.
+
+    Returns:
+        The settings: every combination of the values of the flags that take several, and of these every round.
 
     Raises:
         UsageError: For the first thing that is wrong; the message says what is valid.
     """
-    dataset = DATASETS.check(values.dataset)
-    METHODS.check(values.method)
+    choices = [_choices(name, values[name].value, kind) for name, kind in _LISTS.items()]
+    rounds = 1 if values.rounds is None else values.rounds
+    if rounds < 1:
+        raise UsageError(f"--rounds={rounds} must be at least 1.")
+    found = [
+        dataclasses.replace(settings, round=number)
+        for combination in itertools.product(*choices)
+        for settings in [_resolved(values, dict(zip(_LISTS, combination, strict=True)))]
+        for number in range(1, rounds + 1)
+    ]
+    for settings in found:
+        _check_round(settings)
+    workdir = found[0].workdir
+    if not values.dry_run:
+        check_writable(workdir)
+    elif workdir.exists() and not workdir.is_dir():
+        raise UsageError(f"--workdir={str(workdir)!r} is no folder.")
+    return found
+
+
+def _choices(name: str, texts: list[str] | None, kind: Callable[[str], Any]) -> list[Any]:
+    """The values of a flag that takes several; [None] where it is not given."""
+    if texts is None:
+        return [None]
+    try:
+        found = [kind(text) for text in texts]
+    except ValueError:
+        raise UsageError(f"--{name}={','.join(texts)} must be a number, or several: 0.3,0.5.") from None
+    if not found or len(set(found)) < len(found):
+        raise UsageError(f"--{name}={','.join(texts)} must name one or more different values.")
+    return found
+
+
+def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
+    """One setting; `own` is what it has of the flags that take several values."""
+    dataset, method, model = DATASETS.check(own["dataset"]), METHODS.check(own["method"]), own["model"]
     for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
         if values[name].value not in valid:
             raise unknown_name(name, values[name].value, valid)
-    recipe = recipe_for(dataset, values.model, values.method)
+    recipe = recipe_for(dataset, model, method)
     check_image_size(dataset, values.image_size)
     if dataset == "folder" and values.data_dir is None:
         raise UsageError("--dataset=folder needs --data_dir: a folder with one folder of images per class.")
@@ -220,23 +283,25 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     width = values.width
     if width is None:
         width = 1.0 if values["model"].present else recipe.width
-    check_model(values.model, width)
-    ratio = values.ratio
-    if values.variant is None:
-        if ratio is None and values.method != "sparse_structure_selection":  # there the penalty decides
+    check_model(model, width)
+    ratio, variant = own["ratio"], own["variant"]
+    if variant is None:
+        if ratio is None and method != "sparse_structure_selection":  # there the penalty decides
             ratio = 0.5
         if ratio is not None and not 0.0 < ratio < 1.0:
-            unit = "weights" if values.method == "magnitude" else "channels"
+            unit = "weights" if method == "magnitude" else "channels"
             raise UsageError(f"--ratio={ratio:g} is outside (0, 1): give the fraction of {unit} to remove.")
     elif ratio is not None:
-        raise UsageError(
-            f"Give either --ratio or --variant; received --ratio={ratio:g} and --variant={values.variant}."
-        )
+        raise UsageError(f"Give either --ratio or --variant; received --ratio={ratio:g} and --variant={variant}.")
     else:
-        get_variant(values.variant, values.method, values.model)
+        get_variant(variant, method, model)
+    for name, owner in _OWN_FLAGS.items():
+        if values[name].value is not None and owner not in values.method:
+            raise UsageError(f"--{name} belongs to --method={owner}; received --method={','.join(values.method)}.")
 
     def given(name, default):
-        return default if values[name].value is None else values[name].value
+        value = own[name] if name in own else values[name].value
+        return default if value is None or _OWN_FLAGS.get(name, method) != method else value
 
     epochs, share = given("epochs", recipe.epochs), recipe.finetune_epochs
     cap = given("budget_cap", recipe.budget_cap)
@@ -245,18 +310,20 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         data_dir=values.data_dir,
         train_examples=values.train_examples,
         image_size=given("image_size", IMAGE_SIZES.get(dataset)),
-        model=os.path.abspath(values.model) if is_file(values.model) else values.model,
+        model=os.path.abspath(model) if is_file(model) else model,
         width=width,
-        method=values.method,
+        method=method,
         ratio=ratio,
-        variant=values.variant,
-        gamma_l1=given("gamma_l1", recipe.gamma_l1 if values.method == "network_slimming" else 0.0),
-        gate_l1=given("gate_l1", recipe.gate_l1 if values.method == "sparse_structure_selection" else 0.0),
-        pretrained=bool(values.pretrained),
-        pattern=values.pattern,
-        schedule=values.schedule,
-        scratch_rescale=bool(values.scratch_rescale),
-        regimes=_regimes(values.regimes, values.variant),
+        variant=variant,
+        gamma_l1=given("gamma_l1", recipe.gamma_l1 if method == "network_slimming" else 0.0),
+        gate_l1=given("gate_l1", recipe.gate_l1 if method == "sparse_structure_selection" else 0.0),
+        pretrained=given("pretrained", False),
+        pattern=given("pattern", None),
+        schedule=given("schedule", None),
+        scratch_rescale=given("scratch_rescale", False),
+        regimes=_regimes(values.regimes, variant),
+        rewind_epoch=given("rewind_epoch", 0),
+        round=1,
         seeds=_parse_seeds(values.seeds),
         epochs=epochs,
         finetune_epochs=given("finetune_epochs", -(-epochs * share[0] // share[1])),
@@ -273,17 +340,29 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         dry_run=values.dry_run,
     )
     _check_ranges(settings)
-    for name, method in _OWN_FLAGS.items():
-        if values[name].value is not None and settings.method != method:
-            raise UsageError(f"--{name} belongs to --method={method}; received --method={settings.method}.")
     _check_pattern(settings)
-    if values.smoke:
-        settings = _shrunk(settings)
-    if not settings.dry_run:
-        check_writable(settings.workdir)
-    elif settings.workdir.exists() and not settings.workdir.is_dir():
-        raise UsageError(f"--workdir={str(settings.workdir)!r} is no folder.")
-    return settings
+    return _shrunk(settings) if values.smoke else settings
+
+
+def _check_round(settings: Settings) -> None:
+    ticket = "winning_ticket" in settings.regimes
+    if settings.rewind_epoch and not ticket:
+        raise UsageError(
+            f"--rewind_epoch={settings.rewind_epoch} is of --regimes=winning_ticket; received "
+            f"--regimes={','.join(settings.regimes)}."
+        )
+    if settings.round == 1:
+        return
+    if not ticket:
+        raise UsageError(
+            "--rounds prunes the winning ticket of the round before: it takes winning_ticket among --regimes; received "
+            f"{','.join(settings.regimes)}."
+        )
+    if settings.method not in _IN_ROUNDS or settings.variant or settings.pattern or settings.schedule:
+        raise UsageError(
+            f"--rounds goes with a --ratio of {', '.join(_IN_ROUNDS)}, without --pattern and --schedule; received "
+            f"--method={settings.method} {settings.name}."
+        )
 
 
 def _regimes(names: list[str], variant: str | None) -> tuple[str, ...]:
@@ -292,12 +371,12 @@ def _regimes(names: list[str], variant: str | None) -> tuple[str, ...]:
     if not is_design(variant):
         return tuple(regime.name for regime in regimes)
     fresh = tuple(regime.name for regime in regimes if regime.weights == "fresh")
-    inheriting = [name for name in names if name not in (*fresh, "all")]
-    if inheriting:
+    others = [name for name in names if name not in (*fresh, "all")]
+    if others:
         valid = ", ".join(name for name, regime in REGIMES.items() if regime.weights == "fresh")
         raise UsageError(
-            f"--regimes={','.join(names)}: {inheriting[0]} trains inherited weights, and {variant} has none: it is a "
-            f"network of its own, not what pruning leaves of a larger one. Valid: {valid}, all."
+            f"--regimes={','.join(names)}: {others[0]} is of what pruning leaves of a larger network; {variant} is a "
+            f"network of its own and inherits no weights. Valid: {valid}, all."
         )
     return fresh
 
@@ -325,7 +404,8 @@ def _shrunk(settings: Settings) -> Settings:
         image_size=None,
         width=min(settings.width, NARROW) if ours else settings.width,
         gate_l1=max(settings.gate_l1, _SMOKE_GATE_L1) if settings.gate_l1 else 0.0,
-        epochs=1,
+        epochs=2 if settings.rewind_epoch else 1,
+        rewind_epoch=min(settings.rewind_epoch, 1),
         finetune_epochs=1,
         budget_cap=2.0,
         workdir=settings.workdir / "smoke" if settings.workdir == Path("runs") else settings.workdir,
@@ -336,6 +416,10 @@ def _check_ranges(settings: Settings) -> None:
     for name in ("epochs", "finetune_epochs", "batch_size"):
         if getattr(settings, name) < 1:
             raise UsageError(f"--{name}={getattr(settings, name)} must be at least 1.")
+    if not 0 <= settings.rewind_epoch < settings.epochs:
+        raise UsageError(
+            f"--rewind_epoch={settings.rewind_epoch} must be 0 or more, and less than the {settings.epochs} epochs."
+        )
     for name in ("weight_decay", "gamma_l1", "gate_l1"):
         if not 0 <= getattr(settings, name) < math.inf:
             raise UsageError(f"--{name}={getattr(settings, name)} must be 0 or more.")

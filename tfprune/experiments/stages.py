@@ -33,8 +33,8 @@ class TrainingKey:
     sparse: str = ""
     precision: str = "float32"
     replicas: int = 1
-    drops: str = "cifar"
     image_size: int | None = None
+    rewind_epoch: int = 0
     content: str = ""
 
     def config(self) -> dict[str, Any]:

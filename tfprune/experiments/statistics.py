@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 _CONFIDENCE = 0.95
+_SCRATCH = {"scratch_e": "Scratch-E", "scratch_b": "Scratch-B"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +67,51 @@ def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -
         accuracies: Regime -> seed -> test accuracy, as a fraction.
         test_examples: Number of test images behind each accuracy.
     """
-    shown, details = _beside(accuracies, "finetune", test_examples)
+    answers = [_verdict_on_scratch(accuracies, test_examples), _verdict_on_tickets(accuracies, test_examples)]
+    return " ".join(filter(None, answers)) or (
+        "No verdict: it takes fine-tuned and scratch-trained runs, or winning and random tickets, of the same seeds."
+    )
+
+
+def verdict_on_design(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
+    """Says how an architecture that inherits no weights did beside the large network; arguments as of `verdict`."""
+    _, details = _compared(accuracies, _SCRATCH, "unpruned", test_examples)
+    if not details:
+        return "No verdict: it takes a design that was trained from scratch with the seeds of the large network."
+    return " ".join(["A design inherits no weights; it is compared with the large network.", *details])
+
+
+def _compared(
+    accuracies: Mapping[str, Mapping[int, float]], labels: Mapping[str, str], baseline: str, test_examples: int
+) -> tuple[dict[str, float], list[str]]:
+    """Label -> the sign of the difference from a baseline regime, 0 if none is shown; and the differences in words."""
+    shown, details, base = {}, [], accuracies.get(baseline, {})
+    for regime, label in labels.items():
+        difference = paired_difference(accuracies.get(regime, {}), base)
+        if difference is None:
+            continue
+        limit = sampling_error(float(np.mean(list(base.values()))), test_examples)
+        is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > limit
+        shown[label] = np.sign(difference.mean) if is_shown else 0
+        details.append(_detail(label, difference, limit, test_examples))
+    return shown, details
+
+
+def _verdict_on_tickets(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
+    labels = {"winning_ticket": "The winning ticket"}
+    shown, details = _compared(accuracies, labels, "random_ticket", test_examples)
+    leads = {
+        1: "The first weights mattered: the winning ticket did better than the random one.",
+        -1: "The first weights did harm: the winning ticket did worse than the random one.",
+        0: "No difference between the winning and the random ticket was shown.",
+    }
+    return " ".join([*(leads[int(sign)] for sign in shown.values()), *details])
+
+
+def _verdict_on_scratch(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
+    shown, details = _compared(accuracies, _SCRATCH, "finetune", test_examples)
     if not shown:
-        return "No verdict: it takes fine-tuned and scratch-trained runs of the same seeds."
+        return ""
     better = [label for label, sign in shown.items() if sign > 0]
     if better:
         lead = f"The inherited weights were not worth it: {better[-1]}, from new weights, did better than fine-tuning."
@@ -77,33 +120,6 @@ def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -
     else:
         lead = "No advantage of scratch training over fine-tuning was shown."
     return " ".join([lead, *details])
-
-
-def verdict_on_design(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
-    """Says how an architecture that inherits no weights did beside the large network; arguments as of `verdict`."""
-    _, details = _beside(accuracies, "unpruned", test_examples)
-    if not details:
-        return "No verdict: it takes a design that was trained from scratch with the seeds of the large network."
-    return " ".join(["A design inherits no weights; it is compared with the large network.", *details])
-
-
-def _beside(
-    accuracies: Mapping[str, Mapping[int, float]], base: str, test_examples: int
-) -> tuple[dict[str, int], list[str]]:
-    """Compares training from scratch with another regime: label -> sign of the difference, 0 if none is shown; words.
-
-    Regimes that share no seed with the other one are left out.
-    """
-    other, signs, details = accuracies.get(base, {}), {}, []
-    for regime, label in (("scratch_e", "Scratch-E"), ("scratch_b", "Scratch-B")):
-        difference = paired_difference(accuracies.get(regime, {}), other)
-        if difference is None:
-            continue
-        limit = sampling_error(float(np.mean(list(other.values()))), test_examples)
-        is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > limit
-        signs[label] = int(np.sign(difference.mean)) if is_shown else 0
-        details.append(_detail(label, difference, limit, test_examples))
-    return signs, details
 
 
 def _detail(label: str, difference: Difference, limit: float, test_examples: int) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from tfprune.errors import TfpruneError
 
 # Raise it when stages of an older tfprune must not be reused, although their configs look the same.
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Stage:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def weights(self) -> list[np.ndarray]:
+    def weights(self, file: str = "weights.npz") -> list[np.ndarray]:
         """The weights that the stage stored."""
         try:
-            with np.load(self.folder / "weights.npz", allow_pickle=False) as arrays:
+            with np.load(self.folder / file, allow_pickle=False) as arrays:
                 return [arrays[f"w{index}"] for index in range(len(arrays))]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise self._damaged("weights.npz") from error
+            raise self._damaged(file) from error
 
     def read(self, file: str) -> Any:
         """A JSON file of the stage."""
@@ -120,9 +120,9 @@ class Store:
         return Stage(name.partition("-")[0], {}, self.folder / name)
 
 
-def save_weights(folder: Path, weights: list[np.ndarray]) -> None:
+def save_weights(folder: Path, weights: list[np.ndarray], file: str = "weights.npz") -> None:
     """Writes weights so that `Stage.weights` reads them."""
-    np.savez(folder / "weights.npz", **{f"w{index}": array for index, array in enumerate(weights)})
+    np.savez(folder / file, **{f"w{index}": array for index, array in enumerate(weights)})
 
 
 def write_json(path: Path, content: Any) -> None:

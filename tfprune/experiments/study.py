@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -17,8 +17,8 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from tfprune.data import load
-from tfprune.errors import PlanError
-from tfprune.experiments.monitor import EpochLines, TensorBoardLog
+from tfprune.errors import PlanError, UsageError
+from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog
 from tfprune.experiments.results import Row
 from tfprune.experiments.settings import Settings
 from tfprune.experiments.stages import StudyStages
@@ -28,14 +28,16 @@ from tfprune.files import file_name
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
-from tfprune.plans import Plan, load_plan
+from tfprune.plans import ChannelPlan, Plan, load_plan
 from tfprune.profiling import profile
 from tfprune.surgery import Edit, clone
 from tfprune.training.distribution import agree, worker_index
 from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
-from tfprune.training.regimes import Regime
+from tfprune.training.regimes import REGIMES, Regime
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import check_batch_size
+
+_EARLY = "early_weights.npz"  # of a large network's training, to rewind to
 
 
 class Study:
@@ -64,6 +66,10 @@ class Study:
         key = self.method.sparse_key(self._method_settings(0))
         sparse, content = self.method.trains_sparse, self.data.content
         self.stages = StudyStages(settings, workdir, replicas, sparse, key, content)
+        self._before = None  # the stages of the round of pruning before this one
+        if settings.round > 1:
+            before = dataclasses.replace(settings, round=settings.round - 1)
+            self._before = StudyStages(before, workdir, replicas, sparse, key, content)
         self._trainers: dict[str, Trainer] = {}
         self._pruned_trainer: tuple[str, Trainer] | None = None
 
@@ -82,14 +88,17 @@ class Study:
         about = "" if known else "about "
         guess = "" if known else " (a guess: the real ones follow from the training)"
         cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
-        small = "pruned" if plan.inherits else "design"
+        kind = "pruned" if plan.inherits else "design"
+        budget = (
+            f"budget    {about}{ratio:.2f} x fewer FLOPs, so Scratch-B trains for {about}{ratio:.2f} x the epochs{cap}"
+        )
         lines = [
             f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
             f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
             f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
             f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
-            f"{small}    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
-            f"budget    {about}{ratio:.2f} x fewer FLOPs, so Scratch-B trains for {about}{ratio:.2f} x the epochs{cap}",
+            f"{kind}    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
+            *([budget] if "scratch_b" in s.regimes else []),
             f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
             f"{replicas} {device} replica{'s' * (replicas > 1)}",
             f"workdir   {s.workdir}",
@@ -106,7 +115,12 @@ class Study:
         planned = self.stages.plan(self.settings.seeds[0])
         if planned.done and len(self.settings.seeds) == 1:
             return load_plan(planned.folder / "plan.json"), True
-        return self.method.expected(self.model, self._method_settings(0))  # tells now what would fail later
+        plan, known = self.method.expected(self.model, self._method_settings(0))  # tells now what would fail later
+        if isinstance(plan, ChannelPlan):  # of weights, the plan is of all rounds
+            for _ in range(self.settings.round - 1):
+                following, _ = self.method.expected(plan.apply(self.model), self._method_settings(0))
+                plan = plan.then(self.model, following)
+        return plan, known
 
     def _stage_lines(self, seed: int, ratio: float, known: bool) -> Iterator[tuple]:
         s = self.settings
@@ -123,7 +137,17 @@ class Study:
             sure = known or regime.budget != "flops"
             rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
             done = known and self.stages.regime(seed, regime, epochs).done
+            epochs -= self._first_epoch(regime)
             yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
+
+    def overview(self) -> tuple:
+        """The study as a line of the table that `overview` makes."""
+        s, (plan, known) = self.settings, self._expected_plan()
+        stages = [line for seed in s.seeds for line in self._stage_lines(seed, _flops_ratio(plan), known)]
+        about, done = "" if known else "about ", sum(bool(stage[-1]) for stage in stages)
+        after = [f"{about}{number:,}" for number in (plan.params[1], plan.flops[1])]
+        name = Path(s.model).name
+        return s.dataset, name, s.method, s.name, f"{s.learning_rate:g}", *after, f"{done} of {len(stages)}"
 
     # Doing it
 
@@ -142,34 +166,47 @@ class Study:
         plan = load_plan(planned.folder / "plan.json")
         self.model.set_weights(to_prune.weights())
         small = plan.apply(self.model)
-        inherited = None
-        if plan.inherits:
-            inherited = planned.weights()
-            small.set_weights(inherited)
         if export_networks:
             self.model.set_weights(large.weights())
             self._export(self.model, large, "unpruned")
             if plan.inherits:
+                small.set_weights(planned.weights())
                 self._export(small, planned, "pruned")
         for regime in s.regime_list:
             epochs = self._epochs(regime, _flops_ratio(plan))
             stage = self.stages.regime(seed, regime, epochs)
             if not self._done(stage):
-                weights = inherited
-                if regime.weights == "fresh":
-                    weights = self.method.fresh(plan, self.model, self._method_settings(seed)).get_weights()
+                weights = self._first_weights(regime, seed, initial, large, planned)
                 schedule = regime.schedule(s.learning_rate, epochs, s.drops)
-                self._say(f"seed {seed}: {regime.name}, {_epochs(epochs)}")
+                first = self._first_epoch(regime)
+                self._say(f"seed {seed}: {regime.name}, {_epochs(epochs - first)}")
                 trainer = self._trainer_for(small, plan.edit())
-                result = self._train(trainer, stage, weights, epochs, schedule, seed, plan.callbacks())
+                result = self._train(trainer, stage, weights, epochs, schedule, seed, plan.callbacks(), first)
                 small.set_weights(result.weights)
                 with stage.writing() as folder:
                     _store_result(folder, result)
-                    row = self._row(seed, regime.name, small, plan.flops[1], result.history, epochs, result.seconds)
+                    own = epochs - first, result.seconds
+                    row = self._row(seed, regime.name, small, plan.flops[1], result.history, *own)
                     write_json(folder / "rows.json", [dataclasses.asdict(row)])
             if export_networks:
                 small.set_weights(stage.weights())
                 self._export(small, stage, regime.name)
+
+    def _first_weights(
+        self, regime: Regime, seed: int, initial: list[np.ndarray], large: Stage, planned: Stage
+    ) -> list[np.ndarray]:
+        """The weights with which a regime begins."""
+        plan = load_plan(planned.folder / "plan.json")
+        if regime.weights == "inherit":
+            return planned.weights()
+        if regime.weights == "rewind":
+            self.model.set_weights(large.weights(_EARLY) if self.settings.rewind_epoch else initial)
+            return plan.apply(self.model).get_weights()
+        # From the large network's seed every kernel that keeps its shape would get the large network's first weights.
+        asked = dataclasses.replace(self._method_settings(seed), seed=_other_seed(seed))
+        if regime.weights == "scaled":
+            asked = dataclasses.replace(asked, scratch_rescale=True)
+        return self.method.fresh(plan, self.model, asked).get_weights()
 
     def _train_large(self, seed: int, initial: list[np.ndarray], sparse: bool) -> Stage:
         stage, s = self.stages.large(seed, sparse), self.settings
@@ -182,9 +219,12 @@ class Study:
         self._say(f"seed {seed}: train{' sparse' * sparse}, {_epochs(s.epochs)}")
         schedule = self._schedule_of_large(sparse)
         own = self.method.callbacks(self._method_settings(seed)) if sparse else []
-        result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, own)
+        early = EarlyWeights(s.rewind_epoch)
+        result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, [*own, early])
         with stage.writing() as folder:
             _store_result(folder, result, self.method.learned(own) if sparse else None)
+            if s.rewind_epoch:
+                save_weights(folder, early.weights, _EARLY)
         return stage
 
     def _make_plan(self, seed: int, large: Stage, to_prune: Stage) -> Stage:
@@ -195,16 +235,20 @@ class Study:
         self.model.set_weights(to_prune.weights())
         learned = to_prune.read("history.json").get("learned", {})
         settings = dataclasses.replace(self._method_settings(seed), learned=learned)
-        plan = self.method.plan(self.model, settings, self.data.normalized_sample)
-        self._say(f"{plan}\nproof: {plan.prove(self.model)}")
+        pruned = self.model if self._before is None else self._pruned_before(seed)
+        step = self.method.plan(pruned, settings, self.data.normalized_sample)
+        small = step.apply(pruned)
+        proof = step.prove(pruned)
+        plan = step
+        if self._before is not None:
+            plan = load_plan(self._before.plan(seed).folder / "plan.json").then(self.model, step)
+        self._say(f"{plan}\nproof: {proof}")
         trained, sparse = large.read("history.json"), to_prune.read("history.json")
-        rows, weights = [], None
+        rows = []
         if plan.inherits:
-            small = plan.apply(self.model)
-            weights = small.get_weights()
-            pruned = [self._trainer_for(small, plan.edit()).evaluate(weights)]
-            own_epochs, own_seconds = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
-            rows.append(self._row(seed, "pruned", small, plan.flops[1], pruned, own_epochs, own_seconds))
+            found = self._trainer_for(small, plan.edit()).evaluate(small.get_weights())
+            own = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
+            rows.append(self._row(seed, "pruned", small, plan.flops[1], [found], *own))
         self.model.set_weights(large.weights())
         rows.append(
             self._row(seed, "unpruned", self.model, plan.flops[0], trained["epochs"], s.epochs, trained["seconds"])
@@ -212,21 +256,35 @@ class Study:
         with stage.writing() as folder:
             plan.save(folder / "plan.json")
             if plan.inherits:
-                save_weights(folder, weights)
+                save_weights(folder, small.get_weights())
             write_json(folder / "origin.json", {"large": large.name})
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
         return stage
 
+    def _pruned_before(self, seed: int) -> keras.Model:
+        """The winning ticket of the round before, trained."""
+        ticket = REGIMES["winning_ticket"]
+        stages = self._before.plan(seed), self._before.regime(seed, ticket, self.settings.epochs)
+        for stage in stages:
+            if not stage.done:
+                raise UsageError(
+                    f"Round {self.settings.round} prunes what round {self.settings.round - 1} has trained, and its "
+                    f"stage {stage.name} is not in {str(self.settings.workdir)!r}. Run that round first."
+                )
+        model = load_plan(stages[0].folder / "plan.json").apply(self.model)
+        model.set_weights(stages[1].weights())
+        return model
+
     def _train(
         self, trainer: Trainer, stage: Stage, weights: list, epochs: int, schedule: Schedule, seed: int,
-        own: Sequence[keras.callbacks.Callback] = (),
+        own: Sequence[keras.callbacks.Callback] = (), first_epoch: int = 0,
     ) -> TrainingResult:  # fmt: skip
         callbacks = list(own)
         bar = self.chief and sys.stdout.isatty()
         if self.chief:
             callbacks.append(TensorBoardLog(self.settings.workdir / "tensorboard" / stage.name))
             callbacks += [] if bar else [EpochLines()]
-        return trainer.run(weights, epochs, schedule, seed, callbacks, progress_bar=bar)
+        return trainer.run(weights, epochs, schedule, seed, callbacks, progress_bar=bar, first_epoch=first_epoch)
 
     # Trainers, rows
 
@@ -236,6 +294,9 @@ class Study:
     def _epochs(self, regime: Regime, flops_ratio: float) -> int:
         s = self.settings
         return regime.epochs(s.epochs, s.finetune_epochs, flops_ratio, s.budget_cap)
+
+    def _first_epoch(self, regime: Regime) -> int:
+        return self.settings.rewind_epoch if regime.weights == "rewind" else 0
 
     def _method_settings(self, seed: int) -> MethodSettings:
         return MethodSettings.of(self.settings, seed)
@@ -293,6 +354,8 @@ class Study:
         if regime == "finetune":
             return _epochs(self.settings.finetune_epochs)
         parts, cap = [], self.settings.budget_cap
+        if regime == "winning_ticket" and self.settings.rewind_epoch:
+            parts.append(f"rewound to epoch {self.settings.rewind_epoch}")
         if regime == "scratch_b" and cap is not None:
             parts.append(f"at most {cap:g} x the epochs")
         if regime in ("scratch_e", "scratch_b") and self.settings.scratch_rescale:
@@ -314,6 +377,18 @@ class Study:
     def _say(self, text: str) -> None:
         if self.chief:
             print(text, flush=True)
+
+
+def overview(studies: Iterable[Study]) -> str:
+    """A table of several studies: what they are about, the pruned network, how many of the stages are done."""
+    header = ("data set", "model", "method", "setting", "rate", "params", "FLOPs", "stages done")
+    table = [study.overview() for study in studies]
+    return tabulate(table, header, disable_numparse=True, colalign=("left",) * 5 + ("right",) * 3)
+
+
+def _other_seed(seed: int) -> int:
+    """The seed of new weights beside those of the large network."""
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] >> 1)
 
 
 def _store_result(folder: Path, result: TrainingResult, learned: dict | None = None) -> None:

@@ -34,6 +34,7 @@ class MethodSettings:
         pattern: Of the weights to remove, as `plan_weights` takes it.
         schedule: How the sparsity rises while the network to prune trains; None for a cut after the training.
         scratch_rescale: Whether new weights of a sparse network are scaled to the weights that it keeps.
+        round: Which round of pruning this is, from 1; before it, the rounds before it have pruned the network.
         seed: For methods that draw at random, and of new weights.
     """
 
@@ -49,6 +50,7 @@ class MethodSettings:
     pattern: str | None = None
     schedule: str | None = None
     scratch_rescale: bool = False
+    round: int = 1
     seed: int = 0
 
     @classmethod

@@ -29,15 +29,15 @@ class Magnitude(Method):
     def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[WeightPlan, bool]:
         """The plan by layer: new weights of different layers tell nothing of how these will rank."""
         known = settings.pattern is not None  # is found layer by layer, so that the counts are known
-        return plan_weights(model, settings.ratio, scope="layer", pattern=settings.pattern), known
+        return plan_weights(model, _sparsity(settings), scope="layer", pattern=settings.pattern), known
 
     def fresh(self, plan: WeightPlan, model: keras.Model, settings: MethodSettings) -> keras.Model:
         """New weights under the mask, rescaled if the settings say so."""
         return plan.apply(model, weights="fresh", seed=settings.seed, rescale=settings.scratch_rescale)
 
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> WeightPlan:
-        """Makes the plan for a trained network."""
-        return plan_weights(model, settings.ratio, pattern=settings.pattern)
+        """Makes the plan for a trained network; what earlier rounds have pruned are zeros, and go first."""
+        return plan_weights(model, _sparsity(settings), pattern=settings.pattern)
 
 
 class GradualMagnitude(Magnitude):
@@ -58,6 +58,11 @@ class GradualMagnitude(Magnitude):
     def sparse_key(self, settings: MethodSettings) -> str:
         """The schedule, and what it ends at."""
         return " ".join(filter(None, (settings.schedule, settings.pattern, f"to {settings.ratio:g}")))
+
+
+def _sparsity(settings: MethodSettings) -> float:
+    """The fraction of all weights that is gone when every round has removed the ratio of what was left."""
+    return 1.0 - (1.0 - settings.ratio) ** settings.round
 
 
 METHOD = Magnitude()

@@ -119,17 +119,19 @@ class Trainer:
         seed: int,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         progress_bar: bool = False,
+        first_epoch: int = 0,
     ) -> TrainingResult:
         """Trains from given weights.
 
         Args:
             weights: In the order of `model.get_weights()`.
-            epochs: Number of epochs; examples that do not fill a batch sit out an epoch, others each time.
+            epochs: Number of epochs to end with; examples that do not fill a batch sit out an epoch, others each time.
             schedule: The learning rate of every epoch.
             seed: Of shuffling and augmentation.
             callbacks: Keras callbacks; they see `model` with its optimizer, and logs as those of `fit`. What they
                 change at `on_train_begin` and at `on_test_begin`, before each evaluation, shows in the results.
             progress_bar: Show Keras' progress bar.
+            first_epoch: The epoch to begin with, counted from 0: its batches and its learning rate come first.
 
         Raises:
             DivergedError: When the loss is no longer finite.
@@ -146,7 +148,7 @@ class Trainer:
         )  # fmt: skip
         self.model.stop_training = False
         watchers.on_train_begin()
-        for epoch in range(epochs):
+        for epoch in range(first_epoch, epochs):
             rate = schedule.at(epoch)
             self.model.optimizer.learning_rate = rate
             watchers.on_epoch_begin(epoch)

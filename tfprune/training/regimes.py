@@ -1,7 +1,8 @@
 """Regimes: what is done with the pruned architecture. A regime is data.
 
 Definitions: Liu et al., "Rethinking the Value of Network Pruning" (ICLR 2019), section 3. E stands for the
-same number of epochs as the large model, B for the same computation budget.
+same number of epochs as the large model, B for the same computation budget. The two tickets are those of its
+appendix A, after Frankle & Carbin, "The Lottery Ticket Hypothesis" (ICLR 2019).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ class Regime:
 
     Attributes:
         name: As in flags and results.
-        weights: `"inherit"` or `"fresh"`, as `ChannelPlan.apply` takes it.
+        weights: `"inherit"`: those that the pruned network inherits. `"fresh"`: new ones. `"scaled"`: new ones, in a
+            network with single weights pruned scaled to what is left of them. `"rewind"`: of the weights with which
+            the large model's training began (or had after some epochs) those that are not pruned.
         budget: `"finetune"`: its own number of epochs. `"epochs"`: as many as the large model. `"flops"`: as
             much computation as the large model.
         constant: Train at the lowest learning rate of the large model's training throughout; else repeat its
@@ -59,12 +62,16 @@ REGIMES = {
         Regime("finetune", weights="inherit", budget="finetune", constant=True),
         Regime("scratch_e", weights="fresh", budget="epochs", constant=False),
         Regime("scratch_b", weights="fresh", budget="flops", constant=False),
+        Regime("winning_ticket", weights="rewind", budget="epochs", constant=False),
+        Regime("random_ticket", weights="scaled", budget="epochs", constant=False),
     )
 }
+# What `all` stands for: the paper's comparison.
+ALL = ("finetune", "scratch_e", "scratch_b")
 
 
 def parse_regimes(names: list[str]) -> list[Regime]:
-    """Regimes by name, `all` for all of them, in the order of the paper's tables.
+    """Regimes by name, `all` for those of `ALL`, in the order of the paper's tables.
 
     Raises:
         UsageError: For an unknown name, or none at all.
@@ -74,4 +81,5 @@ def parse_regimes(names: list[str]) -> list[Regime]:
             raise unknown_name("regime", name, (*REGIMES, "all"))
     if not names:
         raise UsageError(f"No regime given. Valid: {', '.join((*REGIMES, 'all'))}.")
-    return [regime for regime in REGIMES.values() if regime.name in names or "all" in names]
+    wanted = {*names, *(ALL if "all" in names else ())}
+    return [regime for regime in REGIMES.values() if regime.name in wanted]
