@@ -45,6 +45,17 @@ def cost_of(path):
     return float(re.search(r"about (\S+) FLOPs", path.read_text(encoding="utf-8"))[1])
 
 
+@pytest.mark.slow
+def test_every_flagfile_can_be_planned(tmp_path, capsys):
+    settings = {}
+    for path in ON_DISK:  # what differs in rates and lengths alone is planned once
+        own = parsed(flags_of(path))
+        settings.setdefault((own.dataset, own.model, own.method, own.name, own.regimes), path)
+    for path in settings.values():
+        assert run.main([f"--flagfile={path}", "--smoke", "--dry_run", f"--workdir={tmp_path}"]) == 0, path
+        assert "pruned " in capsys.readouterr().out
+
+
 def cheapest():
     """The flagfile of each method that would cost least."""
     return list({parsed(flags_of(path)).method: path for path in sorted(ON_DISK, key=cost_of, reverse=True)}.values())

@@ -325,3 +325,23 @@ def test_uniform_on_vgg_reaches_the_parameter_counts_of_the_paper():
     model = build_model("vgg16", (32, 32, 3), 100)
     for ratio, params in ((0.1, 1.189), (0.3, 0.720), (0.6, 0.234)):
         assert tfprune.plan_channels(model, ratio).params[1] / 1e7 == pytest.approx(params, abs=0.006)
+
+
+@pytest.mark.parametrize("method", ["network_slimming", "uniform", "random", "l1_norm", "magnitude"])
+def test_layers_to_skip_keep_everything(method):
+    model = build_model("imagenet_vgg11_bn", (32, 32, 3), 10, 0.05)
+    randomize(model)
+    skip = ("fc_*", "conv_2")
+    chosen = METHODS.get(method)
+    settings = MethodSettings(ratio=0.4, skip=skip[1:] if method in ("l1_norm", "magnitude") else skip)
+    for plan in (chosen.plan(model, settings), chosen.expected(model, settings)[0]):
+        sizes = plan.sizes()
+        for layer in ("fc_1", "fc_2", "conv_2"):
+            before, after = sizes.get(layer, (0, 0))
+            assert before == after, layer
+        assert any(after < before for before, after in sizes.values())
+
+
+def test_skipping_all_that_l1_norm_prunes_is_refused():
+    with pytest.raises(PlanError, match=r"leaves none of what l1_norm prunes: conv_1, conv_2"):
+        METHODS.get("l1_norm").plan(build_model("vgg11", (32, 32, 3), 10, 0.1), MethodSettings(ratio=0.5, skip=["c*"]))

@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 from keras import layers
 
+from tfprune.errors import UsageError
 from tfprune.experiments.run import main
 from tfprune.experiments.settings import define_flags, settings_from_flags
 from tfprune.training.regimes import REGIMES
@@ -489,3 +490,47 @@ def test_a_cluster_that_cannot_be_read(config, capsys, tmp_path, monkeypatch):
     err = refused(capsys, "--smoke", "--strategy=multi_worker", f"--workdir={tmp_path / 'w'}")
     assert "TF_CONFIG" in err
     assert '"cluster"' in err  # an example
+
+
+# Flags that take several values.
+
+
+def test_every_combination_of_lists_is_a_setting(tmp_path):
+    values = flags.FlagValues()
+    define_flags(values)
+    values(["run", "--dry_run", "--model=vgg11,resnet20", "--method=l1_norm,network_slimming", "--ratio=.3,.5",
+            "--gamma_l1=0.002"])  # fmt: skip
+    found = settings_from_flags(values)
+    assert len(found) == 8
+    assert {(one.model, one.method, one.ratio) for one in found} == {
+        (model, method, ratio)
+        for model in ("vgg11", "resnet20")
+        for method in ("l1_norm", "network_slimming")
+        for ratio in (0.3, 0.5)
+    }
+    # What belongs to one of the methods is for that one alone.
+    assert {(one.method, one.gamma_l1) for one in found} == {("l1_norm", 0.0), ("network_slimming", 0.002)}
+    assert {one.name for one in found} == {"ratio=0.3", "ratio=0.5"}
+
+
+def test_rounds_are_settings_of_which_the_first_is_as_ever():
+    values = flags.FlagValues()
+    define_flags(values)
+    values(["run", "--dry_run", "--method=magnitude", "--ratio=.2,.4", "--rounds=3", "--regimes=winning_ticket"])
+    assert [one.name for one in settings_from_flags(values)] == [
+        "ratio=0.2", "ratio=0.2 round=2", "ratio=0.2 round=3", "ratio=0.4", "ratio=0.4 round=2", "ratio=0.4 round=3",
+    ]  # fmt: skip
+
+
+def test_what_is_skipped_is_part_of_the_setting():
+    settings = parse("--method=uniform", "--skip=fc_*,conv_1")
+    assert (settings.skip, settings.name) == (("fc_*", "conv_1"), "ratio=0.5 skip=fc_*+conv_1")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--method=thinet"], ["--method=l1_norm", "--model=vgg16_l1", "--variant=VGG-16-A"],
+             ["--method=magnitude", "--schedule=polynomial"]]
+)  # fmt: skip
+def test_methods_that_do_not_choose_the_layers_cannot_skip_any(argv):
+    with pytest.raises(UsageError, match="--skip goes with a --ratio of l1_norm, network_slimming"):
+        parse(*argv, "--skip=conv_1")

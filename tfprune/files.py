@@ -25,7 +25,7 @@ def check_writable(folder: Path) -> None:
 
 def file_name(text: str) -> str:
     """A text with what shells and file systems take amiss replaced."""
-    return text.translate(str.maketrans("= :", "---"))
+    return text.translate(str.maketrans("= :*?", "-----"))
 
 
 @contextmanager

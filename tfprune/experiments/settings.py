@@ -42,6 +42,8 @@ _MOST_SEEDS = 1000
 _LISTS = {"dataset": str, "model": str, "method": str, "ratio": float, "variant": str, "learning_rate": float}
 # Methods that prune a network again that they have pruned.
 _IN_ROUNDS = ("l1_norm", "magnitude", "uniform", "random")
+# Methods that choose the layers to prune themselves.
+_SKIPPING = ("l1_norm", "network_slimming", "magnitude", "uniform", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Settings:
     method: str
     ratio: float | None
     variant: str | None
+    skip: tuple[str, ...]
     gamma_l1: float
     gate_l1: float
     pretrained: bool
@@ -86,8 +89,9 @@ class Settings:
         """As the column `setting` has it: the variant, the ratio and what is pruned how, or the penalty."""
         if self.variant or self.ratio is None:
             return self.variant or f"gate_l1={self.gate_l1:g}"
+        skip = f"skip={'+'.join(self.skip)}" if self.skip else None
         how = ("pretrained" if self.pretrained else None, self.schedule, self.pattern, f"ratio={self.ratio:g}")
-        return " ".join(filter(None, (*how, f"round={self.round}" if self.round > 1 else None)))
+        return " ".join(filter(None, (*how, skip, f"round={self.round}" if self.round > 1 else None)))
 
     @property
     def ratios(self) -> dict[str, float] | None:
@@ -148,6 +152,11 @@ def define_flags(values: flags.FlagValues) -> None:
         None,
         "Fraction of channels to remove, of weights in magnitude, of residual blocks in sparse_structure_selection; in "
         "(0, 1). Default: 0.5, unless --variant is given; of blocks those whose gates are zero.",
+    )
+    several(
+        "skip",
+        None,
+        f"Layers that keep everything, by name or pattern: fc_*. With a --ratio of {', '.join(_SKIPPING)}.",
     )
     several("variant", None, f"A predefined architecture of the paper instead of --ratio: {', '.join(VARIANTS)}.")
     number(
@@ -315,6 +324,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         method=method,
         ratio=ratio,
         variant=variant,
+        skip=tuple(values.skip or ()),
         gamma_l1=given("gamma_l1", recipe.gamma_l1 if method == "network_slimming" else 0.0),
         gate_l1=given("gate_l1", recipe.gate_l1 if method == "sparse_structure_selection" else 0.0),
         pretrained=given("pretrained", False),
@@ -382,6 +392,11 @@ def _regimes(names: list[str], variant: str | None) -> tuple[str, ...]:
 
 
 def _check_pattern(settings: Settings) -> None:
+    if settings.skip and (settings.method not in _SKIPPING or settings.variant or settings.schedule):
+        raise UsageError(
+            f"--skip goes with a --ratio of {', '.join(_SKIPPING)}, without --schedule; received "
+            f"--method={settings.method} {settings.name}."
+        )
     for name, valid in (("pattern", PATTERNS), ("schedule", SCHEDULES)):
         if getattr(settings, name) not in (None, *valid):
             raise unknown_name(name, getattr(settings, name), valid)

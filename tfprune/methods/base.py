@@ -27,6 +27,7 @@ class MethodSettings:
         bypass: Addition -> the operand that it passes on alone, from a variant that removes blocks.
         design: Name of the network that a variant is, where pruning does not lead to it.
         width: Width multiplier of the network, which a design gets too.
+        skip: Names or patterns of layers that keep everything, for the methods that choose the layers themselves.
         gamma_l1: Strength of the L1 penalty on gamma, for the methods that train with one.
         gate_l1: Strength of the L1 penalty on gates, likewise.
         pretrained: Whether the network to prune starts as the trained large one.
@@ -43,6 +44,7 @@ class MethodSettings:
     bypass: Mapping[str, int] | None = None
     design: str | None = None
     width: float = 1.0
+    skip: Sequence[str] = ()
     gamma_l1: float = 1e-4
     gate_l1: float = 1e-2
     pretrained: bool = False
@@ -106,7 +108,7 @@ class Method:
         plan = self.plan(model, settings)
         if not self.automatic:
             return plan, True
-        return plan_channels(model, min(settings.ratio, GLOBAL_MAX_RATIO)), False
+        return plan_channels(model, min(settings.ratio, GLOBAL_MAX_RATIO), skip=settings.skip), False
 
     def fresh(self, plan: Plan, model: keras.Model, settings: MethodSettings) -> keras.Model:
         """The pruned architecture with the new weights from which it is trained from scratch."""

@@ -6,6 +6,8 @@ ratio, or by one of the paper's variants (`tfprune.methods.variants`).
 
 from __future__ import annotations
 
+import fnmatch
+
 import keras
 from keras import layers
 
@@ -29,8 +31,12 @@ class L1Norm(Method):
         """
         ratios = settings.ratios
         if ratios is None:
-            ratios = dict.fromkeys(_uncoupled_convolutions(model), settings.ratio)
-        return plan_channels(model, criterion="l1", ratios=ratios)
+            names = _uncoupled_convolutions(model)
+            skipped = [name for pattern in settings.skip for name in fnmatch.filter(names, pattern)]
+            ratios = dict.fromkeys((name for name in names if name not in skipped), settings.ratio)
+            if not ratios:
+                raise PlanError(f"skip={list(settings.skip)} leaves none of what l1_norm prunes: {', '.join(names)}.")
+        return plan_channels(model, criterion="l1", ratios=ratios, skip=settings.skip)
 
 
 def _uncoupled_convolutions(model: keras.Model) -> list[str]:

@@ -29,7 +29,8 @@ class Magnitude(Method):
     def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[WeightPlan, bool]:
         """The plan by layer: new weights of different layers tell nothing of how these will rank."""
         known = settings.pattern is not None  # is found layer by layer, so that the counts are known
-        return plan_weights(model, _sparsity(settings), scope="layer", pattern=settings.pattern), known
+        plan = plan_weights(model, _sparsity(settings), scope="layer", skip=settings.skip, pattern=settings.pattern)
+        return plan, known
 
     def fresh(self, plan: WeightPlan, model: keras.Model, settings: MethodSettings) -> keras.Model:
         """New weights under the mask, rescaled if the settings say so."""
@@ -37,7 +38,7 @@ class Magnitude(Method):
 
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> WeightPlan:
         """Makes the plan for a trained network; what earlier rounds have pruned are zeros, and go first."""
-        return plan_weights(model, _sparsity(settings), pattern=settings.pattern)
+        return plan_weights(model, _sparsity(settings), skip=settings.skip, pattern=settings.pattern)
 
 
 class GradualMagnitude(Magnitude):

@@ -43,9 +43,9 @@ class NetworkSlimming(Method):
         return penalise
 
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
-        """Makes the plan for a network that was trained sparse."""
+        """Makes the plan for a network that was trained sparse; layers to skip had the penalty, but are not ranked."""
         views = stream_normalizations(model)
-        return plan_channels(model, settings.ratio, criterion="gamma", scope="global", views=views)
+        return plan_channels(model, settings.ratio, criterion="gamma", scope="global", skip=settings.skip, views=views)
 
 
 def stream_normalizations(model: keras.Model) -> list[str]:
