@@ -4,12 +4,12 @@ import pytest
 from keras import layers
 
 import tfprune
-from tests.helpers import assert_sliced, plain_cnn, randomize, residual_cnn
+from tests.helpers import assert_sliced, plain_cnn, randomize, residual_cnn, trainable
 from tfprune.errors import PlanError, UsageError
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.methods.network_slimming import stream_normalizations
-from tfprune.methods.variants import VARIANTS, get_variant
+from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import build_model
 from tfprune.surgery import clone
 from tfprune.training.regimes import REGIMES
@@ -170,11 +170,45 @@ def test_variant_of_thinet_or_regression_has_the_widths_and_budget_of_the_paper(
 
 def test_variants_are_those_of_the_tables():
     blocks = {name for name, variant in VARIANTS.items() if variant.bypass}
-    assert set(VARIANTS) - blocks == {*TABLE, *WIDTHS}
+    assert set(VARIANTS) - blocks == {*TABLE, *WIDTHS, *DESIGNS}
     for name, row in TABLE.items():
         assert get_variant(name, "l1_norm", row[0]).models[0] == row[0]
     for name, (method, model_name, *_) in WIDTHS.items():
         assert get_variant(name, method, model_name).models == (model_name,)
+
+
+# Variants that pruning does not lead to: method, large network, and the epochs of Scratch-B without a cap.
+DESIGNS = {
+    "VGG-GAP": ("thinet", "imagenet_vgg16", 298),
+    "VGG-Tiny": ("thinet", "imagenet_vgg16", 1381),
+    "ResNet-50-2x": ("regression", "imagenet_resnet50", 134),
+}
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_a_design_is_planned_without_its_method(name):
+    method, model_name, epochs = DESIGNS[name]
+    assert is_design(name)
+    design = get_variant(name, method, model_name).design
+    settings = MethodSettings(ratios={}, design=design, width=0.25)
+    large = build_model(model_name, (32, 48, 1), 7, 0.25)
+    plan, known = METHODS.get(method).configured(settings).expected(large, settings)
+    assert known
+    assert (plan.inherits, plan.origin) == (False, {"design": design, "width": 0.25})
+    made = plan.apply(large)
+    assert (made.input_shape, made.output_shape) == ((None, 32, 48, 1), (None, 7))
+    assert trainable(made) == trainable(build_model(design, (32, 48, 1), 7, 0.25)) == plan.params[1]
+    whole = build_model(model_name, (224, 224, 3), 1000)
+    settings = MethodSettings(design=design)
+    before, after = METHODS.get(method).configured(settings).plan(whole, settings).flops
+    assert int(90 * before / after) == epochs
+
+
+def test_variants_that_pruning_leads_to_are_no_designs():
+    assert {name for name in VARIANTS if is_design(name)} == set(DESIGNS)
+    assert not is_design("ratio=0.5")
+    assert not is_design(None)
+    assert METHODS.get("thinet").configured(MethodSettings(ratio=0.5)) is METHODS.get("thinet")
 
 
 @pytest.mark.parametrize(

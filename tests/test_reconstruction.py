@@ -22,7 +22,7 @@ from tests.helpers import (
     weights_by_path,
 )
 from tfprune.data import load
-from tfprune.errors import PlanError, UsageError
+from tfprune.errors import PlanError
 from tfprune.experiments.run import main
 from tfprune.graph import ChannelGraph
 from tfprune.methods import METHODS
@@ -30,7 +30,6 @@ from tfprune.methods.base import MethodSettings
 from tfprune.methods.reconstruction import POSITIONS, find_sites, least_squares, patches
 from tfprune.methods.regression import lasso_choice
 from tfprune.methods.thinet import least_contributing
-from tfprune.methods.variants import get_variant
 from tfprune.models import build_model
 from tfprune.plans import ChannelPlan, load_plan
 from tfprune.surgery import clone
@@ -669,9 +668,3 @@ def test_the_study_goes_the_whole_way(method, model, tmp_path):
     small = load_plan(stage / "plan.json").apply(trained)
     same = [np.array_equal(a, b) for a, b in zip(small.get_weights(), stored(stage), strict=True)]
     assert 0 < same.count(False) < len(same)
-
-
-@pytest.mark.parametrize("variant", ["VGG-GAP", "VGG-Tiny", "ResNet-50-2x"])
-def test_settings_that_pruning_does_not_lead_to_are_unknown(variant):
-    with pytest.raises(UsageError, match=f"variant.*'{variant}'"):
-        get_variant(variant, "thinet", "imagenet_vgg16")

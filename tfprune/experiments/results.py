@@ -92,7 +92,9 @@ def collect(workdir: Path) -> Results:
             owner = last.study, last.seed
             if kind == "plan":
                 plans[owner] = load_plan(stage.folder / "plan.json")
-                stages[owner] |= {"unpruned": store.named(stage.read("origin.json")["large"]), "pruned": stage}
+                stages[owner]["unpruned"] = store.named(stage.read("origin.json")["large"])
+                if plans[owner].inherits:
+                    stages[owner]["pruned"] = stage
             elif last.epochs > epochs.get((owner, kind), 0):
                 stages[owner][kind], epochs[owner, kind] = stage, last.epochs
     rows.sort(

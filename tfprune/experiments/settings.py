@@ -20,7 +20,7 @@ from tfprune.errors import UsageError
 from tfprune.experiments.recipes import A_TENTH, NARROW, recipe_for
 from tfprune.files import check_writable
 from tfprune.methods import METHODS
-from tfprune.methods.variants import VARIANTS, get_variant
+from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import MODELS, check_model, is_file
 from tfprune.registry import unknown_name
 from tfprune.training import PRECISIONS, STRATEGIES
@@ -108,6 +108,11 @@ class Settings:
         return dict(VARIANTS[self.variant].bypass) if self.variant else None
 
     @property
+    def design(self) -> str | None:
+        """Name of the network that the variant is; None where it is what removing channels leaves."""
+        return VARIANTS[self.variant].design if self.variant else None
+
+    @property
     def regime_list(self) -> list[Regime]:
         """The regimes to run, in the order of the paper's tables."""
         return [REGIMES[name] for name in self.regimes]
@@ -184,7 +189,8 @@ def define_flags(values: flags.FlagValues) -> None:
         None,
         "Draw the new weights of scratch_e and scratch_b from N(0, sqrt(2 / n)), n the weights that magnitude leaves.",
     )
-    several("regimes", "all", f"Of {', '.join(REGIMES)}; all is {', '.join(ALL)}.")
+    several("regimes", "all", f"Of {', '.join(REGIMES)}; all is {', '.join(ALL)}; without finetune for "
+            f"{', '.join(filter(is_design, VARIANTS))}.")  # fmt: skip
     number(
         "rounds",
         "Prune in so many rounds, each removing --ratio of what the ones before have left from the trained winning "
@@ -335,7 +341,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         pattern=given("pattern", None),
         schedule=given("schedule", None),
         scratch_rescale=given("scratch_rescale", False),
-        regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
+        regimes=_regimes(values.regimes, variant),
         rewind_epoch=given("rewind_epoch", 0),
         round=1,
         seeds=_parse_seeds(values.seeds),
@@ -377,6 +383,22 @@ def _check_round(settings: Settings) -> None:
             f"--rounds goes with a --ratio of {', '.join(_IN_ROUNDS)}, without --pattern and --schedule; received "
             f"--method={settings.method} {settings.name}."
         )
+
+
+def _regimes(names: list[str], variant: str | None) -> tuple[str, ...]:
+    """The regimes by name; `all` for a design are those of new weights."""
+    regimes = parse_regimes(names)
+    if not is_design(variant):
+        return tuple(regime.name for regime in regimes)
+    fresh = tuple(regime.name for regime in regimes if regime.weights == "fresh")
+    others = [name for name in names if name not in (*fresh, "all")]
+    if others:
+        valid = ", ".join(name for name, regime in REGIMES.items() if regime.weights == "fresh")
+        raise UsageError(
+            f"--regimes={','.join(names)}: {others[0]} is of what pruning leaves of a larger network; {variant} is a "
+            f"network of its own and inherits no weights. Valid: {valid}, all."
+        )
+    return fresh
 
 
 def _check_pattern(settings: Settings) -> None:

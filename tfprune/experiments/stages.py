@@ -75,7 +75,7 @@ class StudyStages:
         return self._store.stage("train", self._slug("sparse" if sparse else "", seed), key.config())
 
     def plan(self, seed: int) -> Stage:
-        """Making the plan, with the rows of the unpruned and the pruned network."""
+        """Making the plan, with the rows of the unpruned and, unless it is a design, the pruned network."""
         return self._store.stage("plan", self._slug(self._settings.method, seed), self._plan_config(seed))
 
     def regime(self, seed: int, regime: Regime, epochs: int) -> Stage:

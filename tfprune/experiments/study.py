@@ -88,6 +88,7 @@ class Study:
         about = "" if known else "about "
         guess = "" if known else " (a guess: the real ones follow from the training)"
         cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
+        kind = "pruned" if plan.inherits else "design"
         budget = (
             f"budget    {about}{ratio:.2f} x fewer FLOPs, so Scratch-B trains for {about}{ratio:.2f} x the epochs{cap}"
         )
@@ -96,7 +97,7 @@ class Study:
             f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
             f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
             f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
-            f"pruned    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
+            f"{kind}    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
             *([budget] if "scratch_b" in s.regimes else []),
             f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
             f"{replicas} {device} replica{'s' * (replicas > 1)}",
@@ -165,11 +166,12 @@ class Study:
         plan = load_plan(planned.folder / "plan.json")
         self.model.set_weights(to_prune.weights())
         small = plan.apply(self.model)
-        small.set_weights(planned.weights())
         if export_networks:
             self.model.set_weights(large.weights())
             self._export(self.model, large, "unpruned")
-            self._export(small, planned, "pruned")
+            if plan.inherits:
+                small.set_weights(planned.weights())
+                self._export(small, planned, "pruned")
         for regime in s.regime_list:
             epochs = self._epochs(regime, _flops_ratio(plan))
             stage = self.stages.regime(seed, regime, epochs)
@@ -240,18 +242,21 @@ class Study:
         plan = step
         if self._before is not None:
             plan = load_plan(self._before.plan(seed).folder / "plan.json").then(self.model, step)
-        accuracy = self._trainer_for(small, plan.edit()).evaluate(small.get_weights())["val_accuracy"]
         self._say(f"{plan}\nproof: {proof}")
         trained, sparse = large.read("history.json"), to_prune.read("history.json")
-        own = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
-        rows = [self._row(seed, "pruned", small, plan.flops[1], [{"val_accuracy": accuracy}], *own)]
+        rows = []
+        if plan.inherits:
+            found = self._trainer_for(small, plan.edit()).evaluate(small.get_weights())
+            own = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
+            rows.append(self._row(seed, "pruned", small, plan.flops[1], [found], *own))
         self.model.set_weights(large.weights())
         rows.append(
             self._row(seed, "unpruned", self.model, plan.flops[0], trained["epochs"], s.epochs, trained["seconds"])
         )
         with stage.writing() as folder:
             plan.save(folder / "plan.json")
-            save_weights(folder, small.get_weights())
+            if plan.inherits:
+                save_weights(folder, small.get_weights())
             write_json(folder / "origin.json", {"large": large.name})
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
         return stage
