@@ -96,6 +96,8 @@ def _training_differences(cell: paper.Cell, row: Row) -> list[str]:
         theirs, value = getattr(recipe, field), ours.pop(field, _DEFAULTS.get(field))
         if theirs not in (None, "") and value is not None and type(theirs)(value) != theirs:
             found.append(f"{field}={value} (paper: {_text(theirs)})")
+    if cell.regime != "winning_ticket":
+        ours.pop("rewind_epoch", None)  # the weights that are kept for it change nothing
     return found + [f"{name}={value}" for name, value in ours.items() if name not in _NO_DIFFERENCE]
 
 

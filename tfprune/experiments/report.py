@@ -71,8 +71,10 @@ pruned weights; `scratch_e` trains the same architecture from new weights for th
 network, `scratch_b` for the same computation. `paper %`, where the paper has such a cell, is what it prints: the
 mean ± deviation of 5 runs on CIFAR, of 1 on ImageNet; it does not say whether after the last or the best epoch.
 `winning_ticket` trains the pruned network from the weights with which the large network began, `random_ticket` from
-new ones, both for the epochs of the large network; their difference is paired by seed, with its 95 % confidence
-interval (Student's t).
+new ones, both for the epochs of the large network. As in the paper's code, the new weights of a network with single
+weights pruned are scaled to what is left of them, so the tickets differ in scale too; `scratch_e` has new weights of
+the usual scale. The difference is paired by seed, with its 95 % confidence interval (Student's t); every line is a
+comparison of its own, and of twenty such without any effect one is shown by chance.
 """
 
 

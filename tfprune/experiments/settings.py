@@ -199,7 +199,8 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     number(
         "rewind_epoch",
-        "Start winning_ticket from the weights after so many epochs of the large model's training. Default: 0.",
+        "Start winning_ticket from the weights after so many epochs of the training that was pruned. They are kept "
+        "while that runs, so what was trained without this flag is trained again. Default: 0.",
         flags.DEFINE_integer,
     )
     several("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.")
@@ -265,7 +266,7 @@ def settings_from_flags(values: flags.FlagValues) -> list[Settings]:
         for number in range(1, rounds + 1)
     ]
     for settings in found:
-        _check_round(settings)
+        _check_tickets(settings, rounds)
     workdir = found[0].workdir
     if not values.dry_run:
         check_writable(workdir)
@@ -281,9 +282,11 @@ def _choices(name: str, texts: list[str] | None, kind: Callable[[str], Any]) -> 
     try:
         found = [kind(text) for text in texts]
     except ValueError:
-        raise UsageError(f"--{name}={','.join(texts)} must be a number, or several: 0.3,0.5.") from None
-    if not found or len(set(found)) < len(found):
-        raise UsageError(f"--{name}={','.join(texts)} must name one or more different values.")
+        raise UsageError(f"--{name}={','.join(texts)} must be a number, or several with commas between.") from None
+    if not found:
+        raise UsageError(f"--{name}= names nothing. Give one value or more.")
+    if twice := [text for place, text in enumerate(texts) if found[place] in found[:place]]:
+        raise UsageError(f"--{name}={','.join(texts)} names {twice[0]} twice. Leave one of them out.")
     return found
 
 
@@ -364,24 +367,26 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
     return _shrunk(settings) if values.smoke else settings
 
 
-def _check_round(settings: Settings) -> None:
+def _check_tickets(settings: Settings, rounds: int) -> None:
     ticket = "winning_ticket" in settings.regimes
     if settings.rewind_epoch and not ticket:
         raise UsageError(
             f"--rewind_epoch={settings.rewind_epoch} is of --regimes=winning_ticket; received "
             f"--regimes={','.join(settings.regimes)}."
         )
-    if settings.round == 1:
+    if rounds == 1:
         return
     if not ticket:
         raise UsageError(
-            "--rounds prunes the winning ticket of the round before: it takes winning_ticket among --regimes; received "
-            f"{','.join(settings.regimes)}."
+            f"--rounds={rounds} prunes the winning ticket of the round before, so it takes winning_ticket among "
+            f"--regimes; received --regimes={','.join(settings.regimes)}. Try --regimes=winning_ticket,random_ticket."
         )
     if settings.method not in _IN_ROUNDS or settings.variant or settings.pattern or settings.schedule:
+        given = [(name, getattr(settings, name)) for name in ("variant", "pattern", "schedule")]
+        other = [f"--{name}={value}" for name, value in given if value]
         raise UsageError(
-            f"--rounds goes with a --ratio of {', '.join(_IN_ROUNDS)}, without --pattern and --schedule; received "
-            f"--method={settings.method} {settings.name}."
+            f"--rounds={rounds} goes with a --ratio of {', '.join(_IN_ROUNDS)}, without --pattern and --schedule; "
+            f"received {' '.join([f'--method={settings.method}', *other])}."
         )
 
 

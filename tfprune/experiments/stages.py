@@ -92,7 +92,7 @@ class StudyStages:
 
     def training(self) -> str:
         """The settings of the training that are not the defaults, for people."""
-        named = {"dataset", "model", "width", "seed"}
+        named = {"dataset", "width", "seed"} | (set() if is_file(self._settings.model) else {"model"})
         config = self._key(0, self._own_training).config()
         return ", ".join(f"{name}={value}" for name, value in config.items() if name not in named)
 

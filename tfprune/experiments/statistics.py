@@ -90,7 +90,10 @@ def _compared(
         difference = paired_difference(accuracies.get(regime, {}), base)
         if difference is None:
             continue
-        limit = sampling_error(float(np.mean(list(base.values()))), test_examples)
+        own = accuracies[regime]
+        limit = sampling_error(
+            float(np.mean([(base[s] + own[s]) / 2 for s in base.keys() & own.keys()])), test_examples
+        )
         is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > limit
         shown[label] = np.sign(difference.mean) if is_shown else 0
         details.append(_detail(label, difference, limit, test_examples))

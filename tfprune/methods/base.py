@@ -57,11 +57,21 @@ class MethodSettings:
     round: int = 1
     seed: int = 0
 
+    @property
+    def draw_seed(self) -> int:
+        """The seed of what this round draws; rounds draw apart."""
+        return self.seed if self.round == 1 else mixed_seed(self.seed, self.round)
+
     @classmethod
     def of(cls, settings: Any, seed: int) -> MethodSettings:
         """What the settings of a study ask of its method, for one seed."""
         own = {field.name for field in dataclasses.fields(cls)} - {"learned", "seed"}
         return cls(**{name: getattr(settings, name) for name in own}, seed=seed)
+
+
+def mixed_seed(seed: int, purpose: int) -> int:
+    """A seed that is another one for every purpose."""
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0] >> 1)
 
 
 Sample = Callable[[int], tuple[np.ndarray, np.ndarray]]

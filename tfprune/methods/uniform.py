@@ -20,7 +20,9 @@ class Uniform(Method):
 
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan for a trained network."""
-        return plan_channels(model, settings.ratio, criterion=self.criterion, skip=settings.skip, seed=settings.seed)
+        return plan_channels(
+            model, settings.ratio, criterion=self.criterion, skip=settings.skip, seed=settings.draw_seed
+        )
 
 
 METHOD = Uniform()
