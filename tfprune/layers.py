@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -77,21 +78,23 @@ def _fused_kernel_is_fast(channels: int) -> bool:
 
 
 def _gated(kind: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
-    """The class of layers of a kind whose outputs are multiplied by a gate, a scalar that starts at 1.
+    """The class of layers of a kind whose outputs are multiplied by a gate that starts at 1.
 
-    Its constructor takes `gate_l1` beside the layer's config. The gate is a trainable weight beyond those of the
+    Its constructor takes `gate_l1` beside the layer's config, and `each_channel`: whether every channel, on the last
+    axis, has a gate of its own. The gate is a trainable weight beyond those of the
     layer; `CoupledSGD` trains it with an L1 penalty of strength `gate_l1`, by proximal steps. `fold()` multiplies it
     into the layer's weights and sets it to 1, which changes no output.
     """
 
     class Gated(kind):
-        def __init__(self, gate_l1: float, **config: Any):
+        def __init__(self, gate_l1: float, each_channel: bool = False, **config: Any):
             super().__init__(**config)
-            self._gate_l1 = gate_l1
+            self._gate_l1, self._each_channel = gate_l1, each_channel
 
         def build(self, input_shape: tuple) -> None:
             super().build(input_shape)
-            self.gate = self.add_weight(shape=(), initializer="ones", name="gate")
+            shape = scale_weights(self)[0].shape[-1:] if self._each_channel else ()
+            self.gate = self.add_weight(shape=shape, initializer="ones", name="gate")
             self.gate.proximal_l1 = self._gate_l1
 
         @functools.wraps(kind.call)  # Keras reads from the signature what to pass: `training`, `mask`
@@ -103,7 +106,7 @@ def _gated(kind: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
             gate = self.gate.numpy()
             for weight in scale_weights(self):
                 weight.assign(weight.numpy() * gate)
-            self.gate.assign(1.0)
+            self.gate.assign(np.ones(self.gate.shape))
 
     Gated.__name__ = f"Gated{kind.__name__}"
     return Gated

@@ -30,12 +30,14 @@ from tfprune.training.regimes import ALL, REGIMES, Regime, parse_regimes
 _OWN_FLAGS = {
     "gamma_l1": "network_slimming",
     "gate_l1": "sparse_structure_selection",
+    "gates": "sparse_structure_selection",
     "pretrained": "soft_filter",
     "pattern": "magnitude",
     "schedule": "magnitude",
     "scratch_rescale": "magnitude",
 }
 PATTERNS, SCHEDULES = ("2:4", "block"), ("polynomial",)
+GATES = ("blocks", "neurons")
 _SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
 _MOST_SEEDS = 1000
 # Flags that take several values, of which every combination is a setting.
@@ -62,6 +64,7 @@ class Settings:
     skip: tuple[str, ...]
     gamma_l1: float
     gate_l1: float
+    gates: str
     pretrained: bool
     pattern: str | None
     schedule: str | None
@@ -87,10 +90,11 @@ class Settings:
     @property
     def name(self) -> str:
         """As the column `setting` has it: the variant, the ratio and what is pruned how, or the penalty."""
+        gates = f"gates={self.gates}" if self.gates != "blocks" else None
         if self.variant or self.ratio is None:
-            return self.variant or f"gate_l1={self.gate_l1:g}"
+            return self.variant or " ".join(filter(None, (gates, f"gate_l1={self.gate_l1:g}")))
         skip = f"skip={'+'.join(self.skip)}" if self.skip else None
-        how = ("pretrained" if self.pretrained else None, self.schedule, self.pattern, f"ratio={self.ratio:g}")
+        how = (gates, "pretrained" if self.pretrained else None, self.schedule, self.pattern, f"ratio={self.ratio:g}")
         return " ".join(filter(None, (*how, skip, f"round={self.round}" if self.round > 1 else None)))
 
     @property
@@ -150,8 +154,8 @@ def define_flags(values: flags.FlagValues) -> None:
     several(
         "ratio",
         None,
-        "Fraction of channels to remove, of weights in magnitude, of residual blocks in sparse_structure_selection; in "
-        "(0, 1). Default: 0.5, unless --variant is given; of blocks those whose gates are zero.",
+        "Fraction of channels to remove, of weights in magnitude, of what has gates in sparse_structure_selection; in "
+        "(0, 1). Default: 0.5, unless --variant is given; with gates what those have closed.",
     )
     several(
         "skip",
@@ -166,7 +170,12 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     number(
         "gate_l1",
-        "L1 on the gates of blocks in sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini.",
+        "L1 on the gates of sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini.",
+    )
+    string(
+        "gates",
+        None,
+        f"What sparse_structure_selection has gates on: {', '.join(GATES)}. Default: blocks.",
     )
     switch("pretrained", None, "Start soft_filter from the trained network, at a tenth of the learning rate.")
     string("pattern", None, f"Weights that magnitude removes together: {', '.join(PATTERNS)}. Default: single ones.")
@@ -327,6 +336,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         skip=tuple(values.skip or ()),
         gamma_l1=given("gamma_l1", recipe.gamma_l1 if method == "network_slimming" else 0.0),
         gate_l1=given("gate_l1", recipe.gate_l1 if method == "sparse_structure_selection" else 0.0),
+        gates=given("gates", "blocks"),
         pretrained=given("pretrained", False),
         pattern=given("pattern", None),
         schedule=given("schedule", None),
@@ -397,9 +407,14 @@ def _check_pattern(settings: Settings) -> None:
             f"--skip goes with a --ratio of {', '.join(_SKIPPING)}, without --schedule; received "
             f"--method={settings.method} {settings.name}."
         )
-    for name, valid in (("pattern", PATTERNS), ("schedule", SCHEDULES)):
+    for name, valid in (("pattern", PATTERNS), ("schedule", SCHEDULES), ("gates", GATES)):
         if getattr(settings, name) not in (None, *valid):
             raise unknown_name(name, getattr(settings, name), valid)
+    if settings.variant and settings.gates != "blocks":
+        raise UsageError(
+            f"--gates={settings.gates} and --variant={settings.variant} do not go together: a variant says itself what "
+            "goes. Leave one of them out."
+        )
     if settings.pattern == "2:4" and settings.ratio != 0.5:
         raise UsageError(
             f"--pattern=2:4 removes half of the weights; received --ratio={settings.ratio:g}. Leave it out."

@@ -12,8 +12,8 @@ multiplied into that layer's weights (gamma and beta, or kernel and bias), which
 proved and exported is a plain network. Gates are never negative, as in the source's code.
 
 The penalty alone decides what goes. If a ratio is given, that fraction of the blocks is removed instead, those with
-the smallest gates; a variant says itself which blocks go. The source also gates neurons and the groups of grouped
-convolutions; the paper's runs, and this module, gate blocks.
+the smallest gates; a variant says itself which blocks go. The source also gates neurons, which is
+`tfprune.methods.neuron_selection`, and the groups of grouped convolutions, which is not done here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from tfprune.cutting import kept_channels
@@ -63,6 +64,14 @@ class SparseStructureSelection(Method):
 
     trains_sparse = True
     automatic = True
+
+    def configured(self, settings: MethodSettings) -> Method:
+        """With gates on neurons, the method that has these."""
+        if settings.gates == "blocks":
+            return self
+        from tfprune.methods.neuron_selection import NeuronSelection
+
+        return NeuronSelection()
 
     def edit(self, settings: MethodSettings) -> Edit:
         """Puts a gate into the last layer of every block's branch."""
@@ -128,21 +137,21 @@ class Gates(keras.callbacks.Callback):
     """Sets all gates to 1 before a training, and folds them into the weights after it.
 
     Attributes:
-        values: Layer -> its gate at the end of the training.
+        values: Layer -> its gate, or gates, at the end of the training.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: dict[str, float] = {}
+        self.values: dict[str, Any] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the gates; an earlier run may have left others."""
         for layer in self._layers():
-            layer.gate.assign(1.0)
+            layer.gate.assign(np.ones(layer.gate.shape))
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Notes the gates and folds them."""
-        self.values = {layer.name: float(layer.gate.numpy()) for layer in self._layers()}
+        self.values = {layer.name: layer.gate.numpy().tolist() for layer in self._layers()}
         for layer in self._layers():
             layer.fold()
 
@@ -155,7 +164,7 @@ def residual_blocks(graph: ChannelGraph) -> list[Block]:
 
     A block is an addition of two operands of which one, the branch, needs more layers with weights of its own than
     the other, the shortcut. The last layer of the branch must be a batch normalization with a gamma, a convolution
-    or a dense layer without activation, and only the addition may read it.
+    or a dense layer, without activation or with relu, and only the addition may read it.
     """
     calls, _, outputs = wiring(graph.model)
     maker = {id(tensor): number for number, (_, _, made) in enumerate(calls) for tensor in made}
@@ -170,7 +179,7 @@ def residual_blocks(graph: ChannelGraph) -> list[Block]:
         while id(tensor) in maker and readers[id(tensor)] == 1:
             record, inputs = graph.calls[maker[id(tensor)]].record, calls[maker[id(tensor)]][1]
             if type(record.operation) not in _LINEAR or len(inputs) != 1:
-                return record if _can_be_gated(record) else None
+                return record if can_be_gated(record) else None
             tensor = inputs[0]
         return None
 
@@ -189,13 +198,14 @@ def residual_blocks(graph: ChannelGraph) -> list[Block]:
     return blocks
 
 
-def _can_be_gated(record: Record) -> bool:
+def can_be_gated(record: Record) -> bool:
+    """Whether a gate on the outputs of a layer is a factor of its weights, and the layer is called once."""
     operation = record.operation
     if type(operation) not in GATED or len(record.calls) > 1:
         return False
     if isinstance(operation, layers.BatchNormalization):
         return operation.gamma is not None
-    return operation.activation is keras.activations.linear
+    return operation.activation in (keras.activations.linear, keras.activations.relu)  # gates are never negative
 
 
 def _blocks(graph: ChannelGraph) -> list[Block]:
@@ -203,7 +213,7 @@ def _blocks(graph: ChannelGraph) -> list[Block]:
     if not blocks:
         raise PlanError(
             f"sparse_structure_selection removes residual blocks; {graph.model.name!r} has none whose branch ends in a "
-            "batch normalization, convolution or dense layer. Take a ResNet or PreResNet, or another method."
+            "batch normalization, convolution or dense layer. Take a ResNet, --gates=neurons, or another method."
         )
     return blocks
 
