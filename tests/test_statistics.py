@@ -117,8 +117,11 @@ def test_verdict_of_one_seed_is_measured_against_the_test_sets_sampling_error():
     def one_seed(difference):
         return verdict({"finetune": {0: 0.9}, "scratch_b": {0: 0.9 + difference}}, 2000)
 
-    for words in map(one_seed, (0.9 * limit, -0.9 * limit, 1.1 * limit, -1.1 * limit)):
-        assert f"sampling error of the test set (±{100 * limit:.1f} points on 2,000 images)" in words
+    for difference in (0.9 * limit, -0.9 * limit, 1.1 * limit, -1.1 * limit):
+        between = 0.9 + difference / 2  # of the two accuracies
+        own = 1.96 * math.sqrt(2 * between * (1 - between) / 2000)
+        told = f"sampling error of the test set (±{100 * own:.1f} points on 2,000 images)"
+        assert told in one_seed(difference)
     assert one_seed(-0.9 * limit).startswith("No advantage")
     assert "1.7 points below" in one_seed(-0.9 * limit)
     assert "no difference shown" in one_seed(0.9 * limit)
