@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -34,7 +36,12 @@ class Latency:
 
 
 def measure_latency(
-    *models: keras.Model, batch_size: int = 1, n: int = 50, warm_up: int = 5, jit_compile: bool = False
+    *models: keras.Model,
+    batch_size: int = 1,
+    n: int = 50,
+    warm_up: int = 5,
+    jit_compile: bool = False,
+    seconds: float = math.inf,
 ) -> Latency | tuple[Latency, ...]:
     """Times compiled forward passes of one or more networks.
 
@@ -47,6 +54,7 @@ def measure_latency(
         n: Passes to time, of each network.
         warm_up: Passes before, of each network.
         jit_compile: Compile with XLA (slower than without on CPUs).
+        seconds: Stop earlier, when so much time has gone, warm-up included; one pass of each is timed at least.
 
     Returns:
         One `Latency`, or a tuple of them when several networks are given.
@@ -59,17 +67,22 @@ def measure_latency(
     for name, value, least in (("batch_size", batch_size, 1), ("n", n, 1), ("warm_up", warm_up, 0)):
         whole_number(name, value, least)
     passes = [_compiled(model, batch_size, jit_compile) for model in models]
-    times = np.zeros((len(models), warm_up + n))
-    for turn in range(warm_up + n):
-        for index, run in enumerate(passes):
-            start = time.perf_counter()
-            run()
-            times[index, turn] = time.perf_counter() - start
+    times: list[list[float]] = []
+    while len(times) < warm_up + n:
+        times.append([_timed(run) for run in passes])
+        if len(times) > warm_up and np.sum(times) >= seconds:
+            break
     measured = []
-    for row in times[:, warm_up:]:
-        low, median, high = np.quantile(row, (0.25, 0.5, 0.75))
-        measured.append(Latency(float(median), float(high - low), n))
+    for own in np.transpose(times[warm_up:]):
+        low, median, high = np.quantile(own, (0.25, 0.5, 0.75))
+        measured.append(Latency(float(median), float(high - low), len(own)))
     return measured[0] if len(measured) == 1 else tuple(measured)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def _compiled(model: keras.Model, batch_size: int, jit_compile: bool):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from tfprune.plans import Plan
 
@@ -19,6 +25,7 @@ _REGIME_COLOURS = {
     "winning_ticket": "#009e73",
     "random_ticket": "#cc79a7",
 }
+_TRAINED_AS = {"pruned": "trained sparse, to be pruned"}  # in a figure of trainings
 
 
 def accuracy_by_regime(path: Path, title: str, accuracies: Mapping[str, Sequence[float]]) -> None:
@@ -48,9 +55,101 @@ def accuracy_by_regime(path: Path, title: str, accuracies: Mapping[str, Sequence
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     axes.set_xlim(-0.5, len(accuracies) - 0.2)
     axes.set_ylabel("test accuracy after the last epoch (%)")
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(_wrapped(title), fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+@dataclasses.dataclass(frozen=True)
+class CostPoint:
+    """One regime of one setting.
+
+    Attributes:
+        line: What is alike in settings that a line joins.
+        regime: Of the training.
+        flops: Of one example, mean over seeds.
+        accuracies: Test accuracies of the seeds, as fractions.
+    """
+
+    line: str
+    regime: str
+    flops: float
+    accuracies: Sequence[float]
+
+
+def accuracy_against_flops(path: Path, title: str, points: Sequence[CostPoint]) -> None:
+    """Draws test accuracy against FLOPs: mean over seeds, error bars of one sample standard deviation.
+
+    Args:
+        path: The PNG file.
+        title: Of the figure.
+        points: Of one network; a colour for each regime, a marker for each line.
+    """
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    names = list(dict.fromkeys(point.line for point in points if point.line))
+    markers = dict(zip(names, itertools.cycle("os^vDP*X<>"), strict=False))
+    regimes = [regime for regime in _REGIME_COLOURS if any(point.regime == regime for point in points)]
+    for line, regime in itertools.product(["", *names], regimes):
+        own = sorted((p for p in points if (p.line, p.regime) == (line, regime)), key=lambda point: point.flops)
+        if not own:
+            continue
+        values = [100 * np.asarray(point.accuracies) for point in own]
+        # Regimes of one setting have the same FLOPs; side by side all of them are seen.
+        aside = ScaledTranslation((regimes.index(regime) - len(regimes) / 2) * 4 / 72, 0, figure.dpi_scale_trans)
+        axes.errorbar(
+            [point.flops / 1e6 for point in own], [each.mean() for each in values],
+            yerr=[each.std(ddof=1) if len(each) > 1 else 0.0 for each in values],
+            fmt="-" + markers.get(line, "*"), color=_REGIME_COLOURS[regime], capsize=3, markersize=5, linewidth=1,
+            transform=axes.transData + aside,
+        )  # fmt: skip
+    handles = [Line2D([], [], color=_REGIME_COLOURS[regime], linewidth=3, label=regime) for regime in regimes]
+    handles += [Line2D([], [], color="black", marker=markers[name], linestyle="", label=name) for name in names]
+    axes.set_xlabel("FLOPs of one image (millions)")
+    axes.set_ylabel("test accuracy after the last epoch (%)")
+    figure.suptitle(_wrapped(title), fontsize=10)
+    axes.grid(alpha=0.3)
+    figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=120)
+
+
+def learning_curves(path: Path, title: str, histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> None:
+    """Draws training loss and test accuracy by epoch: mean over seeds, shaded one sample standard deviation.
+
+    Args:
+        path: The PNG file.
+        title: Of the figure.
+        histories: Regime -> of each seed, the epochs as `TrainingResult.history` has them.
+    """
+    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, name, factor, label in (
+        (panels[0], "loss", 1, "training loss"),
+        (panels[1], "val_accuracy", 100, "test accuracy (%)"),
+    ):
+        for regime, seeds in histories.items():
+            values: dict[int, list[float]] = {}
+            for epoch in itertools.chain(*seeds):
+                values.setdefault(epoch["epoch"], []).append(factor * epoch[name])
+            epochs = sorted(values)
+            mean = np.asarray([np.mean(values[epoch]) for epoch in epochs])
+            # Lengths may differ by seed; where one seed is left there is no spread.
+            std = np.asarray([np.std(own, ddof=1) if len(own := values[epoch]) > 1 else 0.0 for epoch in epochs])
+            colour, marker = _REGIME_COLOURS[regime], "o" if len(epochs) < 20 else ""
+            axes.plot(epochs, mean, color=colour, marker=marker, markersize=3, label=_TRAINED_AS.get(regime, regime))
+            axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    panels[1].set_xlabel("epoch")
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=9, loc="outside lower center", ncols=3)
+    figure.suptitle(_wrapped(title), fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def _wrapped(title: str) -> str:
+    return "\n".join(textwrap.wrap(title, 75))
 
 
 def _floor(accuracies: Mapping[str, Sequence[float]]) -> float:
@@ -80,8 +179,8 @@ def sizes_per_layer(path: Path, title: str, plans: Sequence[Plan]) -> None:
     axes.bar(positions, after.mean(axis=0), 0.55, yerr=spread, capsize=2, color="#0072b2", label=label)
     axes.set_xticks(positions, layers, rotation=60, ha="right", fontsize=8 if len(layers) < 40 else 5)
     axes.set_ylabel(plans[0].unit)
-    axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=9)
+    figure.suptitle(_wrapped(title), fontsize=10)
+    figure.legend(fontsize=9, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 
 
@@ -106,6 +205,6 @@ def weight_distributions(path: Path, title: str, weights: Mapping[str, Sequence[
     axes.set_yscale("log")
     axes.set_xlabel("weight")
     axes.set_ylabel("density")
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(_wrapped(title), fontsize=10)
     axes.legend(fontsize=9)
     figure.savefig(path, dpi=120)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
+import json
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tfprune.experiments.store import Stage, Store
 from tfprune.files import replacing
 from tfprune.plans import Plan, load_plan
 from tfprune.training.regimes import REGIMES
 
+LATENCY = "latency.json"  # in the stage of a plan
 REGIME_ORDER = ("unpruned", "pruned", *REGIMES)
 
 
@@ -74,17 +78,24 @@ class Results:
         rows: Sorted by setting, regime and seed.
         plans: (study, seed) -> the plan.
         stages: (study, seed) -> regime -> the stage that holds its weights; the longest of several budgets.
+        trained: Row -> the stage whose training it tells of; none of what was cut and not trained.
+        origins: (study, seed) -> where the pruned network comes from, as the plan's stage tells.
+        latencies: (study, seed) -> the measured latency, as `latency_beside` makes it, if there is one.
     """
 
     rows: list[Row]
     plans: dict[tuple[str, int], Plan]
     stages: dict[tuple[str, int], dict[str, Stage]]
+    trained: dict[Row, Stage]
+    origins: dict[tuple[str, int], dict[str, Any]]
+    latencies: dict[tuple[str, int], dict[str, Any]]
 
 
 def collect(workdir: Path) -> Results:
     """Reads the rows and plans of every finished stage."""
     store = Store(workdir)
     rows, plans, stages, epochs = [], {}, defaultdict(dict), {}
+    trained, origins, latencies = {}, {}, {}
     for kind in ("plan", *REGIME_ORDER[2:]):
         for stage in store.finished(kind):
             found = [Row(**content) for content in stage.read("rows.json")]
@@ -93,10 +104,17 @@ def collect(workdir: Path) -> Results:
             owner = last.study, last.seed
             if kind == "plan":
                 plans[owner] = load_plan(stage.folder / "plan.json")
-                stages[owner]["unpruned"] = store.named(stage.read("origin.json")["large"])
+                origins[owner] = origin = stage.read("origin.json")
+                stages[owner]["unpruned"] = store.named(origin["large"])
                 if plans[owner].inherits:
                     stages[owner]["pruned"] = stage
-            elif last.epochs > epochs.get((owner, kind), 0):
+                sources = {"unpruned": origin["large"], "pruned": origin.get("trained", [origin["large"]])[-1]}
+                trained |= {row: store.named(sources[row.regime]) for row in found if row.epochs}
+                if (stage.folder / LATENCY).is_file():
+                    latencies[owner] = stage.read(LATENCY)
+                continue
+            trained |= dict.fromkeys(found, stage)
+            if last.epochs > epochs.get((owner, kind), 0):
                 stages[owner][kind], epochs[owner, kind] = stage, last.epochs
     for study, seed in {(row.study, row.seed) for row in rows} - set(plans):
         first = next(row for row in rows if (row.study, row.seed) == (study, seed))
@@ -110,12 +128,73 @@ def collect(workdir: Path) -> Results:
     rows.sort(
         key=lambda r: (r.dataset, r.model, r.method, r.setting, r.study, REGIME_ORDER.index(r.regime), r.budget, r.seed)
     )
-    return Results(rows, plans, stages)
+    return Results(rows, plans, stages, trained, origins, latencies)
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A run that failed; texts, empty where the record does not tell.
+
+    Attributes:
+        stage: Name of the stage.
+        what: What was being done.
+        setting: In which study.
+        seed: Of the run.
+        message: What went wrong.
+    """
+
+    stage: str
+    what: str
+    setting: str
+    seed: str
+    message: str
+
+
+def failed_runs(workdir: Path) -> list[Failure]:
+    """The runs that failed and were not done since, by name of the stage; a record that is damaged is one, too."""
+    found = []
+    for path in sorted((workdir / "failed").glob("*.json")):
+        if Store(workdir).named(path.stem).done:
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            texts = {name: str(content.get(name, "")) for name in ("what", "setting", "seed", "message")}
+        except (OSError, ValueError, AttributeError):
+            texts = {"what": "", "setting": "", "seed": "", "message": f"the record {str(path)!r} cannot be read"}
+        found.append(Failure(path.stem, **texts))
+    return found
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
     """Writes results.csv: a header and one line per row."""
     with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in dataclasses.fields(Row))
-        writer.writerows(dataclasses.astuple(row) for row in rows)
+        csv.writer(file, lineterminator="\n").writerows(_lines(rows))
+
+
+def replace_csv(path: Path, rows: Iterable[Row]) -> Path | None:
+    """Writes results.csv in the place of an older one, which is kept if it holds what the new one does not.
+
+    Returns:
+        What the older one is called now, if it is kept: results.edited.csv, or a number more.
+    """
+    rows = list(rows)
+    known = {tuple(map(str, line)) for line in _lines(rows)}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            foreign = any(tuple(line) not in known for line in csv.reader(file) if line)
+    except FileNotFoundError:
+        foreign = False
+    except (UnicodeDecodeError, csv.Error):
+        foreign = True
+    aside = None
+    if foreign:
+        names = ("edited" + f"-{number}" * (number > 1) for number in itertools.count(1))
+        aside = next(new for name in names if not (new := path.with_suffix(f".{name}.csv")).exists())
+        path.rename(aside)
+    write_csv(path, rows)
+    return aside
+
+
+def _lines(rows: Iterable[Row]) -> Iterator[tuple]:
+    yield tuple(field.name for field in dataclasses.fields(Row))
+    yield from map(dataclasses.astuple, rows)

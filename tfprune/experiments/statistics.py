@@ -35,6 +35,37 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What can be said of a difference.
+
+    Attributes:
+        difference: Paired by seed.
+        limit: Half width of the 95 % interval that the size of the test set gives a single pair; a fraction.
+    """
+
+    difference: Difference
+    limit: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if a difference is shown, else 0.
+
+        With several seeds when the confidence interval excludes zero. One seed has no spread; there the difference has
+        to be larger than the sampling error of the test set.
+        """
+        difference = self.difference
+        is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > self.limit
+        return int(np.sign(difference.mean)) if is_shown else 0
+
+    def said(self, baseline: str) -> str:
+        """In a few words, with the name of what it is compared with."""
+        if not self.sign:
+            return "no difference shown"
+        seeds = " on this one seed" if self.difference.n == 1 else ""
+        return f"{'better' if self.sign > 0 else 'worse'} than {baseline}{seeds}"
+
+
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (n - 1); NaN deviation for a single value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
@@ -52,6 +83,21 @@ def paired_difference(one: Mapping[int, float], other: Mapping[int, float]) -> D
     return Difference(mean, mean - half, mean + half, len(seeds))
 
 
+def compare(own: Mapping[int, float], base: Mapping[int, float], test_examples: int) -> Comparison | None:
+    """Compares the accuracies of seeds that both have; None when they share none.
+
+    Args:
+        own: Seed -> test accuracy, as a fraction.
+        base: What they are compared with.
+        test_examples: Number of test images behind each accuracy.
+    """
+    difference = paired_difference(own, base)
+    if difference is None:
+        return None
+    middle = float(np.mean([(base[seed] + own[seed]) / 2 for seed in base.keys() & own.keys()]))
+    return Comparison(difference, sampling_error(middle, test_examples))
+
+
 def sampling_error(accuracy: float, test_examples: int) -> float:
     """Half width of the 95 % interval of the difference of two accuracies near this one, on so many images."""
     return 1.96 * math.sqrt(2 * accuracy * (1 - accuracy) / test_examples)
@@ -60,8 +106,7 @@ def sampling_error(accuracy: float, test_examples: int) -> float:
 def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
     """Answers whether pruning was worth it, as far as the runs can tell.
 
-    With several seeds a difference counts as shown when its confidence interval excludes zero. One seed has
-    no spread; there it has to be larger than the sampling error of the test set, and the words say so.
+    When a difference counts as shown is told at `Comparison.sign`; the words say where there is one seed only.
 
     Args:
         accuracies: Regime -> seed -> test accuracy, as a fraction.
@@ -87,16 +132,10 @@ def _compared(
     """Label -> the sign of the difference from a baseline regime, 0 if none is shown; and the differences in words."""
     shown, details, base = {}, [], accuracies.get(baseline, {})
     for regime, label in labels.items():
-        difference = paired_difference(accuracies.get(regime, {}), base)
-        if difference is None:
-            continue
-        own = accuracies[regime]
-        limit = sampling_error(
-            float(np.mean([(base[s] + own[s]) / 2 for s in base.keys() & own.keys()])), test_examples
-        )
-        is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > limit
-        shown[label] = np.sign(difference.mean) if is_shown else 0
-        details.append(_detail(label, difference, limit, test_examples))
+        comparison = compare(accuracies.get(regime, {}), base, test_examples)
+        if comparison is not None:
+            shown[label] = comparison.sign
+            details.append(_detail(label, comparison.difference, comparison.limit, test_examples))
     return shown, details
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,8 +22,9 @@ from tfprune.data import load
 from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import PlanError, UsageError
+from tfprune.experiments.costs import latency_beside
 from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog
-from tfprune.experiments.results import Row
+from tfprune.experiments.results import LATENCY, Row
 from tfprune.experiments.settings import Settings
 from tfprune.experiments.stages import StudyStages
 from tfprune.experiments.store import Stage, save_weights, write_json
@@ -311,9 +313,20 @@ class Study:
             plan.save(folder / "plan.json")
             if plan.inherits:
                 save_weights(folder, small.get_weights())
-            write_json(folder / "origin.json", {"large": large.name})
+            write_json(folder / "origin.json", self._origin(seed, plan, large, to_prune))
+            if _is_smaller(plan):
+                write_json(folder / LATENCY, latency_beside(self.model, small))
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
         return stage
+
+    def _origin(self, seed: int, plan: Plan, large: Stage, to_prune: Stage) -> dict[str, Any]:
+        """The trainings that led to the pruned network, and whether its architecture was known without them."""
+        trained = [large.name] * self.settings.pretrained + [to_prune.name]
+        if self._before is not None:
+            ticket = self._before.regime(seed, REGIMES["winning_ticket"], self.settings.epochs)
+            trained = [*self._before.plan(seed).read("origin.json")["trained"], ticket.name]
+        predefined = _is_smaller(plan) and self._expected_plan()[1]
+        return {"large": large.name, "trained": list(dict.fromkeys(trained)), "predefined": predefined}
 
     def _pruned_before(self, seed: int) -> keras.Model:
         """The winning ticket of the round before, trained."""
@@ -462,6 +475,11 @@ def _store_result(folder: Path, result: TrainingResult, learned: dict | None = N
     save_weights(folder, result.weights)
     content = {"epochs": result.history, "seconds": result.seconds}
     write_json(folder / "history.json", content | ({"learned": learned} if learned else {}))
+
+
+def _is_smaller(plan: Plan) -> bool:
+    """Whether the pruned network is another one, and not the large one with a mask."""
+    return plan.macs[1] != plan.macs[0]
 
 
 def _flops_ratio(plan: Plan) -> float:
