@@ -100,7 +100,7 @@ def as_markdown(report: Report) -> str:
             parts += ["\n".join(map(_plain, table.notes))] if table.notes else []
         parts += map(_plain, section.words)
         parts += [f"![{_plain(picture.text)}]({picture.file})" for picture in section.pictures]
-    parts += ["## How to read this", *(f"**{name}**: {text}" for name, text in report.legend.items())]
+    parts += ["## How to read this", *(f"**{name}**: {_plain(text)}" for name, text in report.legend.items())]
     return "\n\n".join(parts) + "\n"
 
 
