@@ -39,15 +39,19 @@ class TimeLeft(keras.callbacks.Callback):
         super().__init__()
         self._flops_per_step, self._flops = flops_per_step, flops
         self._start: tuple[float, int] | None = None
-        self._told = False
+        self._epoch, self._told = 0, False
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Notes the epoch, of which batches are counted."""
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Begins to measure with the first call, which is slower than the others, and ends with the next."""
-        now = time.perf_counter()
+        """Begins to measure after the first call, which is slower than the others, and ends after the next."""
+        now, step = time.perf_counter(), self._epoch * self.params["steps"] + batch
         if self._start is None:
-            self._start = now, batch
-        elif not self._told and batch > self._start[1]:
-            speed = (batch - self._start[1]) * self._flops_per_step / (now - self._start[0])
+            self._start = now, step
+        elif not self._told:
+            speed = (step - self._start[1]) * self._flops_per_step / (now - self._start[0])
             print(f"\nabout {_duration(self._flops / speed)} left, at the speed of the first steps", flush=True)
             self._told = True
 

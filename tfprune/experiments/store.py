@@ -224,7 +224,7 @@ class Store:
         usable = [stage for stage in stages if stage.stored_config().get("schema") == _SCHEMA]
         if len(usable) < len(stages):
             warnings.warn(
-                f"{len(stages) - len(usable)} stages of the kind {kind!r} in {str(self.folder)!r} are left out: "
+                f"{len(stages) - len(usable)} of the stages of the kind {kind!r} in {str(self.folder)!r} left out: "
                 "another version of tfprune made them. Run the study again, or report with that version.",
                 stacklevel=2,
             )
