@@ -224,8 +224,8 @@ class Store:
         usable = [stage for stage in stages if stage.stored_config().get("schema") == _SCHEMA]
         if len(usable) < len(stages):
             warnings.warn(
-                f"{len(stages) - len(usable)} of the stages of the kind {kind!r} in {str(self.folder)!r} left out: "
-                "another version of tfprune made them. Run the study again, or report with that version.",
+                f"{len(stages) - len(usable)} of the stages {kind}-* in {str(self.folder)!r} cannot be used: another "
+                "version of tfprune made them. Run the study again, or report with that version.",
                 stacklevel=2,
             )
         return usable
