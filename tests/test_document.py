@@ -19,7 +19,7 @@ from tfprune.experiments.document import (
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-NASTY = "vgg16_l1 50 % & <b>bold</b> | a#b $x$ {y} \\z ~ ^ \"q\" ±"
+NASTY = 'vgg16_l1 50 % & <b>bold</b> | a#b $x$ {y} \\z ~ ^ "q" ±'
 
 
 def a_report(*cells):

@@ -103,7 +103,7 @@ def collect(workdir: Path) -> Results:
             last = found[-1]
             owner = last.study, last.seed
             if kind == "plan":
-                plans[owner] = load_plan(stage.folder / "plan.json")
+                plans[owner] = load_plan(stage.file("plan.json"))
                 origins[owner] = origin = stage.read("origin.json")
                 stages[owner]["unpruned"] = store.named(origin["large"])
                 if plans[owner].inherits:

@@ -7,27 +7,29 @@ method on the same network finds the large network trained.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tabulate import tabulate
 
 from tfprune.data import load
 from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
-from tfprune.errors import PlanError, UsageError
+from tfprune.errors import DivergedError, PlanError, RunsFailedError, UsageError
 from tfprune.experiments.costs import latency_beside
-from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog
+from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog, TimeLeft
+from tfprune.experiments.provenance import provenance
 from tfprune.experiments.results import LATENCY, Row
 from tfprune.experiments.settings import Settings
 from tfprune.experiments.stages import StudyStages
-from tfprune.experiments.store import Stage, save_weights, write_json
+from tfprune.experiments.store import BusyError, Stage, save_weights, write_json
 from tfprune.exporting import export
 from tfprune.files import file_name
 from tfprune.methods import METHODS
@@ -36,7 +38,7 @@ from tfprune.models import build_model
 from tfprune.plans import ChannelPlan, Plan, load_plan
 from tfprune.profiling import profile
 from tfprune.surgery import Edit, clone
-from tfprune.training.distribution import agree, worker_index
+from tfprune.training.distribution import agree, several_workers, worker_index
 from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
 from tfprune.training.regimes import REGIMES, Regime
 from tfprune.training.schedules import Schedule
@@ -50,10 +52,16 @@ class Shared:
     Attributes:
         data: What was asked for -> the data.
         expected: Settings -> the plan, as far as it is known before the training, and whether its widths are.
+        left: Training that is left -> its FLOPs, about.
+        failed: Stage -> why it cannot be done.
+        told: Whether the time that all of it takes has been estimated.
     """
 
     data: dict[tuple, ImageData | StreamedData] = dataclasses.field(default_factory=dict)
     expected: dict[Settings, tuple[Plan, bool]] = dataclasses.field(default_factory=dict)
+    left: dict[str, float] = dataclasses.field(default_factory=dict)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    told: bool = False
 
 
 _EARLY = "early_weights.npz"  # of a large network's training, to rewind to
@@ -80,13 +88,13 @@ class Study:
         check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.model.trainable = True  # layers that a user's file has frozen would keep random weights
-        self.method = METHODS.get(settings.method).configured(self._method_settings(0))
+        self.method = METHODS.get(settings.method).configured(self.method_settings(0))
         worker = worker_index(strategy)
         self.chief = worker == 0
         # Workers do the same work and each keeps its own stages, so that none needs the others' disk.
-        workdir = settings.workdir if self.chief else settings.workdir / "workers" / str(worker)
+        workdir = worker_folder(settings.workdir, worker)
         replicas = strategy.num_replicas_in_sync
-        key = self.method.sparse_key(self._method_settings(0))
+        key = self.method.sparse_key(self.method_settings(0))
         sparse, content = self.method.trains_sparse, self.data.content
         self.stages = StudyStages(settings, workdir, replicas, sparse, key, content)
         self._before = None  # the stages of the round of pruning before this one
@@ -95,49 +103,19 @@ class Study:
         self._trainers: dict[str, Trainer] = {}
         self._pruned_trainer: tuple[str, Trainer] | None = None
 
-    # What is going to be done
+    # What is known before
 
-    def describe(self) -> str:
-        """Tells the stages, epochs, costs and the FLOPs ratio behind Scratch-B."""
-        s, data = self.settings, self.data
-        plan, known = self._expected_plan()
-        height, width, channels = data.input_shape
-        scale = "" if s.width == 1 else f" x {s.width:g}"
-        replicas = self.strategy.num_replicas_in_sync
-        device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        own = f"L1 on gamma {s.gamma_l1:g}" if s.gamma_l1 else self.method.sparse_key(self._method_settings(0))
-        about = "" if known else "about "
-        guess = "" if known else " (a guess: the real ones follow from the training)"
-        kind = "pruned" if plan.inherits else "design"
-        lines = [
-            f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
-            f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
-            f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
-            f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
-            f"{kind}    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
-            *self._budget_lines(plan, about),
-            f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
-            f"{replicas} {device} replica{'s' * (replicas > 1)}",
-            f"workdir   {s.workdir}",
-        ]
-        table = [
-            (seed, stage, epochs, rates, "done" if done else "")
-            for seed in s.seeds
-            for stage, epochs, rates, done in self._stage_lines(seed, plan, known)
-        ]
-        return "\n".join(lines) + "\n\n" + tabulate(table, ("seed", "stage", "epochs", "learning rates", ""))
-
-    def _expected_plan(self) -> tuple[Plan, bool]:
+    def expected_plan(self) -> tuple[Plan, bool]:
         """The plan, as far as it is known before training, and whether its widths are."""
         if self.settings not in self._shared.expected:
             planned = self.stages.plan(self.settings.seeds[0])
             stored = planned.done and len(self.settings.seeds) == 1
-            found = (load_plan(planned.folder / "plan.json"), True) if stored else self._expected_round()
+            found = (load_plan(planned.file("plan.json")), True) if stored else self._expected_round()
             self._shared.expected[self.settings] = found
         return self._shared.expected[self.settings]
 
     def _expected_round(self) -> tuple[Plan, bool]:
-        settings, before = self._method_settings(0), self._shared.expected.get(_round_before(self.settings))
+        settings, before = self.method_settings(0), self._shared.expected.get(_round_before(self.settings))
         with self._naming_the_round():
             if before is None or not isinstance(before[0], ChannelPlan):  # of weights, the plan is of all rounds
                 return self.method.expected(self.model, settings)
@@ -156,69 +134,53 @@ class Study:
                 f"({error})"
             ) from error
 
-    def _budget_lines(self, plan: Plan, about: str) -> Iterator[str]:
+    def epochs(self, regime: Regime, plan: Plan) -> int:
+        """The epoch with which a regime ends, for the network of a plan."""
+        s, ratio = self.settings, flops_ratio(plan) if regime.budget == "flops" else 1.0
+        return regime.epochs(s.epochs, s.finetune_epochs, ratio, s.budget_cap)
+
+    def first_epoch(self, regime: Regime) -> int:
+        """The epoch with which a regime begins, counted from 0."""
+        return self.settings.rewind_epoch if regime.weights == "rewind" else 0
+
+    def method_settings(self, seed: int) -> MethodSettings:
+        """What the method is told."""
+        return MethodSettings.of(self.settings, seed)
+
+    def schedule_of_large(self, sparse: bool) -> Schedule:
+        """The learning rates of the large network; `sparse`: in the method's own training of it."""
         s = self.settings
-        if "scratch_b" in s.regimes:
-            cap, ratio = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}", _flops_ratio(plan)
-            more = f"{about}{ratio:.2f} x"
-            yield f"budget    {more} fewer FLOPs, so Scratch-B trains for {more} the epochs{cap}"
-
-    def _stage_lines(self, seed: int, plan: Plan, known: bool) -> Iterator[tuple]:
-        s = self.settings
-        for sparse in (False, True)[: 1 + self.method.trains_sparse]:
-            rates = _rates(self._schedule_of_large(sparse), s.epochs)
-            yield f"train{' sparse' * sparse}", s.epochs, rates, self.stages.large(seed, sparse).done
-        planned = self.stages.plan(seed)
-        yield "plan", "", "", planned.done
-        if planned.done:
-            plan, known = load_plan(planned.folder / "plan.json"), True
-        for regime in s.regime_list:
-            epochs = self._epochs(regime, plan)
-            sure = known or regime.budget != "flops"
-            rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
-            done = known and self.stages.regime(seed, regime, epochs).done
-            epochs -= self._first_epoch(regime)
-            yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
-
-    def trainings(self) -> dict[str, float]:
-        """What is not trained yet -> its FLOPs, of a backward pass as two forward passes; as far as it is known."""
-        plan, _ = self._expected_plan()
-        before, after = (3.0 * self.data.train_count * flops for flops in plan.flops)
-        left = {}
-        for seed in self.settings.seeds:
-            for sparse in (False, True)[: 1 + self.method.trains_sparse]:
-                stage = self.stages.large(seed, sparse)
-                left |= {} if stage.done else {stage.name: before * self.settings.epochs}
-            for regime in self.settings.regime_list:
-                epochs = self._epochs(regime, plan)
-                stage = self.stages.regime(seed, regime, epochs)
-                left |= {} if stage.done else {stage.name: after * (epochs - self._first_epoch(regime))}
-        return left
-
-    def overview(self) -> tuple:
-        """The study as a line of the table that `overview` makes."""
-        s, (plan, known) = self.settings, self._expected_plan()
-        stages = [line for seed in s.seeds for line in self._stage_lines(seed, plan, known)]
-        about, done = "" if known else "about ", sum(bool(stage[-1]) for stage in stages)
-        after = [f"{about}{number:,}" for number in (plan.params[1], plan.flops[1])]
-        name = Path(s.model).name
-        return s.dataset, name, s.method, s.name, f"{s.learning_rate:g}", *after, f"{done} of {len(stages)}"
+        rate = s.learning_rate / 10 if sparse and s.pretrained else s.learning_rate
+        return Schedule.paper(rate, s.epochs, s.drops)
 
     # Doing it
 
-    def run(self) -> None:
-        """Runs every stage that is not done yet, for every seed."""
-        for number, seed in enumerate(self.settings.seeds):
-            self._run_seed(seed, export_networks=self.settings.export and number == 0)
+    def run(self, seeds: Iterable[int]) -> dict[int, list[Stage]]:
+        """Runs every stage that is not done yet; what fails is noted in `Shared.failed`, and the others go on.
 
-    def _run_seed(self, seed: int, export_networks: bool) -> None:
+        Returns:
+            Seed -> stages that have to wait until another process is done with them.
+        """
+        busy = {}
+        for seed in seeds:
+            try:
+                waiting = self._run_seed(seed, export_networks=self.settings.export and seed == self.settings.seeds[0])
+            except BusyError as error:
+                waiting = [error.stage]
+            except RunsFailedError:
+                continue
+            if waiting:
+                busy[seed] = waiting
+        return busy
+
+    def _run_seed(self, seed: int, export_networks: bool) -> list[Stage]:
         s = self.settings
         initial = clone(self.model, weights="fresh", seed=seed).get_weights()
         large = self._train_large(seed, initial, sparse=False)
         start = large.weights() if s.pretrained else initial
         to_prune = self._train_large(seed, start, sparse=True) if self.method.trains_sparse else large
         planned = self._make_plan(seed, large, to_prune)
-        plan = load_plan(planned.folder / "plan.json")
+        plan = load_plan(planned.file("plan.json"))
         self.model.set_weights(to_prune.weights())
         small = plan.apply(self.model)
         if export_networks:
@@ -227,69 +189,87 @@ class Study:
             if plan.inherits:
                 small.set_weights(planned.weights())
                 self._export(small, planned, "pruned")
+        waiting = []
         for regime in s.regime_list:
-            epochs = self._epochs(regime, plan)
-            stage = self.stages.regime(seed, regime, epochs)
-            if not self._done(stage):
-                weights = self._first_weights(regime, seed, initial, to_prune, planned)
-                schedule = regime.schedule(s.learning_rate, epochs, s.drops)
-                first = self._first_epoch(regime)
-                self._say(f"seed {seed}: {regime.name}, {_epochs(epochs - first)}")
-                trainer = self._trainer_for(small, plan.edit())
-                result = self._train(trainer, stage, weights, epochs, schedule, seed, plan.callbacks(), first)
-                small.set_weights(result.weights)
-                with stage.writing() as folder:
-                    _store_result(folder, result)
-                    own = epochs - first, result.seconds
-                    row = self._row(seed, regime.name, small, plan.flops[1], result.history, *own)
-                    write_json(folder / "rows.json", [dataclasses.asdict(row)])
+            stage = self.stages.regime(seed, regime, self.epochs(regime, plan))
+            try:
+                with self._doing(stage, seed, regime.name) as due:
+                    if due:
+                        weights = self._first_weights(regime, seed, initial, to_prune, planned)
+                        self._run_regime(stage, seed, regime, plan, small, weights)
+            except BusyError:
+                waiting.append(stage)
+                continue
+            except RunsFailedError:
+                continue
             if export_networks:
                 small.set_weights(stage.weights())
                 self._export(small, stage, regime.name)
+        return waiting
+
+    def _run_regime(
+        self, stage: Stage, seed: int, regime: Regime, plan: Plan, small: keras.Model, weights: list[np.ndarray]
+    ) -> None:
+        s, epochs, first = self.settings, self.epochs(regime, plan), self.first_epoch(regime)
+        schedule = regime.schedule(s.learning_rate, epochs, s.drops)
+        self._say(f"seed {seed}: {regime.name}, {in_epochs(epochs - first)}")
+        trainer = self._trainer_for(small, plan.edit())
+        result = self._train(trainer, stage, weights, epochs, schedule, seed, plan.callbacks(), first)
+        small.set_weights(result.weights)
+        with self._writing(stage, seed, result.seconds) as folder:
+            _store_result(folder, result)
+            row = self._row(seed, regime.name, small, plan.flops[1], result.history, epochs - first, result.seconds)
+            write_json(folder / "rows.json", [dataclasses.asdict(row)])
 
     def _first_weights(
         self, regime: Regime, seed: int, initial: list[np.ndarray], to_prune: Stage, planned: Stage
     ) -> list[np.ndarray]:
         """The weights with which a regime begins."""
-        plan = load_plan(planned.folder / "plan.json")
+        plan = load_plan(planned.file("plan.json"))
         if regime.weights == "inherit":
             return planned.weights()
         if regime.weights == "rewind":
             self.model.set_weights(to_prune.weights(_EARLY) if self.settings.rewind_epoch else initial)
             return plan.apply(self.model).get_weights()
         # From the large network's seed every kernel that keeps its shape would get the large network's first weights.
-        asked = dataclasses.replace(self._method_settings(seed), seed=_other_seed(seed))
+        asked = dataclasses.replace(self.method_settings(seed), seed=_other_seed(seed))
         if regime.weights == "scaled":
             asked = dataclasses.replace(asked, scratch_rescale=True)
         return self.method.fresh(plan, self.model, asked).get_weights()
 
     def _train_large(self, seed: int, initial: list[np.ndarray], sparse: bool) -> Stage:
-        stage, s = self.stages.large(seed, sparse), self.settings
-        if self._done(stage):
-            return stage
-        kind = "sparse" if sparse else "plain"
-        if kind not in self._trainers:
-            edit = self.method.edit(self._method_settings(seed)) if sparse else None
-            self._trainers[kind] = self._trainer(self.model, edit)
-        self._say(f"seed {seed}: train{' sparse' * sparse}, {_epochs(s.epochs)}")
-        schedule = self._schedule_of_large(sparse)
-        own = self.method.callbacks(self._method_settings(seed)) if sparse else []
-        early = EarlyWeights(s.rewind_epoch)
-        result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, [*own, early])
-        with stage.writing() as folder:
-            _store_result(folder, result, self.method.learned(own) if sparse else None)
-            if s.rewind_epoch and sparse == self.method.trains_sparse:
-                save_weights(folder, early.weights, _EARLY)
+        stage, s, what = self.stages.large(seed, sparse), self.settings, f"train{' sparse' * sparse}"
+        with self._doing(stage, seed, what) as due:
+            if not due:
+                return stage
+            kind = "sparse" if sparse else "plain"
+            if kind not in self._trainers:
+                edit = self.method.edit(self.method_settings(seed)) if sparse else None
+                self._trainers[kind] = self._trainer(self.model, edit)
+            self._say(f"seed {seed}: {what}, {in_epochs(s.epochs)}")
+            schedule = self.schedule_of_large(sparse)
+            own = self.method.callbacks(self.method_settings(seed)) if sparse else []
+            early = EarlyWeights(s.rewind_epoch)
+            result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, [*own, early])
+            with self._writing(stage, seed, result.seconds) as folder:
+                _store_result(folder, result, self.method.learned(own) if sparse else None)
+                if s.rewind_epoch and sparse == self.method.trains_sparse:
+                    save_weights(folder, early.weights, _EARLY)
         return stage
 
     def _make_plan(self, seed: int, large: Stage, to_prune: Stage) -> Stage:
-        stage, s = self.stages.plan(seed), self.settings
-        if self._done(stage):
-            return stage
-        self._say(f"seed {seed}: plan")
+        stage = self.stages.plan(seed)
+        with self._doing(stage, seed, "plan") as due:
+            if due:
+                self._say(f"seed {seed}: plan")
+                self._store_plan(stage, seed, large, to_prune)
+        return stage
+
+    def _store_plan(self, stage: Stage, seed: int, large: Stage, to_prune: Stage) -> None:
+        s, start = self.settings, time.perf_counter()
         self.model.set_weights(to_prune.weights())
         learned = to_prune.read("history.json").get("learned", {})
-        settings = dataclasses.replace(self._method_settings(seed), learned=learned)
+        settings = dataclasses.replace(self.method_settings(seed), learned=learned)
         pruned = self.model if self._before is None else self._pruned_before(seed)
         with self._naming_the_round():
             step = self.method.plan(pruned, settings, self.data.normalized_sample)
@@ -297,7 +277,7 @@ class Study:
         proof = step.prove(pruned)
         plan = step
         if self._before is not None:
-            plan = load_plan(self._before.plan(seed).folder / "plan.json").then(self.model, step)
+            plan = load_plan(self._before.plan(seed).file("plan.json")).then(self.model, step)
         self._say(f"{plan}\nproof: {proof}")
         trained, sparse = large.read("history.json"), to_prune.read("history.json")
         rows = []
@@ -309,7 +289,7 @@ class Study:
         rows.append(
             self._row(seed, "unpruned", self.model, plan.flops[0], trained["epochs"], s.epochs, trained["seconds"])
         )
-        with stage.writing() as folder:
+        with self._writing(stage, seed, time.perf_counter() - start) as folder:
             plan.save(folder / "plan.json")
             if plan.inherits:
                 save_weights(folder, small.get_weights())
@@ -317,7 +297,6 @@ class Study:
             if _is_smaller(plan):
                 write_json(folder / LATENCY, latency_beside(self.model, small))
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
-        return stage
 
     def _origin(self, seed: int, plan: Plan, large: Stage, to_prune: Stage) -> dict[str, Any]:
         """The trainings that led to the pruned network, and whether its architecture was known without them."""
@@ -325,7 +304,7 @@ class Study:
         if self._before is not None:
             ticket = self._before.regime(seed, REGIMES["winning_ticket"], self.settings.epochs)
             trained = [*self._before.plan(seed).read("origin.json")["trained"], ticket.name]
-        predefined = _is_smaller(plan) and self._expected_plan()[1]
+        predefined = _is_smaller(plan) and self.expected_plan()[1]
         return {"large": large.name, "trained": list(dict.fromkeys(trained)), "predefined": predefined}
 
     def _pruned_before(self, seed: int) -> keras.Model:
@@ -338,7 +317,7 @@ class Study:
                     f"Round {self.settings.round} prunes what round {self.settings.round - 1} has trained, and its "
                     f"stage {stage.name} is not in {str(self.settings.workdir)!r}. Run that round first."
                 )
-        model = load_plan(stages[0].folder / "plan.json").apply(self.model)
+        model = load_plan(stages[0].file("plan.json")).apply(self.model)
         model.set_weights(stages[1].weights())
         return model
 
@@ -351,27 +330,59 @@ class Study:
         if self.chief:
             callbacks.append(TensorBoardLog(self.settings.workdir / "tensorboard" / stage.name))
             callbacks += [] if bar else [EpochLines()]
-        return trainer.run(weights, epochs, schedule, seed, callbacks, progress_bar=bar, first_epoch=first_epoch)
+        if self.chief and not self._shared.told and stage.name in self._shared.left:
+            left = self._shared.left
+            steps = (epochs - first_epoch) * trainer.steps_per_epoch
+            callbacks.append(TimeLeft(left[stage.name] / steps, sum(left.values())))
+            self._shared.told = True
+        result = trainer.run(
+            weights, epochs, schedule, seed, callbacks, bar, first_epoch=first_epoch, checkpoint=stage.checkpoint
+        )
+        self._shared.left.pop(stage.name, None)
+        return result
+
+    @contextmanager
+    def _doing(self, stage: Stage, seed: int, what: str) -> Iterator[bool]:
+        """Owns a stage while it is done, unless it is done; gives whether it has to be.
+
+        Raises:
+            BusyError: If another process is doing it.
+            RunsFailedError: If it cannot be done; why is noted.
+        """
+        if agree(self.strategy, stage.done):
+            yield False
+            return
+        if agree(self.strategy, stage.failure.is_file()):
+            raise self._failed(stage, _message(stage.failure))
+        # Each of several workers has stages of its own, which no other run may have: `own_workdir`.
+        alone = several_workers(self.strategy)
+        with nullcontext() if alone else stage.owned():
+            if not alone and stage.done:  # by another process, just now
+                yield False
+                return
+            try:
+                yield True
+            except (DivergedError, PlanError) as error:
+                setting = f"{self.settings.dataset}, {Path(self.settings.model).name}, {self.settings.method}"
+                stage.fail(
+                    {"what": what, "seed": seed, "setting": f"{setting}, {self.settings.name}", "message": str(error)}
+                )
+                raise self._failed(stage, str(error)) from error
+
+    def _failed(self, stage: Stage, message: str) -> RunsFailedError:
+        if stage.name not in self._shared.failed:
+            self._say(f"failed: {stage.name}: {message}")
+        self._shared.failed[stage.name] = message
+        return RunsFailedError(message)
+
+    @contextmanager
+    def _writing(self, stage: Stage, seed: int, seconds: float) -> Iterator[Path]:
+        """As `Stage.writing`, with where the result comes from."""
+        with stage.writing() as folder:
+            yield folder
+            write_json(folder / "provenance.json", provenance(seed, seconds))
 
     # Trainers, rows
-
-    def _done(self, stage: Stage) -> bool:
-        return agree(self.strategy, stage.done)
-
-    def _epochs(self, regime: Regime, plan: Plan) -> int:
-        s, flops_ratio = self.settings, _flops_ratio(plan) if regime.budget == "flops" else 1.0
-        return regime.epochs(s.epochs, s.finetune_epochs, flops_ratio, s.budget_cap)
-
-    def _first_epoch(self, regime: Regime) -> int:
-        return self.settings.rewind_epoch if regime.weights == "rewind" else 0
-
-    def _method_settings(self, seed: int) -> MethodSettings:
-        return MethodSettings.of(self.settings, seed)
-
-    def _schedule_of_large(self, sparse: bool) -> Schedule:
-        s = self.settings
-        rate = s.learning_rate / 10 if sparse and s.pretrained else s.learning_rate
-        return Schedule.paper(rate, s.epochs, s.drops)
 
     def _trainer(self, model: keras.Model, edit: Edit | None = None) -> Trainer:
         s = self.settings
@@ -419,7 +430,7 @@ class Study:
 
     def _budget(self, regime: str) -> str:
         if regime == "finetune":
-            return _epochs(self.settings.finetune_epochs)
+            return in_epochs(self.settings.finetune_epochs)
         parts, cap = [], self.settings.budget_cap
         if regime == "random_ticket" and self.settings.method == "magnitude":
             parts.append("rescaled initial weights")
@@ -448,18 +459,9 @@ class Study:
             print(text, flush=True)
 
 
-def overview(studies: Iterable[Study]) -> str:
-    """A table of several studies: the pruned network, how many of the stages are done; and what is left to train."""
-    header = ("data set", "model", "method", "setting", "rate", "params", "FLOPs", "stages done")
-    table, left = [], {}
-    for study in studies:
-        table.append(study.overview())
-        left |= study.trainings()
-    s, lines = study.settings, tabulate(table, header, disable_numparse=True, colalign=("left",) * 5 + ("right",) * 3)
-    return (
-        f"{lines}\nregimes {', '.join(s.regimes)}; seeds {', '.join(map(str, s.seeds))}; {_epochs(s.epochs)} of the "
-        f"large model; {len(left)} trainings left, about {sum(left.values()):.1e} FLOPs"
-    )
+def worker_folder(workdir: Path, worker: int) -> Path:
+    """Where a worker keeps its stages: the chief (0) in the workdir, others in folders of their own."""
+    return workdir / "workers" / str(worker) if worker else workdir
 
 
 def _other_seed(seed: int) -> int:
@@ -482,7 +484,14 @@ def _is_smaller(plan: Plan) -> bool:
     return plan.macs[1] != plan.macs[0]
 
 
-def _flops_ratio(plan: Plan) -> float:
+def _message(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["message"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"why cannot be read in {str(path)!r}"
+
+
+def flops_ratio(plan: Plan) -> float:
     """How many times fewer FLOPs the pruned network has; what Scratch-B multiplies the epochs by."""
     before, after = plan.flops
     if after >= before:  # the code of the paper counted before it masked: Scratch-B was Scratch-E
@@ -490,11 +499,6 @@ def _flops_ratio(plan: Plan) -> float:
     return before / after
 
 
-def _epochs(number: int) -> str:
+def in_epochs(number: int) -> str:
+    """A number of epochs in words."""
     return f"{number} epoch{'s' * (number != 1)}"
-
-
-def _rates(schedule: Schedule, epochs: int) -> str:
-    """The learning rates and the epochs from which they hold: "0.1, 0.01 from 80, 0.001 from 120"."""
-    changes = [epoch for epoch in range(1, epochs) if schedule.at(epoch) != schedule.at(epoch - 1)]
-    return ", ".join([f"{schedule.at(0):g}", *(f"{schedule.at(epoch):g} from {epoch}" for epoch in changes)])
