@@ -144,6 +144,7 @@ def as_latex(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+_WIDE = 1000  # pixels, from which on a figure has a line of its own
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
 _LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {"<": "$<$", ">": "$>$", "|": "$|$", '"': "''", "`": "'"}
@@ -165,11 +166,16 @@ def as_html(report: Report, folder: Path) -> str:
         loader=jinja2.PackageLoader("tfprune.experiments"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"code": _code, "embedded": lambda file: _embedded(folder / file)}
+    environment.tests["wide"] = lambda file: _width(folder / file) > _WIDE
     return environment.get_template("report.html.jinja").render(report=report)
 
 
 def _code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _width(path: Path) -> int:
+    return int.from_bytes(path.read_bytes()[16:20], "big")  # of a PNG file
 
 
 def _embedded(path: Path) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 
 from tfprune.plans import Plan
 
@@ -90,18 +89,18 @@ def accuracy_against_flops(path: Path, title: str, points: Sequence[CostPoint]) 
     names = list(dict.fromkeys(point.line for point in points if point.line))
     markers = dict(zip(names, itertools.cycle("os^vDP*X<>"), strict=False))
     regimes = [regime for regime in _REGIME_COLOURS if any(point.regime == regime for point in points)]
+    # Regimes of one setting have the same FLOPs; side by side all of them are seen.
+    step = 0.006e-6 * np.ptp([point.flops for point in points])
     for line, regime in itertools.product(["", *names], regimes):
         own = sorted((p for p in points if (p.line, p.regime) == (line, regime)), key=lambda point: point.flops)
         if not own:
             continue
         values = [100 * np.asarray(point.accuracies) for point in own]
-        # Regimes of one setting have the same FLOPs; side by side all of them are seen.
-        aside = ScaledTranslation((regimes.index(regime) - len(regimes) / 2) * 4 / 72, 0, figure.dpi_scale_trans)
+        aside = regimes.index(regime) * step
         axes.errorbar(
-            [point.flops / 1e6 for point in own], [each.mean() for each in values],
+            [point.flops / 1e6 + aside for point in own], [each.mean() for each in values],
             yerr=[each.std(ddof=1) if len(each) > 1 else 0.0 for each in values],
             fmt="-" + markers.get(line, "*"), color=_REGIME_COLOURS[regime], capsize=3, markersize=5, linewidth=1,
-            transform=axes.transData + aside,
         )  # fmt: skip
     handles = [Line2D([], [], color=_REGIME_COLOURS[regime], linewidth=3, label=regime) for regime in regimes]
     handles += [Line2D([], [], color="black", marker=markers[name], linestyle="", label=name) for name in names]
