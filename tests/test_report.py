@@ -165,6 +165,7 @@ def test_a_design_has_no_pruned_row_and_is_judged_beside_the_large_network(tmp_p
     shown = write_report(tmp_path)
     assert list(table_lines(shown)) == ["unpruned", "scratch_e", "scratch_b"]
     assert "Scratch-E ended 2.5 points below it" in shown
+    assert "-2.50 (-2.50 to -2.50)" in table_lines(shown)["scratch_e"][0]
     assert "fine-tun" not in shown
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "![channels per layer](figures/channels-" in page

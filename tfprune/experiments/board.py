@@ -12,8 +12,8 @@ from tensorboard.plugins.hparams import api
 from tfprune.experiments.document import Report
 from tfprune.experiments.results import Row
 
-# TensorBoard shows the first five by alphabet until others are chosen, so what belongs together is one text.
-_SETTINGS = ("dataset", "method", "model", "regime", "seed", "training")
+# TensorBoard shows the first five by alphabet until others are chosen.
+_SETTINGS = ("method", "network", "regime", "seed", "setting", "training")
 _METRICS = {f"report/{field}": field for field in ("test_accuracy", "best_accuracy", "params", "flops", "epochs")}
 
 
@@ -30,14 +30,11 @@ def write_board(workdir: Path, rows: Iterable[Row], report: Report) -> None:
                 tf.summary.image(f"{section.title}/{picture.text}", content[tf.newaxis])
     for row in rows:
         budget = f" ({row.budget})" if row.budget else ""
-        values = {name: str(getattr(row, name)) for name in _SETTINGS}
-        values["method"] = f"{row.method}, {row.setting}"
-        values["model"] = row.model + (f" x {row.width:g}" if row.width != 1 else "")
-        values["regime"] = row.regime + budget
+        values = (row.method, row.network, row.regime + budget, str(row.seed), row.setting, row.training)
         readable = f"{row.dataset}-{row.model}-{row.method}-{row.setting}"[:120]  # file systems take 255 bytes
         run = folder / re.sub(r"[^\w.]+", "-", f"{readable}-{row.study}-{row.regime}{budget}-seed{row.seed}")
         with tf.summary.create_file_writer(str(run)).as_default(step=row.epochs):
-            api.hparams(values, trial_id=run.name)
+            api.hparams(dict(zip(_SETTINGS, values, strict=True)), trial_id=run.name)
             for tag, field in _METRICS.items():
                 tf.summary.scalar(tag, getattr(row, field))
     for path in old:  # after the new ones, and only those: another process may be writing the same report

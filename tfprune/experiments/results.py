@@ -69,6 +69,11 @@ class Row:
     training: str
     study: str
 
+    @property
+    def network(self) -> str:
+        """Data set, network and, unless it is 1, width multiplier, for people."""
+        return f"{self.dataset}, {self.model}" + ("" if self.width == 1 else f" x {self.width:g}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Results:

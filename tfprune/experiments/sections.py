@@ -60,7 +60,7 @@ def study_section(workdir: Path, summaries: Sequence[Summary], results: Results)
     rows = [row for summary in summaries for row in summary.rows]
     first = rows[0]
     training = f" ({first.training})" if first.training else ""
-    title = f"{_network(first)}, {first.method}, {first.setting}{training}"
+    title = f"{first.network}, {first.method}, {first.setting}{training}"
     plans = [plan for (study, _), plan in sorted(results.plans.items()) if study == first.study]
     stages = next(own for (study, _), own in sorted(results.stages.items()) if study == first.study)
     by_regime = {summary.regime: summary for summary in summaries if summary.judged}
@@ -89,11 +89,6 @@ def study_section(workdir: Path, summaries: Sequence[Summary], results: Results)
         draw(workdir / _FOLDER / file, title, content)
         pictures.append(Picture(text, f"{_FOLDER}/{file}"))
     return Section(title, [_accuracy_table(summaries), _cost_table(summaries)], words, pictures)
-
-
-def _network(row: Row) -> str:
-    width = "" if row.width == 1 else f" x {row.width:g}"
-    return f"{row.dataset}, {row.model}{width}"
 
 
 def _accuracy_table(summaries: Sequence[Summary]) -> Table:
@@ -174,7 +169,7 @@ def comparison_sections(workdir: Path, studies: Iterable[Sequence[Summary]]) -> 
     for summaries in studies:
         first = summaries[0].rows[0]
         parts = [part for part in first.training.split(", ") if part and part.split("=")[0] not in _OF_METHODS]
-        networks[_network(first) + (f" ({', '.join(parts)})" if parts else "")].append(summaries)
+        networks[first.network + (f" ({', '.join(parts)})" if parts else "")].append(summaries)
     for network, found in networks.items():
         if len(found) < 2:
             continue

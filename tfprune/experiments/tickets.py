@@ -60,8 +60,7 @@ def ticket_points(rows: Iterable[Row]) -> dict[str, list[Point]]:
             continue
         (large, *_), first = [row.nonzero_params for row in own if row.regime == "unpruned"], own[0]
         removed = 1 - np.mean([row.nonzero_params for row in own if row.regime == "pruned"]) / large
-        width = "" if first.width == 1 else f" x {first.width:g}"
-        title = f"{first.dataset}, {Path(first.model).name}{width}, {first.method}"
+        title = f"{first.network}, {first.method}"
         training = first.training or "default"
         points[title].append(Point(training, first.setting, _protocol(first.setting), float(removed), accuracies))
     return {title: sorted(own, key=lambda p: (p.training, p.removed)) for title, own in points.items()}
