@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import keras
@@ -731,3 +732,21 @@ def test_a_loss_that_explodes_without_overflow_is_told(monkeypatch):
     ]
     with pytest.raises(DivergedError, match=r"loss is \d.*e\+\d+ in step 1 of 5 of epoch 1, at learning rate 0\.1"):
         make_trainer(model).run(weights, 1, Schedule(0.1), seed=0)
+
+
+def test_held_out_images_are_evaluated_beside_the_test_images():
+    whole = make_data(train=60)
+    data = whole.holding_out(0.3)
+    model = conv_bn_dense()
+    result = make_trainer(model, data).run(model.get_weights(), 2, Schedule(0.1), 0)
+    # The same network with the held out images in the place of the test images.
+    swapped = dataclasses.replace(
+        data, test_images=data.validation_images, test_labels=data.validation_labels,
+        validation_images=None, validation_labels=None,
+    )  # fmt: skip
+    other = make_trainer(model, swapped).run(model.get_weights(), 2, Schedule(0.1), 0)
+    for one, two in zip(result.history, other.history, strict=True):
+        assert (one["validation_loss"], one["validation_accuracy"]) == (two["val_loss"], two["val_accuracy"])
+        assert one["loss"] == two["loss"]
+        assert "validation_loss" not in two
+    assert result.history[0]["val_loss"] != other.history[0]["val_loss"]

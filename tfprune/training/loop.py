@@ -67,7 +67,8 @@ class TrainingResult:
 
     Attributes:
         weights: Final weights, in the order of `model.get_weights()`.
-        history: One dict an epoch: epoch (from 1), learning_rate, loss, accuracy, val_loss, val_accuracy.
+        history: One dict an epoch: epoch (from 1), learning_rate, loss, accuracy; val_loss and val_accuracy of the test
+            images; validation_loss and validation_accuracy of held out training images, if there are any.
         seconds: Wall time, evaluation included.
     """
 
@@ -116,7 +117,7 @@ class Trainer:
                 scales_loss=config.precision == "mixed_float16",
             )
             self.model.optimizer.build(self.model.trainable_variables)
-            self._train, self._test = make_sources(data, config.batch_size, strategy)
+            self._train, self._evaluated = make_sources(data, config.batch_size, strategy)
         self.steps_per_epoch = self._train.steps
         self._train_pace, self._test_pace = _Pace(), _Pace()
         self._from_logits = not _ends_in_softmax(self.model)
@@ -156,7 +157,8 @@ class Trainer:
         # Traced once, and not on the clock of the first run.
         one = tf.constant(0), tf.constant(1)
         self._train_steps.get_concrete_function(self._train.epoch(seed, 0), *one, tf.zeros(4, tf.float64))
-        self._test_steps.get_concrete_function(self._test.epoch(seed, 0), *one, tf.zeros(2, tf.float64))
+        for source in self._evaluated.values():
+            self._test_steps.get_concrete_function(source, source.epoch(seed, 0), *one, tf.zeros(2, tf.float64))
         start = time.perf_counter()
         self._reset(weights, seed)
         history: list[dict[str, float]] = []
@@ -190,7 +192,7 @@ class Trainer:
         return TrainingResult(final, history, time.perf_counter() - start)
 
     def evaluate(self, weights: list[np.ndarray]) -> dict[str, float]:
-        """Returns `val_loss` and `val_accuracy` on the test images."""
+        """Returns `val_loss` and `val_accuracy` on the test images, and what there is of held out ones."""
         self._set_weights(weights)
         return self._evaluate(keras.callbacks.CallbackList())
 
@@ -256,13 +258,15 @@ class Trainer:
 
     def _evaluate(self, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
         watchers.on_test_begin()
-        batches, sums = self._test.epoch(0, 0), np.zeros(2)
-        for begin, count in self._test_pace.parts(0, self._test.steps):
-            with _explaining(self._test, 0, 0, begin, count):
-                sums = self._test_steps(batches, tf.constant(begin), tf.constant(count), sums).numpy()
-        loss, hits = sums / self.data.test_count
-        logs = {"val_loss": float(loss), "val_accuracy": float(hits)}
-        watchers.on_test_end({name.removeprefix("val_"): value for name, value in logs.items()})
+        logs = {}
+        for name, source in self._evaluated.items():
+            batches, sums = source.epoch(0, 0), np.zeros(2)
+            for begin, count in self._test_pace.parts(0, source.steps):
+                with _explaining(source, 0, 0, begin, count):
+                    sums = self._test_steps(source, batches, tf.constant(begin), tf.constant(count), sums).numpy()
+            loss, hits = sums / source.count
+            logs |= {f"{name}_loss": float(loss), f"{name}_accuracy": float(hits)}
+        watchers.on_test_end({name: logs[f"val_{name}"] for name in ("loss", "accuracy")})
         return logs
 
     def _losses(self, labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -305,15 +309,17 @@ class Trainer:
         self.model.optimizer.apply(tape.gradient(scaled, variables), variables)
         return tf.stack([loss, tf.reduce_sum(hits)])
 
-    def _test_steps(self, batches: Any, first: tf.Tensor, count: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
-        """Adds `count` test batches, from the one numbered `first`, to the sums of losses and of right answers."""
+    def _test_steps(
+        self, source: Source, batches: Any, first: tf.Tensor, count: tf.Tensor, sums: tf.Tensor
+    ) -> tf.Tensor:
+        """Adds `count` batches of a source, from the one numbered `first`, to the sums of losses and right answers."""
         for index in tf.range(first, first + count):
-            partial = self.strategy.run(self._replica_test, args=(self._test.take(batches, index),))
+            partial = self.strategy.run(self._replica_test, args=(source, source.take(batches, index)))
             sums += tf.cast(self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None), tf.float64)
         return sums
 
-    def _replica_test(self, taken: Any) -> tf.Tensor:
-        images, labels, counts = self._test.batch(taken)
+    def _replica_test(self, source: Source, taken: Any) -> tf.Tensor:
+        images, labels, counts = source.batch(taken)
         losses, hits = self._losses(labels, self.model(images, training=False))
         return tf.stack([tf.reduce_sum(losses * counts), tf.reduce_sum(hits * counts)])
 
