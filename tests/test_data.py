@@ -609,3 +609,41 @@ def test_synthetic_can_be_learnt_but_not_by_heart():
     nearest = ((test[:, None] - centres) ** 2).sum(-1).argmin(1)
     assert (nearest == data.test_labels).mean() > 0.95
     assert not {image.tobytes() for image in data.train_images} & {image.tobytes() for image in data.test_images}
+
+
+# Images held out.
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 1 / 3, 0.5])
+def test_a_fraction_of_every_class_is_held_out_and_nothing_is_lost(fraction):
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), (12, 24, 60, 13)).astype(np.int32)
+    images = generator.integers(0, 256, (len(labels), 3, 3, 1)).astype(np.uint8)
+    data = ImageData("made", images, labels, images[:4], labels[:4], 4, (0.5,), (0.2,))
+    held = data.holding_out(fraction)
+    for label, count in enumerate((12, 24, 60, 13)):
+        assert (held.validation_labels == label).sum() == int(count * fraction + 1e-9)
+    pairs = [
+        *zip(held.train_images, held.train_labels, strict=True),
+        *zip(held.validation_images, held.validation_labels, strict=True),
+    ]
+    assert sorted((i.tobytes(), int(n)) for i, n in pairs) == sorted(
+        (i.tobytes(), int(n)) for i, n in zip(images, labels, strict=True)
+    )
+    assert held.test_images is data.test_images
+    assert np.array_equal(data.holding_out(fraction).validation_images, held.validation_images)
+    assert f"{len(held.validation_labels)} training images are held out" in held.note
+
+
+@pytest.mark.parametrize(("fraction", "told"), [(0.05, "of the 10 .* class 1 of made is 0"), (0.99, "class 1 .* is 9")])
+def test_a_fraction_that_leaves_a_class_nothing_is_refused(fraction, told):
+    labels = np.repeat(np.arange(2), (500, 10)).astype(np.int32)
+    images = np.zeros((510, 2, 2, 1), np.uint8)
+    data = ImageData("made", images, labels, images, labels, 2, (0.5,), (0.2,))
+    if fraction < 0.5:
+        with pytest.raises(DataError, match=told):
+            data.holding_out(fraction)
+    else:
+        assert (data.holding_out(fraction).train_labels == 1).sum() == 1
+        with pytest.raises(DataError, match="one to hold out and one to train on"):
+            dataclasses.replace(data, train_images=images[:501], train_labels=labels[:501]).holding_out(fraction)

@@ -8,7 +8,7 @@ from tfprune.experiments.settings import VARIANTS
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
-from tfprune.training.regimes import REGIMES, parse_regimes
+from tfprune.training.regimes import BUDGETS, REGIMES, parse_regimes
 
 FINETUNE, SCRATCH_E, SCRATCH_B = (REGIMES[name] for name in ("finetune", "scratch_e", "scratch_b"))
 
@@ -104,3 +104,13 @@ def test_an_unknown_name_gets_the_nearest_one():
 def test_no_name_at_all_is_refused():
     with pytest.raises(UsageError, match="finetune, scratch_e, scratch_b, winning_ticket, random_ticket, all"):
         parse_regimes([])
+
+
+@pytest.mark.parametrize(("ratio", "cap"), [(1.52, None), (3.7, 2.0), (1.0, None)])
+def test_b_may_spend_what_fine_tuning_has_had_too(ratio, cap):
+    plain = SCRATCH_B.epochs(160, 40, ratio, cap)
+    assert SCRATCH_B.epochs(160, 40, ratio, cap, "flops_plus_finetune") == plain + 40
+    assert SCRATCH_B.epochs(160, 40, ratio, cap, "epochs") == 160
+    for budget in BUDGETS:
+        assert SCRATCH_E.epochs(160, 40, ratio, cap, budget) == 160
+        assert FINETUNE.epochs(160, 40, ratio, cap, budget) == 40

@@ -482,3 +482,55 @@ def test_the_command_can_be_run_as_a_module(tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith("python -m tfprune.experiments.run: --ratio=2")
     assert done.stderr.count("\n") == 1
+
+
+# Fairness.
+
+
+def test_b_may_spend_the_flops_of_fine_tuning_too(small, tmp_path, trained):
+    argv = [f"--model={small}", "--noexport", "--method=uniform", "--ratio=.2"]
+    smoke(tmp_path, *argv)
+    smoke(tmp_path, *argv, "--budget=flops_plus_finetune", "--regimes=scratch_b")
+    rows = {row["budget"]: int(row["epochs"]) for row in read(tmp_path) if row["regime"] == "scratch_b"}
+    plain, more = rows["at most 2 x the epochs"], rows["at most 2 x the epochs, and 1 epoch"]
+    assert more == plain + 1
+    assert trained == [1, 1, 1, plain, more]
+
+
+def test_a_budget_of_epochs_leaves_out_b_which_would_be_e(small, tmp_path, trained, capsys):
+    argv = [f"--model={small}", "--noexport", "--method=uniform", "--budget=epochs"]
+    smoke(tmp_path, *argv)
+    assert trained == [1, 1, 1]
+    assert main(["--smoke", f"--workdir={tmp_path}", *argv, "--regimes=scratch_e,scratch_b"]) == 2
+    assert "With --budget=epochs scratch_b is scratch_e" in capsys.readouterr().err
+    smoke(tmp_path, *argv, "--regimes=scratch_b")
+    assert trained == [1, 1, 1, 1]
+    assert "Scratch-B trains for the epochs of the large network" in capsys.readouterr().out
+
+
+def test_the_best_epoch_is_chosen_on_held_out_images(small, tmp_path):
+    argv = [f"--model={small}", "--noexport", "--method=uniform", "--regimes=finetune", "--dataset=synthetic"]
+    assert main([*argv, f"--workdir={tmp_path}", "--epochs=6", "--validation_fraction=.25"]) == 0
+    rows = read(tmp_path)
+    counts = np.bincount(load("synthetic").train_labels)
+    assert {row["train_examples"] for row in rows} == {str(256 - sum(counts // 4))}
+    (folder,) = (tmp_path / "stages").glob("train-*")
+    epochs = json.loads((folder / "history.json").read_text())["epochs"]
+    judged = [epoch["validation_accuracy"] for epoch in epochs]
+    assert float(rows[0]["best_accuracy"]) == epochs[judged.index(max(judged))]["val_accuracy"]
+    assert float(rows[0]["test_accuracy"]) == epochs[-1]["val_accuracy"]
+    assert "validation_fraction=0.25" in rows[0]["training"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--validation_fraction=1", "--validation_fraction=1 must be 0"),
+        ("--validation_fraction=-0.1", "--validation_fraction=-0.1 must be 0"),
+        ("--validation_fraction=0.001", "every class needs one to hold out"),
+        ("--budget=money", "epochs, flops, flops_plus_finetune"),
+    ],
+)
+def test_wrong_fairness_is_told(small, tmp_path, capsys, flag, told):
+    assert main(["--smoke", f"--model={small}", f"--workdir={tmp_path}", flag]) == 2
+    assert told in capsys.readouterr().err

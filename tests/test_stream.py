@@ -48,7 +48,8 @@ def batches(source, seed=0, epoch=0):
 
 
 def sources(data, batch=BATCH):
-    return make_sources(data, batch, STRATEGY)
+    train, evaluated = make_sources(data, batch, STRATEGY)
+    return train, evaluated["val"]
 
 
 def network(classes=3, size=SIZE):
@@ -372,7 +373,8 @@ def record(strategy, folder):
     from tfprune.data import load
     from tfprune.training.source import make_sources
     report = []
-    for source in make_sources(load("imagenet", folder, image_size=16), 4, strategy):
+    train, evaluated = make_sources(load("imagenet", folder, image_size=16), 4, strategy)
+    for source in (train, evaluated["val"]):
         iterator = source.epoch(7, 3)
         for index in range(source.steps):
             parts = [strategy.experimental_local_results(part) for part in source.take(iterator, index)]

@@ -28,6 +28,8 @@ class ImageData:
         content: What tells these images from others of the same name, for a data set that is not always the
             same; results of other content are not reused.
         note: What a user should know about them, such as how they were split.
+        validation_images: uint8 (v, height, width, c), training images that are held out; None without such.
+        validation_labels: int32 (v,).
 
     Raises:
         DataError: If the arrays are not as described, or a split is empty.
@@ -43,9 +45,13 @@ class ImageData:
     std: tuple[float, ...]
     content: str = ""
     note: str = ""
+    validation_images: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
 
     def __post_init__(self):
         self._check_split("train", self.train_images, self.train_labels)
+        if self.validation_images is not None:
+            self._check_split("validation", self.validation_images, self.validation_labels)
         self._check_split("test", self.test_images, self.test_labels)
         height, width, channels = self.input_shape
         if self.test_images.shape[3] != channels:
@@ -117,6 +123,36 @@ class ImageData:
         kept = stratified_indices(self.train_labels, train_examples)
         return dataclasses.replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
 
+    def holding_out(self, fraction: float) -> ImageData:
+        """Returns the same data with a part of the training images held out for validation.
+
+        Of every class that is the fraction of its images, rounded down; the choice is the same on every call.
+
+        Args:
+            fraction: Of the training images, in (0, 1).
+
+        Raises:
+            DataError: If a class has so few images that none would be held out, or none left.
+        """
+        counts = np.bincount(self.train_labels, minlength=self.num_classes)
+        shares = np.floor(counts * fraction + 1e-9).astype(int)  # a whole product must not lose an image
+        if (shares < 1).any() or (shares >= counts).any():
+            scarce = int(np.argmin(np.where(shares < 1, shares, counts - shares)))
+            raise DataError(
+                f"validation_fraction={fraction:g} of the {counts[scarce]} training images of class {scarce} of "
+                f"{self.name} is {shares[scarce]}: every class needs one to hold out and one to train on. Give a "
+                "fraction that leaves both, or more training images."
+            )
+        held_out = _turns(self.train_labels) < shares[self.train_labels]
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[~held_out],
+            train_labels=self.train_labels[~held_out],
+            validation_images=self.train_images[held_out],
+            validation_labels=self.train_labels[held_out],
+            note="; ".join(filter(None, (self.note, f"{held_out.sum():,} training images are held out"))),
+        )
+
     def normalized_sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Training images as a network sees them in a test, and their labels, equally many of each class.
 
@@ -155,13 +191,19 @@ def stratified_indices(labels: np.ndarray, count: int) -> np.ndarray:
     Returns:
         int64 (count,), the indices of the chosen examples in ascending order.
     """
+    # Of one turn the classes in their order.
+    return np.sort(np.lexsort((labels, _turns(labels)))[:count])
+
+
+def _turns(labels: np.ndarray) -> np.ndarray:
+    """(n,) int: the place of every example in its class, which is shuffled with a fixed seed."""
     # RandomState, because numpy promises that its stream never changes; default_rng's may.
     shuffled = np.random.RandomState(_SUBSET_SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     sizes = np.bincount(labels)
-    first_of_class = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    turn = np.arange(len(labels)) - first_of_class
-    return np.sort(by_class[np.argsort(turn, kind="stable")[:count]])
+    turns = np.empty(len(labels), int)
+    turns[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return turns
 
 
 def refuse_data_dir(name: str, data_dir: Path | None) -> None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfprune.data.decoding import CHANNELS, TEST_SHARE, center_box, decode, resize_crop
 from tfprune.data.image_files import ImageFiles
+from tfprune.errors import DataError
 
 _SAMPLE_SEED = 20190506
 
@@ -105,6 +106,13 @@ class StreamedData:
     def test_count(self) -> int:
         """Number of test images."""
         return self.test.count
+
+    def holding_out(self, fraction: float) -> StreamedData:
+        """Raises a DataError: only images in memory can be held out."""
+        raise DataError(
+            f"validation_fraction={fraction:g} holds out images in memory, and {self.name} is streamed. Leave it out: "
+            "the result is the last epoch's, for which nothing is selected."
+        )
 
     def normalized_sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Training images as a network sees them in a test, and their labels, drawn at random, always the same.

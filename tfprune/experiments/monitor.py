@@ -22,7 +22,8 @@ class EpochLines(keras.callbacks.Callback):
         logs = logs or {}
         print(
             f"  epoch {epoch + 1}/{self.params['epochs']}  loss {logs['loss']:.4f}  "
-            f"accuracy {logs['accuracy']:.4f}  test {logs['val_accuracy']:.4f}",
+            f"accuracy {logs['accuracy']:.4f}  test {logs['val_accuracy']:.4f}"
+            + (f"  held out {logs['validation_accuracy']:.4f}" if "validation_accuracy" in logs else ""),
             flush=True,
         )
 
@@ -52,15 +53,15 @@ class TimeLeft(keras.callbacks.Callback):
             self._start = now, step
         elif not self._told:
             speed = (step - self._start[1]) * self._flops_per_step / (now - self._start[0])
-            print(f"\nabout {_duration(self._flops / speed)} left, at the speed of the first steps", flush=True)
+            print(f"\n{_duration(self._flops / speed)} left, at the speed of the first steps", flush=True)
             self._told = True
 
 
 def _duration(seconds: float) -> str:
     for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+            return f"about {seconds / length:.0f} {unit}"
+    return "a minute or two"
 
 
 class EarlyWeights(keras.callbacks.Callback):

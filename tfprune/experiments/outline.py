@@ -61,10 +61,13 @@ def overview(studies: Iterable[Study], shared: Shared) -> str:
 
 def _budget_lines(study: Study, plan: Plan, about: str) -> Iterator[str]:
     s = study.settings
-    if "scratch_b" in s.regimes:
+    if "scratch_b" in s.regimes and s.budget == "epochs":
+        yield "budget    Scratch-B trains for the epochs of the large network"
+    elif "scratch_b" in s.regimes:
         cap, ratio = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}", flops_ratio(plan)
         more = f"{about}{ratio:.2f} x"
-        yield f"budget    {more} fewer FLOPs, so Scratch-B trains for {more} the epochs{cap}"
+        extra = ", and for those of fine-tuning" if s.budget == "flops_plus_finetune" else ""
+        yield f"budget    {more} fewer FLOPs, so Scratch-B trains for {more} the epochs{cap}{extra}"
 
 
 def _stage_lines(study: Study, seed: int, plan: Plan, known: bool) -> Iterator[tuple]:

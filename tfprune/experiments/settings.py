@@ -24,7 +24,7 @@ from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import MODELS, check_model, is_file
 from tfprune.registry import unknown_name
 from tfprune.training import PRECISIONS, STRATEGIES
-from tfprune.training.regimes import ALL, REGIMES, Regime, parse_regimes
+from tfprune.training.regimes import ALL, BUDGETS, REGIMES, Regime, parse_regimes
 
 # Flags that belong to one method.
 _OWN_FLAGS = {
@@ -80,7 +80,9 @@ class Settings:
     drops: str
     weight_decay: float
     nesterov: bool
+    budget: str
     budget_cap: float | None
+    validation_fraction: float
     strategy: str
     precision: str
     deterministic: bool
@@ -237,7 +239,20 @@ def define_flags(values: flags.FlagValues) -> None:
         "Nesterov momentum, as the paper says. Its code, and so the default, has it in soft_filter only; the code of "
         "sparse_structure_selection on imagenet has it too.",
     )
+    string(
+        "budget",
+        "flops",
+        "What scratch_b may spend: flops, those of the large network's training; flops_plus_finetune, these and those "
+        "of fine-tuning, which together is what the fine-tuned network has had; or epochs, those of the large network, "
+        "where scratch_b is scratch_e, so that --regimes=all leaves it out.",
+    )
     number("budget_cap", "The most by which Scratch-B multiplies the epochs. Default: no cap (inf), or 2 on imagenet.")
+    number(
+        "validation_fraction",
+        "Hold out this fraction of every class's training images; best_accuracy is then the test accuracy of the epoch "
+        "that does best on them. The result is the last epoch's in any case. Default: 0, and best_accuracy is the best "
+        "on the test images, as the paper's code logs it.",
+    )
     number("train_examples", "Use a stratified subset of so many training images.", flags.DEFINE_integer)
     string("strategy", "auto", f"Where to train: {', '.join(STRATEGIES)}.")
     string("precision", "float32", f"{' or '.join(PRECISIONS)}.")
@@ -305,7 +320,7 @@ def _choices(name: str, texts: list[str] | None, kind: Callable[[str], Any]) -> 
 def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
     """One setting; `own` is what it has of the flags that take several values."""
     dataset, method, model = DATASETS.check(own["dataset"]), METHODS.check(own["method"]), own["model"]
-    for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
+    for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS), ("budget", BUDGETS)):
         if values[name].value not in valid:
             raise unknown_name(name, values[name].value, valid)
     recipe = recipe_for(dataset, model, method)
@@ -356,7 +371,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         pattern=given("pattern", None),
         schedule=given("schedule", None),
         scratch_rescale=given("scratch_rescale", False),
-        regimes=_regimes(values.regimes, variant),
+        regimes=_regimes(values.regimes, variant, values.budget),
         rewind_epoch=given("rewind_epoch", 0),
         round=1,
         seeds=_parse_seeds(values.seeds),
@@ -367,7 +382,9 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         drops=recipe.drops,
         weight_decay=given("weight_decay", recipe.weight_decay),
         nesterov=given("nesterov", recipe.nesterov),
+        budget=values.budget,
         budget_cap=None if cap == math.inf else cap,
+        validation_fraction=given("validation_fraction", 0.0),
         strategy=values.strategy,
         precision=values.precision,
         deterministic=values.deterministic,
@@ -403,9 +420,15 @@ def _check_tickets(settings: Settings, rounds: int) -> None:
         )
 
 
-def _regimes(names: list[str], variant: str | None) -> tuple[str, ...]:
-    """The regimes by name; `all` for a design are those of new weights."""
+def _regimes(names: list[str], variant: str | None, budget: str) -> tuple[str, ...]:
+    """The regimes by name; `all` for a design are those of new weights, and with a budget of epochs not Scratch-B."""
     regimes = parse_regimes(names)
+    if budget == "epochs" and {"scratch_e", "scratch_b"} <= {regime.name for regime in regimes}:
+        if {"scratch_e", "scratch_b"} <= set(names):
+            raise UsageError(
+                f"With --budget=epochs scratch_b is scratch_e; received --regimes={','.join(names)}. Leave one out."
+            )
+        regimes = [regime for regime in regimes if regime.name != "scratch_b"]
     if not is_design(variant):
         return tuple(regime.name for regime in regimes)
     fresh = tuple(regime.name for regime in regimes if regime.weights == "fresh")
@@ -475,6 +498,10 @@ def _check_ranges(settings: Settings) -> None:
         raise UsageError(f"--learning_rate={settings.learning_rate} must be above 0.")
     if settings.budget_cap is not None and not settings.budget_cap >= 1:
         raise UsageError(f"--budget_cap={settings.budget_cap} must be at least 1: Scratch-B is never shorter than E.")
+    if not 0 <= settings.validation_fraction < 1:
+        raise UsageError(
+            f"--validation_fraction={settings.validation_fraction:g} must be 0, to hold out nothing, or less than 1."
+        )
     if settings.train_examples is not None and settings.train_examples < 1:
         raise UsageError(f"--train_examples={settings.train_examples} must be at least 1.")
 

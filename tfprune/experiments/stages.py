@@ -36,6 +36,7 @@ class TrainingKey:
     replicas: int = 1
     image_size: int | None = None
     rewind_epoch: int = 0
+    validation_fraction: float = 0.0
     content: str = ""
 
     def config(self) -> dict[str, Any]:
@@ -84,6 +85,8 @@ class StudyStages:
         config = {**self._plan_config(seed), "regime_epochs": epochs}
         if regime.weights == "fresh" and self._settings.scratch_rescale:
             config["scratch_rescale"] = True
+        if regime.budget == "flops" and self._settings.budget != "flops":
+            config["budget"] = self._settings.budget
         return self._store.stage(regime.name, self._slug(self._settings.method, seed), config)
 
     def unlike(self, seed: int) -> Iterator[str]:

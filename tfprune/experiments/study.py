@@ -10,7 +10,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,11 @@ class Study:
     def __init__(self, settings: Settings, strategy: tf.distribute.Strategy, shared: Shared | None = None):
         self.settings, self.strategy, self._shared = settings, strategy, shared or Shared()
         asked = settings.dataset, settings.data_dir, settings.train_examples, settings.image_size
-        if asked not in self._shared.data:
-            self._shared.data[asked] = load(*asked)
-        self.data = self._shared.data[asked]
+        fraction = settings.validation_fraction
+        if (asked, fraction) not in self._shared.data:
+            data = load(*asked)
+            self._shared.data[asked, fraction] = data.holding_out(fraction) if fraction else data
+        self.data = self._shared.data[asked, fraction]
         check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.model.trainable = True  # layers that a user's file has frozen would keep random weights
@@ -136,8 +138,9 @@ class Study:
 
     def epochs(self, regime: Regime, plan: Plan) -> int:
         """The epoch with which a regime ends, for the network of a plan."""
-        s, ratio = self.settings, flops_ratio(plan) if regime.budget == "flops" else 1.0
-        return regime.epochs(s.epochs, s.finetune_epochs, ratio, s.budget_cap)
+        s = self.settings
+        ratio = flops_ratio(plan) if regime.budget == "flops" and s.budget != "epochs" else 1.0
+        return regime.epochs(s.epochs, s.finetune_epochs, ratio, s.budget_cap, s.budget)
 
     def first_epoch(self, regime: Regime) -> int:
         """The epoch with which a regime begins, counted from 0."""
@@ -414,7 +417,7 @@ class Study:
             regime=regime,
             seed=seed,
             test_accuracy=history[-1]["val_accuracy"],
-            best_accuracy=max(epoch["val_accuracy"] for epoch in history),
+            best_accuracy=_best(history)["val_accuracy"],
             params=cost.params,
             nonzero_params=cost.nonzero_params,
             macs=cost.macs,
@@ -436,8 +439,12 @@ class Study:
             parts.append("rescaled initial weights")
         if regime == "winning_ticket" and self.settings.rewind_epoch:
             parts.append(f"rewound to epoch {self.settings.rewind_epoch}")
-        if regime == "scratch_b" and cap is not None:
+        if regime == "scratch_b" and self.settings.budget == "epochs":
+            parts.append("the epochs of the large network")
+        elif regime == "scratch_b" and cap is not None:
             parts.append(f"at most {cap:g} x the epochs")
+        if regime == "scratch_b" and self.settings.budget == "flops_plus_finetune":
+            parts.append(f"and {in_epochs(self.settings.finetune_epochs)}")
         if regime in ("scratch_e", "scratch_b") and self.settings.scratch_rescale:
             parts.append("rescaled initial weights")
         return ", ".join(parts)
@@ -489,6 +496,12 @@ def _message(path: Path) -> str:
         return str(json.loads(path.read_text(encoding="utf-8"))["message"])
     except (OSError, ValueError, KeyError, TypeError):
         return f"why cannot be read in {str(path)!r}"
+
+
+def _best(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """The first of the best epochs, judged on held out training images if there are any, else on the test images."""
+    judge = "validation_accuracy" if "validation_accuracy" in history[0] else "val_accuracy"
+    return max(history, key=lambda epoch: epoch[judge])
 
 
 def flops_ratio(plan: Plan) -> float:

@@ -37,6 +37,8 @@ _STEPS_BETWEEN_CALLBACKS = 16
 _SECONDS_PER_CALL = 0.2
 # A cross-entropy that no training comes back from.
 _EXPLODED = 1e6
+# Below it the scale of a float16 loss only falls because the gradients are no numbers at all.
+_LEAST_SCALE = 2.0**-10
 _NONE = -1.0  # in the place of a step: there was none
 
 
@@ -65,7 +67,8 @@ class TrainingResult:
 
     Attributes:
         weights: Final weights, in the order of `model.get_weights()`.
-        history: One dict an epoch: epoch (from 1), learning_rate, loss, accuracy, val_loss, val_accuracy.
+        history: One dict an epoch: epoch (from 1), learning_rate, loss, accuracy; val_loss and val_accuracy of the test
+            images; validation_loss and validation_accuracy of held out training images, if there are any.
         seconds: Wall time, evaluation included.
     """
 
@@ -108,10 +111,13 @@ class Trainer:
         with strategy.scope():
             self.model = clone(model, edit=_training_layers(model, config.precision, edit))
             self.model.optimizer = CoupledSGD(
-                momentum=config.momentum, coupled_weight_decay=config.weight_decay, nesterov=config.nesterov
+                momentum=config.momentum,
+                coupled_weight_decay=config.weight_decay,
+                nesterov=config.nesterov,
+                scales_loss=config.precision == "mixed_float16",
             )
             self.model.optimizer.build(self.model.trainable_variables)
-            self._train, self._test = make_sources(data, config.batch_size, strategy)
+            self._train, self._evaluated = make_sources(data, config.batch_size, strategy)
         self.steps_per_epoch = self._train.steps
         self._train_pace, self._test_pace = _Pace(), _Pace()
         self._from_logits = not _ends_in_softmax(self.model)
@@ -151,7 +157,8 @@ class Trainer:
         # Traced once, and not on the clock of the first run.
         one = tf.constant(0), tf.constant(1)
         self._train_steps.get_concrete_function(self._train.epoch(seed, 0), *one, tf.zeros(4, tf.float64))
-        self._test_steps.get_concrete_function(self._test.epoch(seed, 0), *one, tf.zeros(2, tf.float64))
+        for source in self._evaluated.values():
+            self._test_steps.get_concrete_function(source, source.epoch(seed, 0), *one, tf.zeros(2, tf.float64))
         start = time.perf_counter()
         self._reset(weights, seed)
         history: list[dict[str, float]] = []
@@ -185,7 +192,7 @@ class Trainer:
         return TrainingResult(final, history, time.perf_counter() - start)
 
     def evaluate(self, weights: list[np.ndarray]) -> dict[str, float]:
-        """Returns `val_loss` and `val_accuracy` on the test images."""
+        """Returns `val_loss` and `val_accuracy` on the test images, and what there is of held out ones."""
         self._set_weights(weights)
         return self._evaluate(keras.callbacks.CallbackList())
 
@@ -198,8 +205,7 @@ class Trainer:
         generators = (one for layer in self.model._flatten_layers() for one in getattr(layer, "_seed_generators", ()))
         for index, generator in enumerate(generators):  # of dropout and the like
             generator.state.assign(np.asarray([seed, index], np.uint32))
-        for variable in self.model.optimizer.variables:
-            variable.assign(np.zeros(variable.shape, variable.dtype))
+        self.model.optimizer.reset()
 
     def _find(self, path: Path | None) -> Checkpoint | None:
         """The checkpoint to go on from; every worker has its own, and goes on if all have the same epoch."""
@@ -240,19 +246,27 @@ class Trainer:
                     f"The loss is {sums[3]:g} in step {int(sums[2]) + 1} of {steps} of epoch {epoch + 1}, at learning "
                     f"rate {self.model.optimizer.learning_rate.numpy():g}. Try a lower learning rate."
                 )
+            optimizer = self.model.optimizer
+            if optimizer.scales_loss and optimizer.loss_scale.numpy() < _LEAST_SCALE:
+                raise DivergedError(
+                    f"In float16 the gradients of epoch {epoch + 1} are no finite numbers at any loss scale, at "
+                    f"learning rate {optimizer.learning_rate.numpy():g}. Try a lower learning rate or mixed_bfloat16."
+                )
             logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * self.config.batch_size))}
             watchers.on_train_batch_end(seen - 1, logs)
         return logs
 
     def _evaluate(self, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
         watchers.on_test_begin()
-        batches, sums = self._test.epoch(0, 0), np.zeros(2)
-        for begin, count in self._test_pace.parts(0, self._test.steps):
-            with _explaining(self._test, 0, 0, begin, count):
-                sums = self._test_steps(batches, tf.constant(begin), tf.constant(count), sums).numpy()
-        loss, hits = sums / self.data.test_count
-        logs = {"val_loss": float(loss), "val_accuracy": float(hits)}
-        watchers.on_test_end({name.removeprefix("val_"): value for name, value in logs.items()})
+        logs = {}
+        for name, source in self._evaluated.items():
+            batches, sums = source.epoch(0, 0), np.zeros(2)
+            for begin, count in self._test_pace.parts(0, source.steps):
+                with _explaining(source, 0, 0, begin, count):
+                    sums = self._test_steps(source, batches, tf.constant(begin), tf.constant(count), sums).numpy()
+            loss, hits = sums / source.count
+            logs |= {f"{name}_loss": float(loss), f"{name}_accuracy": float(hits)}
+        watchers.on_test_end({name: logs[f"val_{name}"] for name in ("loss", "accuracy")})
         return logs
 
     def _losses(self, labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -290,19 +304,22 @@ class Trainer:
             penalties = self.model.losses
             if penalties:
                 loss += sum(tf.cast(value, loss.dtype) for value in penalties) / self.strategy.num_replicas_in_sync
+            scaled = self.model.optimizer.scaled(loss)
         variables = self.model.trainable_variables
-        self.model.optimizer.apply(tape.gradient(loss, variables), variables)
+        self.model.optimizer.apply(tape.gradient(scaled, variables), variables)
         return tf.stack([loss, tf.reduce_sum(hits)])
 
-    def _test_steps(self, batches: Any, first: tf.Tensor, count: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
-        """Adds `count` test batches, from the one numbered `first`, to the sums of losses and of right answers."""
+    def _test_steps(
+        self, source: Source, batches: Any, first: tf.Tensor, count: tf.Tensor, sums: tf.Tensor
+    ) -> tf.Tensor:
+        """Adds `count` batches of a source, from the one numbered `first`, to the sums of losses and right answers."""
         for index in tf.range(first, first + count):
-            partial = self.strategy.run(self._replica_test, args=(self._test.take(batches, index),))
+            partial = self.strategy.run(self._replica_test, args=(source, source.take(batches, index)))
             sums += tf.cast(self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None), tf.float64)
         return sums
 
-    def _replica_test(self, taken: Any) -> tf.Tensor:
-        images, labels, counts = self._test.batch(taken)
+    def _replica_test(self, source: Source, taken: Any) -> tf.Tensor:
+        images, labels, counts = source.batch(taken)
         losses, hits = self._losses(labels, self.model(images, training=False))
         return tf.stack([tf.reduce_sum(losses * counts), tf.reduce_sum(hits * counts)])
 

@@ -36,17 +36,17 @@ class ImagesInMemory:
         training: bool,
     ):
         self._shape, self._mean, self._std = images.shape[1:], mean, std
-        self._count, self._batch, self._training = len(images), batch_size, training
-        self.steps = self._count // batch_size if training else -(-self._count // batch_size)
+        self.count, self._batch, self._training = len(images), batch_size, training
+        self.steps = self.count // batch_size if training else -(-self.count // batch_size)
         self._pixels, self._labels = _constant(_packed(images)), _constant(labels)
 
     def epoch(self, seed: int, epoch: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """As `Source.epoch`: the indices of every batch, the seed, and the number of steps before this epoch."""
         order = np.full(self.steps * self._batch, -1)
         if self._training:
-            order[:] = np.random.default_rng([seed, epoch]).permutation(self._count)[: len(order)]
+            order[:] = np.random.default_rng([seed, epoch]).permutation(self.count)[: len(order)]
         else:
-            order[: self._count] = np.arange(self._count)
+            order[: self.count] = np.arange(self.count)
         order = tf.constant(order.reshape(self.steps, self._batch), tf.int32)
         return order, tf.constant(seed), tf.constant(epoch * self.steps)
 

@@ -24,7 +24,7 @@ class Regime:
             network with single weights pruned scaled to what is left of them. `"rewind"`: of the weights with which
             the large model's training began (or had after some epochs) those that are not pruned.
         budget: `"finetune"`: its own number of epochs. `"epochs"`: as many as the large model. `"flops"`: as
-            much computation as the large model.
+            much computation as the large model, or what `BUDGETS` offers instead.
         constant: Train at the lowest learning rate of the large model's training throughout; else repeat its
             schedule, stretched over the epochs.
     """
@@ -34,7 +34,9 @@ class Regime:
     budget: str
     constant: bool
 
-    def epochs(self, epochs: int, finetune_epochs: int, flops_ratio: float, budget_cap: float | None) -> int:
+    def epochs(
+        self, epochs: int, finetune_epochs: int, flops_ratio: float, budget_cap: float | None, budget: str = "flops"
+    ) -> int:
         """Number of epochs to train for.
 
         Args:
@@ -42,13 +44,16 @@ class Regime:
             finetune_epochs: Those of fine-tuning.
             flops_ratio: FLOPs of the large over FLOPs of the pruned network.
             budget_cap: The most that Scratch-B may multiply the epochs by; None for no cap.
+            budget: Of Scratch-B, one of `BUDGETS`.
         """
         if self.budget == "finetune":
             return finetune_epochs
-        if self.budget == "epochs":
+        if "epochs" in (self.budget, budget):
             return epochs
         ratio = flops_ratio if budget_cap is None else min(flops_ratio, budget_cap)
-        return max(epochs, int(epochs * ratio + 1e-9))  # a whole product must not lose an epoch to rounding
+        # An epoch of fine-tuning costs what one of Scratch-B costs: it is the same network.
+        more = finetune_epochs if budget == "flops_plus_finetune" else 0
+        return max(epochs, int(epochs * ratio + 1e-9)) + more  # a whole product must not lose an epoch to rounding
 
     def schedule(self, learning_rate: float, epochs: int, drops: str = "cifar") -> Schedule:
         """Learning rates over so many epochs, given the first rate and the drops of the large model's training."""
@@ -66,6 +71,9 @@ REGIMES = {
         Regime("random_ticket", weights="scaled", budget="epochs", constant=False),
     )
 }
+# What Scratch-B may spend: the epochs of the large model's training, its FLOPs (the paper), or these and the FLOPs
+# of fine-tuning, which is what the fine-tuned network has had.
+BUDGETS = ("epochs", "flops", "flops_plus_finetune")
 # What `all` stands for: the paper's comparison.
 ALL = ("finetune", "scratch_e", "scratch_b")
 

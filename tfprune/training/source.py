@@ -24,9 +24,11 @@ class Source(Protocol):
 
     Attributes:
         steps: Batches of an epoch.
+        count: Examples of the split.
     """
 
     steps: int
+    count: int
 
     def epoch(self, seed: int, epoch: int) -> Any:
         """What the batches of an epoch are taken from, as a compiled function takes it: tensors or an iterator."""
@@ -60,24 +62,30 @@ def check_batch_size(batch_size: int, data: ImageData | StreamedData, strategy: 
 
 def make_sources(
     data: ImageData | StreamedData, batch_size: int, strategy: tf.distribute.Strategy
-) -> tuple[Source, Source]:
-    """Makes the sources of training and of test batches. Call it under the strategy's scope.
+) -> tuple[Source, dict[str, Source]]:
+    """Makes the source of training batches, and those to evaluate. Call it under the strategy's scope.
 
     Args:
         data: The data set.
         batch_size: Of a global training batch; divides among the replicas.
         strategy: Where the batches go.
+
+    Returns:
+        The training batches; and by the prefix of their names in the logs the test batches (`val`, as Keras calls
+        them) and those of held out training images (`validation`), if there are any.
     """
     if isinstance(data, StreamedData):
         shared = (data.image_size, data.mean, data.std, batch_size, strategy)
-        return ImageStream(data.train, *shared, training=True), ImageStream(data.test, *shared, training=False)
-    replicas = strategy.num_replicas_in_sync
+        return ImageStream(data.train, *shared, training=True), {"val": ImageStream(data.test, *shared, training=False)}
+    splits = {"val": (data.test_images, data.test_labels)}
+    if data.validation_images is not None:
+        splits["validation"] = data.validation_images, data.validation_labels
+    replicas, shared = strategy.num_replicas_in_sync, (data.mean, data.std)
     height, width, _ = data.input_shape
-    test_batch = batch_size
-    if height * width <= _SMALL:
-        test_batch = min(_EVALUATION_BATCH, -(-data.test_count // replicas)) * replicas
-    shared = (data.mean, data.std)
-    return (
-        ImagesInMemory(data.train_images, data.train_labels, *shared, batch_size, training=True),
-        ImagesInMemory(data.test_images, data.test_labels, *shared, test_batch, training=False),
-    )
+    evaluated = {}
+    for name, (images, labels) in splits.items():
+        batch = (
+            min(_EVALUATION_BATCH, -(-len(images) // replicas)) * replicas if height * width <= _SMALL else batch_size
+        )
+        evaluated[name] = ImagesInMemory(images, labels, *shared, batch, training=False)
+    return ImagesInMemory(data.train_images, data.train_labels, *shared, batch_size, training=True), evaluated

@@ -43,6 +43,7 @@ class ImageStream:
     ):
         self._split, self._size, self._mean, self._std = split, size, mean, std
         self._batch, self._strategy, self._training = batch_size, strategy, training
+        self.count = split.count
         self.steps = split.count // batch_size if training else -(-split.count // batch_size)
 
     def epoch(self, seed: int, epoch: int) -> Any:
