@@ -25,14 +25,14 @@ _PAPER_COLUMN = 2  # beside our accuracy
 _OF_METHODS = ("gamma_l1", "sparse", "rewind_epoch")
 
 LEGEND = {
-    "Accuracies": "Those after the last epoch (the best over the epochs beside them), mean ± sample standard deviation "
-    "over seeds.",
+    "Accuracies": "Those after the last epoch, mean ± sample standard deviation over seeds. Beside them that of the "
+    "best epoch: on the test images, or, with `--validation_fraction`, on held out training images.",
     "Regimes": "`unpruned` is the large network; `pruned` what is left of it, untouched. `finetune` inherits the "
     "pruned weights; `scratch_e` trains the same architecture from new weights for the same epochs as the large "
-    "network, `scratch_b` for the same computation. `winning_ticket` trains the pruned network from the weights with "
-    "which the large network began, `random_ticket` from new ones, both for the epochs of the large network. As in the "
-    "paper's code, the new weights of a network with single weights pruned are scaled to what is left of them, so the "
-    "tickets differ in scale too; `scratch_e` has new weights of the usual scale.",
+    "network, `scratch_b` for the same computation (or what `--budget` says). `winning_ticket` trains the pruned "
+    "network from the weights with which the large network began, `random_ticket` from new ones, both for the epochs "
+    "of the large network. As in the paper's code, the new weights of a network with single weights pruned are scaled "
+    "to what is left of them, so the tickets differ in scale too; `scratch_e` has new weights of the usual scale.",
     "Difference": "In points: scratch minus fine-tuned, winning minus random ticket; of a design, from the unpruned "
     "network. Paired by seed, with its 95 % confidence interval (Student's t); every line is a comparison of its own, "
     "and of twenty such without any effect one is shown by chance.",
