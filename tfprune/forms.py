@@ -17,6 +17,7 @@ _FORMS: dict[str, Any] = {
     "frozen": {str: str},
     "views": [str],
     "bypass": {str: int},
+    "grouped": [str],
     "notes": [str],
     "origin": dict,
 }

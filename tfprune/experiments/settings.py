@@ -17,9 +17,9 @@ from absl import flags
 
 from tfprune.data import DATASETS, IMAGE_SIZES, check_image_size
 from tfprune.errors import UsageError
-from tfprune.experiments.recipes import A_TENTH, NARROW, recipe_for
+from tfprune.experiments.recipes import A_TENTH, GATE_L1_DIVISORS, NARROW, recipe_for
 from tfprune.files import check_writable
-from tfprune.methods import METHODS
+from tfprune.methods import GATES, METHODS
 from tfprune.methods.variants import VARIANTS, get_variant
 from tfprune.models import MODELS, check_model, is_file
 from tfprune.registry import unknown_name
@@ -30,6 +30,7 @@ from tfprune.training.regimes import ALL, REGIMES, Regime, parse_regimes
 _OWN_FLAGS = {
     "gamma_l1": "network_slimming",
     "gate_l1": "sparse_structure_selection",
+    "gates": "sparse_structure_selection",
     "pretrained": "soft_filter",
     "pattern": "magnitude",
     "schedule": "magnitude",
@@ -62,6 +63,7 @@ class Settings:
     skip: tuple[str, ...]
     gamma_l1: float
     gate_l1: float
+    gates: str
     pretrained: bool
     pattern: str | None
     schedule: str | None
@@ -86,11 +88,13 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """As the column `setting` has it: the variant, the ratio and what is pruned how, or the penalty."""
-        if self.variant or self.ratio is None:
-            return self.variant or f"gate_l1={self.gate_l1:g}"
+        """As the column `setting` has it: the variant, or what is pruned how by a ratio or a penalty."""
+        if self.variant:
+            return self.variant
+        amount = f"gate_l1={self.gate_l1:g}" if self.ratio is None else f"ratio={self.ratio:g}"
+        gates = None if self.gates == GATES[0] else self.gates
+        how = ("pretrained" if self.pretrained else None, self.schedule, self.pattern, gates, amount)
         skip = f"skip={'+'.join(self.skip)}" if self.skip else None
-        how = ("pretrained" if self.pretrained else None, self.schedule, self.pattern, f"ratio={self.ratio:g}")
         return " ".join(filter(None, (*how, skip, f"round={self.round}" if self.round > 1 else None)))
 
     @property
@@ -145,8 +149,8 @@ def define_flags(values: flags.FlagValues) -> None:
     several(
         "ratio",
         None,
-        "Fraction of channels to remove, of weights in magnitude, of residual blocks in sparse_structure_selection; in "
-        "(0, 1). Default: 0.5, unless --variant is given; of blocks those whose gates are zero.",
+        "Fraction of channels to remove, of weights in magnitude, of what --gates names in sparse_structure_selection; "
+        "in (0, 1). Default: 0.5, unless --variant is given; of what is gated that whose gates are zero.",
     )
     several(
         "skip",
@@ -161,7 +165,15 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     number(
         "gate_l1",
-        "L1 on the gates of blocks in sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini.",
+        "L1 on the gates in sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini; for neurons a twentieth, "
+        "for groups a tenth of it.",
+    )
+    string(
+        "gates",
+        None,
+        "What sparse_structure_selection gates and removes: residual blocks, neurons (channels that no other layer "
+        "makes), or groups of grouped convolutions, as in imagenet_resnext50. One of "
+        f"{', '.join(GATES)}. Default: {GATES[0]}.",
     )
     switch("pretrained", None, "Start soft_filter from the trained network, at a tenth of the learning rate.")
     string("pattern", None, f"Weights that magnitude removes together: {', '.join(PATTERNS)}. Default: single ones.")
@@ -306,6 +318,10 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         value = own[name] if name in own else values[name].value
         return default if value is None or _OWN_FLAGS.get(name, method) != method else value
 
+    gates = given("gates", GATES[0])
+    if gates not in GATES:
+        raise unknown_name("gates", gates, GATES)
+    gate_l1 = recipe.gate_l1 / GATE_L1_DIVISORS[gates] if method == "sparse_structure_selection" else 0.0
     epochs, share = given("epochs", recipe.epochs), recipe.finetune_epochs
     cap = given("budget_cap", recipe.budget_cap)
     settings = Settings(
@@ -320,7 +336,8 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         variant=variant,
         skip=tuple(values.skip or ()),
         gamma_l1=given("gamma_l1", recipe.gamma_l1 if method == "network_slimming" else 0.0),
-        gate_l1=given("gate_l1", recipe.gate_l1 if method == "sparse_structure_selection" else 0.0),
+        gate_l1=given("gate_l1", gate_l1),
+        gates=gates,
         pretrained=given("pretrained", False),
         pattern=given("pattern", None),
         schedule=given("schedule", None),
@@ -375,6 +392,8 @@ def _check_pattern(settings: Settings) -> None:
             f"--skip goes with a --ratio of {', '.join(_SKIPPING)}, without --schedule; received "
             f"--method={settings.method} {settings.name}."
         )
+    if settings.variant and settings.gates != GATES[0]:
+        raise UsageError(f"The variant {settings.variant!r} removes blocks; received --gates={settings.gates}.")
     for name, valid in (("pattern", PATTERNS), ("schedule", SCHEDULES)):
         if getattr(settings, name) not in (None, *valid):
             raise unknown_name(name, getattr(settings, name), valid)
