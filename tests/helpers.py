@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers
 
 import tfprune
+from tfprune.plans import ChannelPlan
 
 
 def randomize(model, seed=0):
@@ -82,6 +83,36 @@ def prove(model, plan):
     assert (built.params, built.macs, built.flops) == (plan.params[1], plan.macs[1], plan.flops[1])
     assert small.count_params() < model.count_params()
     return small
+
+
+def assert_sliced(small, model, inputs, outputs):
+    """Compares all weights of a network with slices of a larger one's.
+
+    `inputs` and `outputs` name the layers that lose channels, with what they keep, as bool arrays or indices.
+    """
+    large = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    assert {layer.name for layer in small.layers if layer.weights} == set(large)
+    for name, weights in large.items():
+        read, made = inputs.get(name, slice(None)), outputs.get(name, slice(None))
+        for weight, received in zip(weights, small.get_layer(name).get_weights(), strict=True):
+            rows = weight if weight.ndim == 1 else weight[..., read, :]
+            assert np.array_equal(received, rows[..., made]), name
+
+
+def drawn_plan(model, plan, seed):
+    """A plan of the same widths, its channels drawn at random; for plans whose layers are not coupled."""
+    generator = np.random.default_rng(seed)
+    lost = {layer: width - len(plan.keep[layer]) for layer, width in plan.widths.items()}
+    removed = {
+        layer: generator.choice(plan.widths[layer], count, replace=False).tolist() for layer, count in lost.items()
+    }
+    return ChannelPlan.from_removed(model, removed, views=plan.views)
+
+
+def accuracy(model, data):
+    """The fraction of test images that a model gets right."""
+    images = (data.test_images.astype("float32") / 255 - np.float32(data.mean)) / np.float32(data.std)
+    return float((model.predict(images, verbose=0).argmax(-1) == data.test_labels).mean())
 
 
 def plain_cnn(seed=0, classes=5):

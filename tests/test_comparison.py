@@ -187,7 +187,9 @@ def test_every_cell_of_every_table_is_printed(table):
     printed = sum(line.count("not run") for line in text.splitlines() if " ours " in line)
     lines = {(c.dataset, c.model, c.setting, c.recipe) for c in paper.cells(table=table) if c.setting}
     own_unpruned = any(cell.regime == "unpruned" for cell in paper.cells(table=table))
-    assert printed == sum(1 for c in paper.cells(table=table) if c.setting) + own_unpruned * len(lines)
+    designs = ("VGG-GAP", "VGG-Tiny", "ResNet-50-2x")  # nothing to fine-tune
+    possible = [c for c in paper.cells(table=table) if c.setting not in designs or c.regime != "finetune"]
+    assert printed == sum(1 for c in possible if c.setting) + own_unpruned * len(lines)
 
 
 def test_one_seed_has_no_deviation():
@@ -291,6 +293,30 @@ def test_what_this_version_cannot_run_is_told_with_the_reason():
     assert (
         "  voc2007 imagenet_resnet34 ResNet-34-A: not possible with this version: unknown data set 'voc2007'" in lines
     )
+
+
+def test_designs_are_run_from_scratch_and_their_fine_tuned_numbers_are_nobodys_to_run():
+    text = table_beside_ours(2, [])
+    assert "not possible" not in text
+    assert "not possible" not in table_beside_ours(3, [])
+    ours = lines_of(text, "VGG-GAP")[1]
+    regimes = ("unpruned", "finetune", "scratch_e", "scratch_b")
+    assert [ours[regime] for regime in regimes] == ["not run", "none [1]", "not run", "not run"]
+    assert lines_of(text, "VGG-Conv")[1]["finetune"] == "not run"
+    assert "[1] a design inherits no weights, so none can be fine-tuned." in text
+    (arguments,) = [found for found in commands(text) if "--variant=VGG-GAP" in found]
+    assert arguments[-1] == "--regimes=scratch_e,scratch_b"
+    design = {"dataset": "imagenet", "model": "imagenet_vgg16", "method": "thinet", "setting": "VGG-GAP"}
+    training = "epochs=90, batch_size=256, learning_rate=0.01, drops=imagenet"
+    lengths = dict.fromkeys(EPOCHS, 90) | {"scratch_b": 180}
+    rows = study(epochs=lengths, **design, training=training)
+    rows = [row for row in rows if row.regime in ("unpruned", "scratch_e", "scratch_b")]
+    rows[-1] = dataclasses.replace(rows[-1], budget="at most 2 x the epochs")
+    text = table_beside_ours(2, rows)
+    ours = lines_of(text, "VGG-GAP")[1]
+    assert ours["finetune"].startswith("none")
+    assert [ours[regime].endswith("(n=1)") for regime in ("unpruned", "scratch_e", "scratch_b")] == [True] * 3
+    assert not [found for found in commands(text) if "--variant=VGG-GAP" in found]
 
 
 def test_a_table_without_accuracies_is_refused():

@@ -142,3 +142,114 @@ def test_resnet_keeps_its_shortcuts_on_maps_of_one_pixel():
     # At 16 pixels the last stage takes one pixel to one pixel, and with one channel a shortcut would fit as it is.
     names = [conv.name for conv in convolutions(make("imagenet_resnet34", 5, 0.001, size=16))]
     assert [name for name in names if "shortcut" in name] == [f"conv_shortcut_{stage}" for stage in (2, 3, 4)]
+
+
+# The designs: per stage of VGG the filters of its convolutions, from ThiNet's paper; per block of ResNet-50-2x what its
+# first convolution reads and the filters of the first and the second one, from the study's code.
+GAP = [32, 32, 64, 64, *[128] * 3, *[256] * 3, *[512] * 3]
+TINY = [16, 16, 32, 32, *[64] * 3, *[128] * 3, 128, 128, 256]
+TWICE = """
+35,64,55 101,51,39 97,50,37 144,128,106 205,105,72 198,105,72 288,128,110 278,256,225 418,209,147 407,204,158
+423,212,155 412,211,148 595,256,213 606,512,433 1222,512,437 1147,512,440
+"""
+BLOCKS = [tuple(map(int, block.split(","))) for block in TWICE.split()]
+
+
+def costs_of_pooled_vgg(widths, side, colours=3, classes=1000):
+    """Params, MACs and the paper's FLOPs: a bias and a ReLU 1 per element, a max pool 4 per output."""
+    params = macs = flops = 0
+    for number, (entering, leaving) in enumerate(itertools.pairwise([colours, *widths])):
+        if number in (2, 4, 7, 10):
+            side //= 2
+            flops += 4 * entering * side**2
+        params += (9 * entering + 1) * leaving
+        macs += 9 * entering * leaving * side**2
+        flops += 2 * leaving * side**2
+    macs += widths[-1] * classes
+    return params + (widths[-1] + 1) * classes, macs, flops + 2 * macs + classes
+
+
+def costs_of_resnet50_2x():
+    """The same at 224 pixels: batch normalization 2 and a ReLU 1 per element, the pool of the stem 9."""
+    params, macs = 49 * 3 * 64 + 2 * 64, 49 * 3 * 64 * 112**2
+    flops, entering, side = 3 * 64 * 112**2 + 9 * 64 * 56**2, 64, 56
+    for number, (read, first, second) in enumerate(BLOCKS):
+        stage = sum(number >= begin for begin in (3, 7, 13))
+        leaving = 256 * 2**stage
+        made = side // 2 if number in (3, 7, 13) else side
+        kernels = [(read * first, side, first), (9 * first * second, made, second), (second * leaving, made, leaving)]
+        kernels += [(entering * leaving, made, leaving)] if entering != leaving else []
+        params += sum(size + 2 * filters for size, _, filters in kernels)
+        macs += sum(size * area**2 for size, area, _ in kernels)
+        flops += sum(2 * filters * area**2 for _, area, filters in kernels)
+        flops += first * side**2 + second * made**2 + leaving * made**2
+        entering, side = leaving, made
+    macs += 2048 * 1000
+    return params + 2049 * 1000, macs, flops + 2 * macs + 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "large", "expected", "fewer"),
+    [
+        # The factors that ThiNet's paper and the study tell, and 90 epochs that become about 134.
+        ("imagenet_vgg_gap", "imagenet_vgg16", costs_of_pooled_vgg(GAP, 224), (16.6, 3.31)),
+        ("imagenet_vgg_tiny", "imagenet_vgg16", costs_of_pooled_vgg(TINY, 224), (104, 15.4)),
+        ("imagenet_resnet50_2x", "imagenet_resnet50", costs_of_resnet50_2x(), (1.30, 134.5 / 90)),
+    ],
+)
+def test_designs_have_the_costs_of_the_formula_and_of_the_paper(name, large, expected, fewer):
+    models = make(large), make(name)
+    plan = tfprune.DesignPlan.beside(*models)
+    assert trainable(models[1]) == expected[0]
+    assert (plan.params[1], plan.macs[1], plan.flops[1]) == expected
+    factors = [before / after for before, after in (plan.params, plan.flops)]
+    assert factors == pytest.approx(fewer, rel=0.005)
+    assert models[1].input_shape == models[0].input_shape
+    assert models[1].output_shape == models[0].output_shape
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [("imagenet_vgg_gap", [width // 8 for width in GAP]), ("imagenet_vgg_tiny", [width // 8 for width in TINY])],
+)
+def test_designs_of_vgg_have_a_pooled_head_and_no_fifth_pool(name, widths):
+    model = build_model(name, (32, 48, 1), 7, 0.125)
+    expected = [kind for count in (2, 2, 3, 3, 3) for kind in (*["Conv2D", "ReLU"] * count, "MaxPooling2D")][:-1]
+    assert [type(layer).__name__ for layer in model.layers[1:]] == [*expected, "GlobalAveragePooling2D", "Dense"]
+    assert [(conv.name, conv.filters) for conv in convolutions(model)] == [
+        (f"conv_{number}", width) for number, width in enumerate(widths, 1)
+    ]
+    assert model.get_layer("relu_13").output.shape == (None, 2, 3, widths[-1])
+    assert trainable(model) == costs_of_pooled_vgg(widths, 32, 1, 7)[0]
+
+
+def test_blocks_of_resnet50_2x_read_evenly_spaced_channels_and_their_shortcuts_all():
+    model = make("imagenet_resnet50_2x", 5, size=32)
+    firsts = [model.get_layer(f"conv_{number}") for number in range(2, 50, 3)]
+    assert [(conv.kernel.shape[2], conv.filters) for conv in firsts] == [block[:2] for block in BLOCKS]
+    assert [model.get_layer(f"conv_{number}").filters for number in range(3, 50, 3)] == [block[2] for block in BLOCKS]
+    shortcuts = [model.get_layer(f"conv_shortcut_{stage}") for stage in range(1, 5)]
+    assert [conv.kernel.shape[2] for conv in shortcuts] == [64, 256, 512, 1024]
+    entering = ["pool", *(f"relu_{number}" for number in range(4, 49, 3))]
+    for name, conv, (read, *_) in zip(entering, firsts, BLOCKS, strict=True):
+        stream = model.get_layer(name).output
+        count = stream.shape[-1]
+        numbers = np.arange(count, dtype="float32").reshape(1, 1, 1, count)
+        seen = np.asarray(keras.Model(stream, conv.input)(np.broadcast_to(numbers, (1, *stream.shape[1:]))))[0, 0, 0]
+        assert len(seen) == read
+        assert seen[0] == 0
+        steps = np.diff(seen)
+        assert set(steps) <= {count // read, count // read + 1}  # as even as whole numbers can be
+        assert count - seen[-1] <= count // read + 1
+
+
+@pytest.mark.parametrize("width", [0.001, 0.0155, 0.02, 0.05])
+def test_narrow_blocks_read_channels_that_there_are(width):
+    model = make("imagenet_resnet50_2x", 5, width, size=32)
+    takes = [operation for operation in model.operations if type(operation).__name__ == "Take"]
+    assert len(takes) == len(BLOCKS)
+    for take, (read, *_) in zip(takes, BLOCKS, strict=True):
+        indices = take._inbound_nodes[0].arguments.args[1]
+        assert len(indices) == max(1, int(read * width))
+        assert sorted(set(indices)) == indices
+        assert indices[-1] < take.input.shape[-1]

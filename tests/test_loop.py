@@ -178,20 +178,30 @@ class ByHand:
         return [self.kernel, self.gamma, self.beta, self.mean, self.variance, self.dense, self.bias]
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("gamma_l1", [0.0, 0.05])
-def test_two_epochs_of_five_steps_equal_the_network_worked_out_by_hand(batches, monkeypatch, gamma_l1, nesterov):
+DECAY = 5e-3
+BOTH_RULES = pytest.mark.parametrize("nesterov", [False, True])
+WITH_AND_WITHOUT_L1 = pytest.mark.parametrize("gamma_l1", [0.0, 0.05])
+
+
+def train_beside(monkeypatch, epochs, gamma_l1, nesterov):
+    """Trains conv_bn_dense: the data, its first weights, what was recorded of every step, the result, `ByHand`."""
     monkeypatch.setattr(loop, "_STEPS_PER_CALL", 1)
     data, model = make_data(), conv_bn_dense()
     model.get_layer("bn").gamma.assign([0.0, -0.7, 0.9, 1.2])  # at 0 the penalty has no gradient
     edit = NETWORK_SLIMMING.edit(MethodSettings(gamma_l1=gamma_l1)) if gamma_l1 else None
-    decay = 5e-3
-    trainer = make_trainer(model, data, edit, weight_decay=decay, nesterov=nesterov)
-    recorder = Recorder()
-    result = trainer.run(model.get_weights(), 2, Schedule(0.2, (1,)), seed=3, callbacks=[recorder])
+    trainer = make_trainer(model, data, edit, weight_decay=DECAY, nesterov=nesterov)
+    recorder, start = Recorder(), model.get_weights()
+    result = trainer.run(start, epochs, Schedule(0.2, (1,)), seed=3, callbacks=[recorder])
+    by_hand = ByHand(start, DECAY, gamma_l1, nesterov=nesterov)
+    return data, start, recorder.batch_logs, result, by_hand
+
+
+@BOTH_RULES
+@WITH_AND_WITHOUT_L1
+def test_two_epochs_of_five_steps_equal_the_network_worked_out_by_hand(batches, monkeypatch, gamma_l1, nesterov):
+    data, start, batch_logs, result, by_hand = train_beside(monkeypatch, 2, gamma_l1, nesterov)
     assert len(batches) == 10
-    by_hand = ByHand(model.get_weights(), decay, gamma_l1, nesterov=nesterov)
-    for epoch, rate in ((0, 0.2), (1, 0.02)):
+    for epoch, rate, tolerance in ((0, 0.2, 1e-6), (1, 0.02, 1e-5)):  # float32 drifts away
         losses, hits = zip(
             *(
                 by_hand.step(data.train_images[batch], data.train_labels[batch], rate)
@@ -199,10 +209,10 @@ def test_two_epochs_of_five_steps_equal_the_network_worked_out_by_hand(batches, 
             ),
             strict=True,
         )
-        logs = recorder.batch_logs[5 * epoch : 5 * epoch + 5]
+        logs = batch_logs[5 * epoch : 5 * epoch + 5]
         running = np.cumsum(losses) / np.arange(1, 6)
-        np.testing.assert_allclose([log["loss"] for log in logs], running, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(result.history[epoch]["loss"], np.mean(losses), rtol=0, atol=1e-5)
+        np.testing.assert_allclose([log["loss"] for log in logs], running, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(result.history[epoch]["loss"], np.mean(losses), rtol=0, atol=tolerance)
         np.testing.assert_allclose(result.history[epoch]["accuracy"], np.mean(hits), rtol=0, atol=1e-6)
         assert result.history[epoch]["learning_rate"] == pytest.approx(rate)
         probabilities = by_hand.forward(data.test_images, training=False)[-1]
@@ -210,9 +220,30 @@ def test_two_epochs_of_five_steps_equal_the_network_worked_out_by_hand(batches, 
         np.testing.assert_allclose(result.history[epoch]["val_loss"], -np.log(chosen).mean(), atol=1e-5)
         accuracy = (probabilities.argmax(1) == data.test_labels).mean()
         np.testing.assert_allclose(result.history[epoch]["val_accuracy"], accuracy, atol=1e-6)
-    for received, expected, start in zip(result.weights, by_hand.weights(), model.get_weights(), strict=True):
-        np.testing.assert_allclose(received, expected, rtol=0, atol=1e-5)
-        assert np.abs(expected - start).max() > 1e-3  # every weight was trained
+    for received, expected, before in zip(result.weights, by_hand.weights(), start, strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-5)
+        assert np.abs(expected - before).max() > 1e-3  # every weight was trained
+
+
+@pytest.fixture
+def float64():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+@BOTH_RULES
+@WITH_AND_WITHOUT_L1
+def test_five_steps_in_float64_equal_the_network_worked_out_by_hand(float64, batches, monkeypatch, gamma_l1, nesterov):
+    data, _, batch_logs, result, by_hand = train_beside(monkeypatch, 1, gamma_l1, nesterov)
+    losses = [by_hand.step(data.train_images[batch], data.train_labels[batch], 0.2)[0] for batch in batches]
+    sums = [log["loss"] * steps for steps, log in enumerate(batch_logs, 1)]
+    np.testing.assert_allclose(np.diff(sums, prepend=0), losses, rtol=0, atol=1e-6)
+    names = ("kernel", "gamma", "beta", "mean", "variance", "dense", "bias")
+    for name, received, expected in zip(names, result.weights, by_hand.weights(), strict=True):
+        if name != "variance":  # of which Keras' own layer, which float64 goes through, takes the biased one
+            np.testing.assert_allclose(received, expected, rtol=0, atol=3e-7, err_msg=name)
 
 
 def test_the_slimming_penalty_pulls_gamma_by_lambda_and_not_at_zero(batches):

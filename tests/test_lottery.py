@@ -2,16 +2,20 @@
 
 import csv
 import dataclasses
+import re
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.test_results import ROW
 from tests.test_run import trained, user_network  # noqa: F401, a fixture
-from tfprune.experiments import lottery
+from tfprune.experiments import lottery, report
 from tfprune.experiments.results import collect
 from tfprune.experiments.statistics import verdict
 from tfprune.experiments.tickets import ticket_lines, ticket_points
+from tfprune.methods import METHODS
+from tfprune.methods.base import MethodSettings
 from tfprune.plans import load_plan
 from tfprune.training.loop import Trainer
 
@@ -190,6 +194,59 @@ def read(workdir):
         return list(csv.DictReader(file))
 
 
+def test_the_mask_and_the_rewound_weights_are_of_the_same_training(network, runs, tmp_path):
+    go(network, tmp_path, "--ratio=.5", "--schedule=polynomial", "--rewind_epoch=1")
+    _, sparse, winning, _ = runs
+    (stage,) = tmp_path.glob("stages/train-*-sparse-*")
+    with np.load(stage / "early_weights.npz", allow_pickle=False) as arrays:
+        early = named([arrays[f"w{number}"] for number in range(len(arrays))])
+    (plan,) = plans_of(tmp_path)
+    np.testing.assert_array_equal(named(sparse["last"])["second/kernel"] != 0, plan.arrays()["second"])
+    expected = early["second/kernel"] * plan.arrays()["second"]
+    np.testing.assert_array_equal(named(winning["first"])["second/kernel"], expected)
+    assert len(list(tmp_path.glob("stages/*/early_weights.npz"))) == 1
+
+
+def test_rounds_at_random_draw_apart():
+    # Of eight channels two rounds of a half leave two, each with a chance of a quarter.
+    model, kept = user_network(), np.zeros(8)
+    method = METHODS.get("random")
+    for seed in range(60):
+        one = method.plan(model, MethodSettings(ratio=0.5, seed=seed))
+        both = one.then(model, method.plan(one.apply(model), MethodSettings(ratio=0.5, seed=seed, round=2)))
+        kept[list(both.keep["first"])] += 1
+    # 15 of 60 expected, with a deviation of 3.4; the same draws again would leave channel 0 about 26 times.
+    assert kept.sum() == 120
+    assert np.all(np.abs(kept - 15) < 11)
+    assert abs(kept[0] - 15) < 9
+
+
+def test_a_study_whose_plan_is_gone_is_left_out_of_the_report_and_told(network, tmp_path, capsys):
+    go(network, tmp_path, "--ratio=.3,.6")
+    gone = next(path for path in tmp_path.glob("stages/plan-*/plan.json") if load_plan(path).origin["sparsity"] == 0.6)
+    shutil.rmtree(gone.parent)
+    capsys.readouterr()
+    assert report.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert "ratio=0.6 is left out: its plan is not in" in printed.err
+    assert {row["setting"] for row in read(tmp_path)} == {"ratio=0.3"}
+
+
+def test_a_list_tells_what_is_left_to_train_and_what_it_costs(network, tmp_path, capsys):
+    flags = ["--smoke", f"--model={network}", "--ratio=.3,.6", "--learning_rate=0.1", f"--workdir={tmp_path}"]
+    assert lottery.main([*flags, "--dry_run"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    # One large network and four tickets of 256 images, three passes each; what the tickets cost is a guess.
+    assert last.startswith(
+        "regimes winning_ticket, random_ticket; seeds 0; 1 epoch of the large model; 5 trainings left"
+    )
+    assert 3 * 256 * 125_074 < float(re.search(r"about (\S+) FLOPs", last)[1]) < 3 * 256 * 125_074 * 5
+    assert lottery.main([*flags, "--noexport"]) == 0
+    capsys.readouterr()
+    assert lottery.main([*flags, "--dry_run"]) == 0
+    assert "0 trainings left" in capsys.readouterr().out
+
+
 # What is told.
 
 
@@ -218,6 +275,18 @@ def test_the_table_has_both_tickets_of_every_setting_and_their_paired_difference
     assert lines[0][3:] == ("95.00", "94.00", "95.00", "-1.00", "1")
     # Differences of 1, 2 and 3 points: mean 2, deviation 1, t(0.975, 2) = 4.303, so 2 ± 4.303 / sqrt(3).
     assert lines[1][4:] == ("92.00 ± 1.00", "90.00 ± 1.00", "+2.00 (-0.48 to +4.48)", "3")
+
+
+def test_rounds_and_patterns_are_lines_of_their_own():
+    rows = [
+        *rows_of("a", "ratio=0.2", 800, [0.9], [0.9]), *rows_of("b", "ratio=0.2 round=2", 640, [0.9], [0.9]),
+        *rows_of("c", "ratio=0.6", 400, [0.9], [0.9]), *rows_of("d", "2:4 ratio=0.5", 500, [0.9], [0.9]),
+    ]  # fmt: skip
+    ((_, points),) = ticket_points(rows).items()
+    found = {point.setting: point.protocol for point in points}
+    assert found == {
+        "ratio=0.2": "", "ratio=0.2 round=2": "rounds of 0.2", "ratio=0.6": "", "2:4 ratio=0.5": "2:4",
+    }  # fmt: skip
 
 
 def test_a_setting_without_both_tickets_has_no_line():
@@ -253,15 +322,19 @@ def test_the_verdict_on_tickets(differences, lead):
     ("flags", "words"),
     [
         (["--rounds=0"], "--rounds=0 must be at least 1"),
-        (["--rounds=2", "--regimes=random_ticket"], "winning_ticket among --regimes"),
-        (["--rounds=2", "--method=thinet"], "--rounds goes with a --ratio of l1_norm, magnitude"),
+        (["--rounds=2", "--regimes=random_ticket"], "Try --regimes=winning_ticket,random_ticket"),
+        (["--rounds=2", "--method=thinet"], "--rounds=2 goes with a --ratio of l1_norm, magnitude"),
         (["--rounds=2", "--method=l1_norm", "--model=vgg16_l1", "--variant=VGG-16-A"], "received --method=l1_norm"),
         (["--rounds=2", "--schedule=polynomial"], "without --pattern and --schedule"),
+        (
+            ["--rounds=3", "--ratio=.9", "--method=l1_norm"],
+            "Round 3 of --rounds cannot be pruned; ask for fewer rounds",
+        ),
         (["--rewind_epoch=6"], "less than the 6 epochs"),
         (["--rewind_epoch=-1"], "must be 0 or more"),
         (["--rewind_epoch=1", "--regimes=random_ticket"], "--rewind_epoch=1 is of --regimes=winning_ticket"),
-        (["--learning_rate=fast"], "--learning_rate=fast must be a number, or several"),
-        (["--ratio=.5,.5"], "different values"),
+        (["--learning_rate=fast"], "--learning_rate=fast must be a number, or several with commas"),
+        (["--ratio=.5,.6,0.5"], "--ratio=.5,.6,0.5 names 0.5 twice"),
         (["--method=magnitude,thin"], "'thin'"),
         (["--gate_l1=1"], "--gate_l1 belongs to --method=sparse_structure_selection; received --method=magnitude"),
     ],

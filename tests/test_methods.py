@@ -4,11 +4,12 @@ import pytest
 from keras import layers
 
 import tfprune
-from tests.helpers import plain_cnn, randomize, residual_cnn
+from tests.helpers import assert_sliced, plain_cnn, randomize, residual_cnn, trainable
 from tfprune.errors import PlanError, UsageError
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
-from tfprune.methods.variants import VARIANTS, get_variant
+from tfprune.methods.network_slimming import stream_normalizations
+from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import build_model
 from tfprune.surgery import clone
 from tfprune.training.regimes import REGIMES
@@ -112,6 +113,20 @@ def test_variant_keeps_the_filters_with_the_largest_sum_of_absolute_weights(name
         assert plans[name].keep[layer] == tuple(largest), layer
 
 
+@pytest.mark.parametrize("name", ["VGG-16-A", "ResNet-56-B", "ResNet-110-B", "ResNet-34-A"])
+def test_variant_slices_filters_statistics_and_what_reads_them(name, plans, networks):
+    model = networks[TABLE[name][0]]
+    convs = studied(TABLE[name][0], len(TABLE[name][1]))
+    readers = [f"conv_{int(conv.removeprefix('conv_')) + 1}" for conv in convs]
+    if name == "VGG-16-A":
+        readers[-1] = "fc_1"  # the last map is of one pixel
+    kept = [plans[name].keep[conv] for conv in convs]
+    outputs = {
+        layer: keep for conv, keep in zip(convs, kept, strict=True) for layer in (conv, conv.replace("conv", "bn"))
+    }
+    assert_sliced(plans[name].apply(model), model, dict(zip(readers, kept, strict=True)), outputs)
+
+
 # Of ThiNet and regression, the kept widths of all convolutions, from the official code of the study.
 VGG_CONV = [32, 32, 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512]
 VGG_5X = [24, 22, 41, 51, 108, 89, 111, 184, 276, 228, 512, 512, 512]
@@ -155,11 +170,45 @@ def test_variant_of_thinet_or_regression_has_the_widths_and_budget_of_the_paper(
 
 def test_variants_are_those_of_the_tables():
     blocks = {name for name, variant in VARIANTS.items() if variant.bypass}
-    assert set(VARIANTS) - blocks == {*TABLE, *WIDTHS}
+    assert set(VARIANTS) - blocks == {*TABLE, *WIDTHS, *DESIGNS}
     for name, row in TABLE.items():
         assert get_variant(name, "l1_norm", row[0]).models[0] == row[0]
     for name, (method, model_name, *_) in WIDTHS.items():
         assert get_variant(name, method, model_name).models == (model_name,)
+
+
+# Variants that pruning does not lead to: method, large network, and the epochs of Scratch-B without a cap.
+DESIGNS = {
+    "VGG-GAP": ("thinet", "imagenet_vgg16", 298),
+    "VGG-Tiny": ("thinet", "imagenet_vgg16", 1381),
+    "ResNet-50-2x": ("regression", "imagenet_resnet50", 134),
+}
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_a_design_is_planned_without_its_method(name):
+    method, model_name, epochs = DESIGNS[name]
+    assert is_design(name)
+    design = get_variant(name, method, model_name).design
+    settings = MethodSettings(ratios={}, design=design, width=0.25)
+    large = build_model(model_name, (32, 48, 1), 7, 0.25)
+    plan, known = METHODS.get(method).configured(settings).expected(large, settings)
+    assert known
+    assert (plan.inherits, plan.origin) == (False, {"design": design, "width": 0.25})
+    made = plan.apply(large)
+    assert (made.input_shape, made.output_shape) == ((None, 32, 48, 1), (None, 7))
+    assert trainable(made) == trainable(build_model(design, (32, 48, 1), 7, 0.25)) == plan.params[1]
+    whole = build_model(model_name, (224, 224, 3), 1000)
+    settings = MethodSettings(design=design)
+    before, after = METHODS.get(method).configured(settings).plan(whole, settings).flops
+    assert int(90 * before / after) == epochs
+
+
+def test_variants_that_pruning_leads_to_are_no_designs():
+    assert {name for name in VARIANTS if is_design(name)} == set(DESIGNS)
+    assert not is_design("ratio=0.5")
+    assert not is_design(None)
+    assert METHODS.get("thinet").configured(MethodSettings(ratio=0.5)) is METHODS.get("thinet")
 
 
 @pytest.mark.parametrize(
@@ -235,13 +284,13 @@ def test_slimming_cuts_ties_by_position_so_the_count_is_exact():
 def test_slimming_holds_every_layer_at_its_minimum_and_tells():
     low, high = np.linspace(0.01, 0.02, 40), np.linspace(0.5, 1.0, 60)
     plan = METHODS.get("network_slimming").plan(slimmable([low, high]), MethodSettings(ratio=0.5))
-    # 50 of 100 go. All of conv_0 ranks lowest, but 5 % of 40 channels stay; conv_1 gives 12 instead of 10.
-    assert plan.keep["conv_0"] == (38, 39)
-    assert plan.keep["conv_1"] == tuple(range(12, 60))
+    # 50 of 100 go. All of conv_0 ranks lowest, but one channel stays; conv_1 gives 11 instead of 10.
+    assert plan.keep["conv_0"] == (39,)
+    assert plan.keep["conv_1"] == tuple(range(11, 60))
     (note,) = plan.notes
     assert "conv_0" in note
-    assert "minimum of 2 of 40" in note
-    assert "removed 2 more" in note
+    assert "minimum of 1 of 40" in note
+    assert "removed 1 more" in note
 
 
 def test_slimming_tells_when_every_layer_is_at_its_minimum():
@@ -286,11 +335,34 @@ def test_which_methods_train_sparse_and_which_widths_follow_from_weights():
     assert traits["l1_norm"] == traits["uniform"] == traits["random"] == (False, False)
 
 
-def test_uniform_on_vgg_reaches_the_parameter_counts_of_the_paper():
-    # Figure 3 of the paper, x axis, in units of 1e7: 10 % to 60 % removed from VGG-16.
-    model = build_model("vgg16", (32, 32, 3), 100)
-    for ratio, params in ((0.1, 1.189), (0.3, 0.720), (0.6, 0.234)):
-        assert tfprune.plan_channels(model, ratio).params[1] / 1e7 == pytest.approx(params, abs=0.006)
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "millions"),
+    [
+        # Figures 3 and 6 of the paper, the x axes.
+        ("vgg16", 10, [11.89, 9.39, 7.20, 5.29, 3.68, 2.34]),
+        ("vgg19", 100, [16.21, 12.82, 9.83, 7.23, 5.04, 3.20]),
+    ],
+)
+def test_uniform_on_vgg_reaches_the_parameter_counts_of_the_paper(name, classes, millions):
+    model = build_model(name, (32, 32, 3), classes)
+    plans = [METHODS.get("uniform").plan(model, MethodSettings(ratio=ratio)) for ratio in RATIOS[:6]]
+    assert [plan.params[1] / 1e6 for plan in plans] == pytest.approx(millions, abs=0.006)
+
+
+def test_uniform_widths_in_front_of_streams_reach_the_parameter_counts_of_the_paper():
+    # Figure 5: PreResNet-164, uniform too in what the blocks select from a stream that stays whole. The code counts the
+    # normalizations in front of these selections at full width, and an index for each of their channels.
+    model = build_model("preresnet164", (32, 32, 3), 10)
+    views, params = stream_normalizations(model), []
+    for ratio in RATIOS:
+        plan = tfprune.plan_channels(model, ratio, criterion="gamma", views=views)
+        whole = sum(plan.widths[view] for view in views)
+        gone = whole - sum(len(plan.keep[view]) for view in views)
+        params.append((plan.params[1] + 2 * gone + whole) / 1e6)
+    assert params == pytest.approx([1.404, 1.165, 0.932, 0.741, 0.577, 0.409, 0.289], abs=0.0006)
 
 
 @pytest.mark.parametrize("method", ["network_slimming", "uniform", "random", "l1_norm", "magnitude"])

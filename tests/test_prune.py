@@ -129,9 +129,14 @@ def test_compile_settings_that_cannot_be_loaded_are_told(source, capsys):
 
 
 @pytest.mark.slow
-def test_coverage_writes_a_row_for_each_scope(tmp_path, capsys):
+def test_coverage_writes_a_row_for_each_scope_and_what_is_above_its_target(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(coverage._Speed, "missed", lambda *_: ["plan 9.00 s (target 0.1 s)"])  # on any machine
     assert coverage.main(["--only=MobileNet", f"--output={tmp_path / 'coverage.md'}"]) == 0
-    rows = [line for line in (tmp_path / "coverage.md").read_text(encoding="utf-8").splitlines() if "MobileNet" in line]
+    lines = (tmp_path / "coverage.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| MobileNet")]
+    assert [line for line in lines if line.startswith("- ")] == [
+        f"- MobileNet, {scope}: plan 9.00 s (target 0.1 s)" for scope in ("layer", "global")
+    ]
     assert [row.split("|")[6].strip() for row in rows] == ["layer", "global"]
     assert all(float(row.split("|")[13]) <= 1e-5 for row in rows)
     assert coverage.main(["--only=MobileNett"]) == 2

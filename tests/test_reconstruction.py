@@ -10,9 +10,19 @@ import tensorflow as tf
 from keras import layers
 
 import tfprune
-from tests.helpers import network, plain_cnn, predict, prove, randomize, residual_cnn, weights_by_path
+from tests.helpers import (
+    accuracy,
+    drawn_plan,
+    network,
+    plain_cnn,
+    predict,
+    prove,
+    randomize,
+    residual_cnn,
+    weights_by_path,
+)
 from tfprune.data import load
-from tfprune.errors import PlanError, UsageError
+from tfprune.errors import PlanError
 from tfprune.experiments.run import main
 from tfprune.graph import ChannelGraph
 from tfprune.methods import METHODS
@@ -20,7 +30,6 @@ from tfprune.methods.base import MethodSettings
 from tfprune.methods.reconstruction import POSITIONS, find_sites, least_squares, patches
 from tfprune.methods.regression import lasso_choice
 from tfprune.methods.thinet import least_contributing
-from tfprune.methods.variants import get_variant
 from tfprune.models import build_model
 from tfprune.plans import ChannelPlan, load_plan
 from tfprune.surgery import clone
@@ -620,11 +629,6 @@ def stored(folder):
         return [arrays[name] for name in arrays.files]
 
 
-def accuracy(model, data):
-    images = (data.test_images.astype("float32") / 255 - np.float32(data.mean)) / np.float32(data.std)
-    return float((model.predict(images, verbose=0).argmax(-1) == data.test_labels).mean())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", BOTH)
 def test_accuracy_before_fine_tuning_beats_chance_and_l1_norm_at_the_same_shape(method, learned):
@@ -635,12 +639,7 @@ def test_accuracy_before_fine_tuning_beats_chance_and_l1_norm_at_the_same_shape(
     reached = accuracy(plan.apply(own), data)
     chance = []
     for seed in range(5):
-        generator = np.random.default_rng(seed)
-        removed = {
-            layer: generator.permutation(plan.widths[layer])[len(plan.keep[layer]) :].tolist()
-            for layer in ("conv_1", "conv_2", "conv_3")
-        }
-        control = ChannelPlan.from_removed(model, removed)
+        control = drawn_plan(model, plan, seed)
         assert control.params == plan.params
         chance.append(accuracy(control.apply(model), data))
     l1 = METHODS.get("l1_norm").plan(model, MethodSettings(ratio=0.5))
@@ -669,9 +668,3 @@ def test_the_study_goes_the_whole_way(method, model, tmp_path):
     small = load_plan(stage / "plan.json").apply(trained)
     same = [np.array_equal(a, b) for a, b in zip(small.get_weights(), stored(stage), strict=True)]
     assert 0 < same.count(False) < len(same)
-
-
-@pytest.mark.parametrize("variant", ["VGG-GAP", "VGG-Tiny", "ResNet-50-2x"])
-def test_settings_that_pruning_does_not_lead_to_are_unknown(variant):
-    with pytest.raises(UsageError, match=f"variant.*'{variant}'"):
-        get_variant(variant, "thinet", "imagenet_vgg16")

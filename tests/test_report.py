@@ -6,6 +6,7 @@ import pytest
 
 import tfprune
 from tests.helpers import plain_cnn
+from tests.test_design_plans import other_head
 from tests.test_results import ROW, write_stage
 from tfprune.experiments.report import main, write_report
 from tfprune.experiments.statistics import verdict
@@ -147,6 +148,25 @@ def test_the_papers_value_stands_beside_ours_with_a_footnote_where_the_training_
         assert "[1] not the paper's training: epochs=6 (paper: 160).\n" in text
         assert "[2] not the paper's training: epochs=6 (paper: 160), finetune for 6 epochs (paper: 40).\n" in text
     assert "| 93.63 ± 0.16 (table 1) [1] " in page
+
+
+def test_a_design_has_no_pruned_row_and_is_judged_beside_the_large_network(tmp_path):
+    plan = tfprune.DesignPlan.beside(plain_cnn(), other_head())
+    store = Store(tmp_path)
+    for seed in (0, 1):
+        for regime in ("unpruned", "scratch_e", "scratch_b"):
+            row = dataclasses.replace(ROW, regime=regime, seed=seed, test_accuracy=ACCURACY[regime] + 0.001 * seed)
+            write_stage(store, *(("plan", [row], plan) if regime == "unpruned" else (regime, [row])))
+    for stage in store.finished("plan"):  # as a study leaves it: a design has no weights before it is trained
+        (stage.folder / "weights.npz").unlink()
+    shown = write_report(tmp_path)
+    assert list(table_lines(shown)) == ["unpruned", "scratch_e", "scratch_b"]
+    assert "Scratch-E ended 2.5 points below it" in shown
+    assert "fine-tun" not in shown
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "![channels per layer](figures/channels-" in page
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", page):
+        assert matplotlib.image.imread(tmp_path / picture)[..., :3].std() > 0.01
 
 
 def test_a_study_that_the_paper_does_not_have_has_no_column_for_it(tmp_path, plan):

@@ -63,12 +63,16 @@ def test_rows_and_plans_of_finished_stages_are_collected_in_order(tmp_path, plan
             write_stage(store, ticket, [row(ticket, seed)])
         write_stage(store, "finetune", [row("finetune", seed)])
         write_stage(store, "plan", [row("pruned", seed), row("unpruned", seed)], plan)
-    write_stage(store, "finetune", [row("finetune", 0, method="l1_norm", study="bbbbbbbb")])
-    results = collect(tmp_path)
-    expected = [("l1_norm", "finetune", 0)]
+    other = {"method": "l1_norm", "study": "bbbbbbbb"}
+    write_stage(store, "finetune", [row("finetune", 0, **other)])
+    write_stage(store, "plan", [row("unpruned", 0, **other)], plan)
+    write_stage(store, "finetune", [row("finetune", 3, study="cccccccc")])  # whose plan is gone
+    with pytest.warns(UserWarning, match="seed 3 of .* is left out: its plan is not in"):
+        results = collect(tmp_path)
+    expected = [("l1_norm", "unpruned", 0), ("l1_norm", "finetune", 0)]
     expected += [("uniform", regime, seed) for regime in REGIME_ORDER for seed in (0, 1)]
     assert [(r.method, r.regime, r.seed) for r in results.rows] == expected
-    assert sorted(results.plans) == [("aaaaaaaa", 0), ("aaaaaaaa", 1)]
+    assert sorted(results.plans) == [("aaaaaaaa", 0), ("aaaaaaaa", 1), ("bbbbbbbb", 0)]
     assert results.plans["aaaaaaaa", 0].keep == plan.keep
     stages = results.stages["aaaaaaaa", 1]
     kinds = {regime: stage.folder.name.partition("-")[0] for regime, stage in stages.items()}

@@ -21,6 +21,7 @@ from tfprune.data import load
 from tfprune.experiments import settings as settings_module
 from tfprune.experiments.run import main
 from tfprune.experiments.study import Study
+from tfprune.models import build_model
 from tfprune.training.loop import Trainer
 
 REGIMES = ["unpruned", "pruned", "finetune", "scratch_e", "scratch_b"]
@@ -214,6 +215,42 @@ def test_other_networks_go_the_whole_way(argv, tmp_path):
     check_results(rows, tmp_path)
     assert rows[0]["setting"] == ("VGG-16-A" if "--variant=VGG-16-A" in argv else "ratio=0.5")
     assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.slow
+def test_a_design_goes_the_whole_way_without_a_pruned_row_and_without_fine_tuning(tmp_path, trained, capsys):
+    argv = ["--model=imagenet_vgg16", "--method=thinet", "--variant=VGG-Tiny", "--width=.1"]
+    smoke(tmp_path, *argv, "--seeds=2")
+    assert trained == [1, 1, 2] * 2
+    shown = capsys.readouterr().out
+    tiny = build_model("imagenet_vgg_tiny", (32, 32, 1), 10, 0.1)
+    assert f"\ndesign    {trainable(tiny):,} params" in shown
+    assert f"proof: the design has the {trainable(tiny):,} params" in shown
+    rows = read(tmp_path)
+    assert [(row["regime"], row["seed"]) for row in rows] == [
+        (regime, seed) for regime in ("unpruned", "scratch_e", "scratch_b") for seed in "01"
+    ]
+    assert {int(row["params"]) for row in rows[2:]} == {trainable(tiny)}
+    assert {row["setting"] for row in rows} == {"VGG-Tiny"}
+    (setting,) = (tmp_path / "export").iterdir()
+    assert sorted(folder.name for folder in setting.iterdir()) == ["scratch_b", "scratch_e", "unpruned"]
+    for row in rows[::2]:
+        model, accuracy = accuracy_of(setting / row["regime"] / "model.keras")
+        assert accuracy == pytest.approx(float(row["test_accuracy"]), abs=1e-6)
+        assert trainable(model) == int(row["params"])
+    # A design has no weights before it is trained.
+    plans = sorted((tmp_path / "stages").glob("plan-*"))
+    assert [(folder / "weights.npz").exists() for folder in plans] == [False, False]
+    smoke(tmp_path, *argv, "--seeds=2", "--dry_run")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith(("0 ", "1 "))]
+    assert [(line[1], line[-1]) for line in lines] == [
+        (stage, "done") for stage in ("train", "plan", "scratch_e", "scratch_b")
+    ] * 2
+    smoke(tmp_path, *argv, "--seeds=2")
+    assert len(trained) == 6
+    capsys.readouterr()
+    assert main(["--smoke", f"--workdir={tmp_path}", *argv, "--regimes=finetune"]) == 2
+    assert "VGG-Tiny is a network of its own" in capsys.readouterr().err
 
 
 # With a user's own network, which is fast.

@@ -120,6 +120,7 @@ def test_settings_of_methods_with_flags_of_their_own_have_names():
         ("fashion_mini", "vgg16", 1e-3, 0.1),
         ("fashion_mini", "preresnet56", 1e-4, 0.1),
         ("fashion_mini", "imagenet_vgg16", 1e-3, 0.01),
+        ("cifar10", "imagenet_vgg_gap", 1e-4, 0.01),
     ],
 )
 def test_some_networks_have_a_penalty_or_a_learning_rate_of_their_own(dataset, model, gamma_l1, learning_rate):
@@ -127,6 +128,21 @@ def test_some_networks_have_a_penalty_or_a_learning_rate_of_their_own(dataset, m
     assert (settings.gamma_l1, settings.learning_rate) == (gamma_l1, learning_rate)
     settings = parse(f"--dataset={dataset}", f"--model={model}", "--gamma_l1=.5", "--learning_rate=.25")
     assert (settings.gamma_l1, settings.learning_rate) == (0.5, 0.25)
+
+
+def test_all_regimes_of_a_design_are_those_of_new_weights():
+    tiny = ("--method=thinet", "--model=imagenet_vgg16", "--variant=VGG-Tiny")
+    for argv, regimes in (
+        ((), ("scratch_e", "scratch_b")),
+        (("--regimes=all",), ("scratch_e", "scratch_b")),
+        (("--regimes=scratch_b",), ("scratch_b",)),
+        (("--regimes=scratch_b,scratch_e",), ("scratch_e", "scratch_b")),
+    ):
+        settings = parse(*tiny, *argv)
+        assert settings.regimes == regimes
+        assert (settings.name, settings.design, settings.learning_rate) == ("VGG-Tiny", "imagenet_vgg_tiny", 0.01)
+    assert parse("--method=thinet", "--model=imagenet_vgg16", "--variant=VGG-Conv").design is None
+    assert parse("--model=vgg16").design is None
 
 
 def test_finetuning_takes_a_quarter_of_the_epochs_rounded_up():
@@ -191,6 +207,7 @@ def test_the_workdir_is_made_unless_nothing_is_to_be_written(tmp_path):
 # Mistakes that are known before TensorFlow is imported: one process for all of them, where importing it fails.
 
 L1 = ("--method=l1_norm", "--model=vgg16_l1")
+TINY = ("--method=thinet", "--model=imagenet_vgg16", "--variant=VGG-Tiny")
 EARLY = {
     "data set": (["--dataset=cifar11"], ["'cifar11'", "Did you mean 'cifar10'?", "fashion_mini"]),
     "model": (["--model=resnet21"], ["'resnet21'", "Did you mean 'resnet", "vgg16", "MobileNetV2", ".keras"]),
@@ -261,6 +278,16 @@ EARLY = {
     "a variant of blocks": (
         ["--method=sparse_structure_selection", "--variant=ResNet-41", "--model=resnet56"],
         ["'ResNet-41'", "--model=imagenet_resnet50", "resnet56"],
+    ),
+    "fine-tuning of a design": (
+        [*TINY, "--regimes=finetune"],
+        ["--regimes=finetune", "VGG-Tiny is a network of its own", "Valid: scratch_e, scratch_b, all."],
+    ),
+    "fine-tuning of a design too": ([*TINY, "--regimes=scratch_b,all,finetune"], ["VGG-Tiny is a network of its own"]),
+    "a ticket of a design": ([*TINY, "--regimes=winning_ticket"], ["winning_ticket is of what pruning leaves"]),
+    "a design of another network": (
+        ["--method=regression", "--variant=ResNet-50-2x", "--model=imagenet_vgg16"],
+        ["'ResNet-50-2x'", "--model=imagenet_resnet50", "VGG-GAP, VGG-Tiny"],
     ),
     "missing flagfile": (["--flagfile=nowhere"], ["nowhere"]),
 }

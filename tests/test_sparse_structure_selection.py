@@ -111,6 +111,7 @@ ENDINGS = {
     "convolution": lambda: [layers.Conv2D(6, 1, name="last")],
     "convolution without bias": lambda: [layers.Conv2D(6, 1, use_bias=False, name="last")],
     "dense": lambda: [layers.Dense(6, name="last")],
+    "relu": lambda: [layers.Conv2D(6, 1, activation="relu", name="last")],
     "dropout": lambda: [layers.Conv2D(6, 1), layers.BatchNormalization(name="last"), layers.Dropout(0.2)],
 }
 
@@ -235,7 +236,8 @@ def test_open_gates_are_told():
         (residual_cnn, [("add", 0, "bn_branch_b")]),
         (preactivated, [("add_1", 0, "conv_1b"), ("add_2", 0, "conv_2b")]),
         (lambda: ending_in([layers.Conv2D(6, 1), layers.BatchNormalization(scale=False)]), []),
-        (lambda: ending_in([layers.Conv2D(6, 1, activation="relu")]), []),
+        (lambda: ending_in([layers.Conv2D(6, 1, activation="relu", name="end")]), [("add", 0, "end")]),
+        (lambda: ending_in([layers.Conv2D(6, 1, activation="gelu")]), []),
         (lambda: ending_in([layers.Conv2D(6, 1), layers.AveragePooling2D(1)]), []),
         (plain_cnn, []),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfprune.experiments.statistics import mean_and_std, paired_difference, sampling_error, verdict
+from tfprune.experiments.statistics import mean_and_std, paired_difference, sampling_error, verdict, verdict_on_design
 
 ONE = {0: 0.9312, 1: 0.9365, 2: 0.9344, 3: 0.9380, 4: 0.9321}
 OTHER = {0: 0.9301, 1: 0.9320, 2: 0.9350, 3: 0.9341, 4: 0.9300}
@@ -117,8 +117,11 @@ def test_verdict_of_one_seed_is_measured_against_the_test_sets_sampling_error():
     def one_seed(difference):
         return verdict({"finetune": {0: 0.9}, "scratch_b": {0: 0.9 + difference}}, 2000)
 
-    for words in map(one_seed, (0.9 * limit, -0.9 * limit, 1.1 * limit, -1.1 * limit)):
-        assert f"sampling error of the test set (±{100 * limit:.1f} points on 2,000 images)" in words
+    for difference in (0.9 * limit, -0.9 * limit, 1.1 * limit, -1.1 * limit):
+        between = 0.9 + difference / 2  # of the two accuracies
+        own = 1.96 * math.sqrt(2 * between * (1 - between) / 2000)
+        told = f"sampling error of the test set (±{100 * own:.1f} points on 2,000 images)"
+        assert told in one_seed(difference)
     assert one_seed(-0.9 * limit).startswith("No advantage")
     assert "1.7 points below" in one_seed(-0.9 * limit)
     assert "no difference shown" in one_seed(0.9 * limit)
@@ -134,3 +137,14 @@ def test_verdict_of_one_seed_is_measured_against_the_test_sets_sampling_error():
 )
 def test_no_verdict_without_runs_to_compare(accuracies):
     assert verdict(accuracies, 100).startswith("No verdict")
+
+
+def test_a_design_is_compared_with_the_large_network():
+    words = verdict_on_design({"unpruned": EQUAL, "scratch_e": DOWN, "scratch_b": UP}, 10_000)
+    assert "inherits no weights" in words
+    assert "Scratch-E ended 1.1 points below it (95 %" in words
+    assert "Scratch-B ended 1.1 points above it (95 %" in words
+    assert "Scratch-E" not in verdict_on_design({"unpruned": EQUAL, "scratch_b": BOTH_WAYS}, 10_000)
+    assert "no difference shown" in verdict_on_design({"unpruned": EQUAL, "scratch_b": BOTH_WAYS}, 10_000)
+    for nothing in ({}, {"unpruned": EQUAL}, {"scratch_e": UP}, {"unpruned": {0: 1}, "scratch_e": {1: 1}}):
+        assert verdict_on_design(nothing, 100).startswith("No verdict")

@@ -24,6 +24,7 @@ _PUBLIC = {
     "ChannelGraph": "tfprune.graph",
     "ChannelPlan": "tfprune.plans",
     "WeightPlan": "tfprune.weight_plans",
+    "DesignPlan": "tfprune.design_plans",
     "Profile": "tfprune.profiling",
     "export": "tfprune.exporting",
     "load_plan": "tfprune.plans",

@@ -23,8 +23,7 @@ from tfprune.graph import ChannelGraph, Pool
 from tfprune.plans import ChannelPlan
 from tfprune.profiling import unsized
 
-# A global ranking may want a whole layer gone. 0.95 leaves every network trainable and is above what Network
-# Slimming removes from any layer of VGG-16 at 60 % (91 %, the paper's table 7).
+# A global ranking may want a whole layer gone; 0.95 leaves every network trainable.
 GLOBAL_MAX_RATIO = 0.95
 
 

@@ -1,7 +1,8 @@
 """Plans: what goes, as data.
 
 Every method ends in a plan. The same plan makes the pruned network with the weights that it inherits and
-the same network with fresh ones; it prints as a table and is saved as JSON.
+the same network with fresh ones; it prints as a table and is saved as JSON. This is the plan that removes channels;
+`tfprune.weight_plans` has the one that masks weights, `tfprune.design_plans` that of another architecture.
 """
 
 from __future__ import annotations
@@ -14,31 +15,23 @@ from typing import Any
 
 import keras
 import numpy as np
-from tabulate import tabulate
 
+from tfprune import plan_rows
 from tfprune.checks import by_layer, names, several
+from tfprune.design_plans import DESIGN_FORMAT, DesignPlan
 from tfprune.errors import NothingProvedError, PlanError
-from tfprune.forms import check_content
+from tfprune.forms import check_channels
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Kept
 from tfprune.plan_files import read_plan, write_plan
-from tfprune.profiling import PER_POSITION, LayerProfile, profile_graph, unsized
+from tfprune.plan_rows import PlanRow
+from tfprune.profiling import PER_POSITION, profile_graph, unsized
 from tfprune.proof import verify
 from tfprune.surgery import Edit, compile_alike, rebuild
 from tfprune.weight_plans import WEIGHT_FORMAT, WeightPlan
 
 _FORMAT = "tfprune channel plan 2"
 _WITH_HEADS = ("MultiHeadAttention", "GroupedQueryAttention")
-
-
-@dataclasses.dataclass(frozen=True)
-class PlanRow:
-    """One layer before and after: channels that it creates, params, MACs per example."""
-
-    layer: str
-    channels: tuple[int, int]
-    params: tuple[int, int]
-    macs: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +63,7 @@ class ChannelPlan:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     unit = "channels"
+    inherits = True  # the smaller network can have the large one's weights
 
     @classmethod
     def from_removed(
@@ -128,8 +122,6 @@ class ChannelPlan:
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
         whole = graph.whole()
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
-        left = {layer.name: layer for layer in after.layers}
-        rows = tuple(_row(layer, left.get(layer.name)) for layer in before.layers if layer.params or layer.macs)
         frozen = {}
         for record in graph.producers():
             for group in graph.group_of[record.created].tolist():
@@ -140,7 +132,7 @@ class ChannelPlan:
         flops = (before.flops, after.flops)
         notes = (*notes, *_notes(graph, frozen), *(() if groups or graph.bypass else ("removes nothing",)))
         how = (graph.views, graph.bypass, graph.grouped)
-        return cls(keep, widths, rows, flops, frozen, *how, notes, dict(origin or {}))
+        return cls(keep, widths, plan_rows.paired(before, after), flops, frozen, *how, notes, dict(origin or {}))
 
     def graph(self, model: keras.Model) -> ChannelGraph:
         """The channel graph of a model as this plan sees it: with its views, without the branches that it removes."""
@@ -254,12 +246,12 @@ class ChannelPlan:
     @property
     def params(self) -> tuple[int, int]:
         """Parameters before and after."""
-        return _sums(row.params for row in self.rows)
+        return plan_rows.total(self.rows, "params")
 
     @property
     def macs(self) -> tuple[int, int]:
         """Multiply-accumulates of one example before and after."""
-        return _sums(row.macs for row in self.rows)
+        return plan_rows.total(self.rows, "macs")
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Layer -> channels before and after, of the layers that can be pruned."""
@@ -292,14 +284,11 @@ class ChannelPlan:
     def from_content(cls, content: dict[str, Any], path: str) -> ChannelPlan:
         """The plan of a file's content; raises a PlanError if it is damaged."""
         content = {"grouped": [], **content}  # files from before there was such a field
-        check_content(content, path)
+        check_channels(content, path)
         return cls(
             keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
             widths=content["widths"],
-            rows=tuple(
-                PlanRow(row["layer"], *(tuple(row[key]) for key in ("channels", "params", "macs")))
-                for row in content["rows"]
-            ),
+            rows=plan_rows.from_json(content["rows"]),
             flops=tuple(content["flops"]),
             frozen=content["frozen"],
             views=tuple(content["views"]),
@@ -310,22 +299,19 @@ class ChannelPlan:
         )
 
     def __str__(self) -> str:
-        header = ("layer", "channels", "after", "params", "after", "MACs", "after")
-        rows = [(row.layer, *row.channels, *row.params, *row.macs) for row in self.rows if row.layer in self.widths]
-        total = ("total", *_sums(row.channels for row in self.rows), *self.params, *self.macs)
-        lines = [tabulate([*rows, total], header, intfmt=",")]
+        lines = [plan_rows.table(self.rows, [row for row in self.rows if row.layer in self.widths])]
         if self.frozen:
             lines.append("frozen: " + "; ".join(f"{layer} ({why})" for layer, why in self.frozen.items()))
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
-Plan = ChannelPlan | WeightPlan
-_KINDS = {_FORMAT: ChannelPlan, WEIGHT_FORMAT: WeightPlan}
+Plan = ChannelPlan | WeightPlan | DesignPlan
+_KINDS = {_FORMAT: ChannelPlan, WEIGHT_FORMAT: WeightPlan, DESIGN_FORMAT: DesignPlan}
 
 
 def load_plan(path: str | os.PathLike) -> Plan:
-    """Reads a plan that `ChannelPlan.save` or `WeightPlan.save` wrote.
+    """Reads a plan that the `save` of `ChannelPlan`, `WeightPlan` or `DesignPlan` wrote.
 
     Raises:
         PlanError: If the file is missing, is no plan, or is damaged.
@@ -346,15 +332,6 @@ def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
     return notes + sorted(unknown - set(frozen.values()))
 
 
-def _row(before: LayerProfile, after: LayerProfile | None) -> PlanRow:
-    """The row of a layer; it costs nothing any more where its branch is removed."""
-
-    def pair(field: str) -> tuple[int, int]:
-        return getattr(before, field), getattr(after, field, 0)
-
-    return PlanRow(before.name, pair("channels"), pair("params"), pair("macs"))
-
-
 def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list[int]:
     record = graph.records.get(layer)
     if record is None or record.created is None:
@@ -369,8 +346,3 @@ def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list
 
 def _is_index(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _sums(pairs) -> tuple[int, int]:
-    before, after = zip(*pairs, strict=True)
-    return sum(before), sum(after)

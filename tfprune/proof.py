@@ -186,8 +186,8 @@ def verify(
         VerificationError: If the difference is above the tolerance, or not a number.
         NothingProvedError: If the outputs depend neither on the inputs nor on what is removed (a saturated
             activation), with random weights either, so that they would be the same after any surgery.
-        PlanError: If the plan is not for this model, or an argument is out of range. A `WeightPlan` proves
-            itself.
+        PlanError: If the plan is not for this model, or an argument is out of range. A `WeightPlan` and a
+            `DesignPlan` prove themselves.
     """
     _check_verify(model, plan, examples, seed, tolerance)
     inputs = random_inputs(model, examples, seed) if inputs is None else own_inputs(model, inputs)
@@ -203,6 +203,8 @@ def _check_verify(model: keras.Model, plan: Any, examples: int, seed: int, toler
     functional(model)
     if hasattr(plan, "masks"):
         raise PlanError("A weight plan removes no channel that could be masked instead. Use plan.prove(model).")
+    if hasattr(plan, "architecture"):
+        raise PlanError("A design does not compute what the network beside it does. Use plan.prove(model).")
     if not hasattr(plan, "graph"):
         raise PlanError(f"verify takes a model and a plan; received a {type(plan).__name__} as plan. See load_plan.")
     for name, value, least in (("examples", examples, 1), ("seed", seed, 0)):

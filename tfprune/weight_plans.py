@@ -108,6 +108,7 @@ class WeightPlan:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     unit = "kernel weights"
+    inherits = True
 
     @classmethod
     def from_masks(

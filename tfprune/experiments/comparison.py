@@ -14,6 +14,7 @@ from tfprune.errors import UsageError
 from tfprune.experiments.settings import Settings, define_flags, settings_from_flags
 from tfprune.experiments.stages import TrainingKey
 from tfprune.experiments.statistics import mean_and_std
+from tfprune.methods.variants import is_design
 from tfprune.training.regimes import ALL
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def _training_differences(cell: paper.Cell, row: Row) -> list[str]:
         theirs, value = getattr(recipe, field), ours.pop(field, _DEFAULTS.get(field))
         if theirs not in (None, "") and value is not None and type(theirs)(value) != theirs:
             found.append(f"{field}={value} (paper: {_text(theirs)})")
+    if cell.regime != "winning_ticket":
+        ours.pop("rewind_epoch", None)  # the weights that are kept for it change nothing
     return found + [f"{name}={value}" for name, value in ours.items() if name not in _NO_DIFFERENCE]
 
 
@@ -153,7 +156,12 @@ def table_beside_ours(number: int, rows: Iterable[Row]) -> str:
             cell = cells_of_line.get(column)
             match = ours.get(cell)
             theirs.append(format_cell(cell) + notes.mark(cell.remark) if cell else "")
-            own.append(_ours(match, unpruned) + notes.mark(match.footnote) if match else "not run" if cell else "")
+            if match:
+                own.append(_ours(match, unpruned) + notes.mark(match.footnote))
+            elif cell and not _can_be_run(cell):
+                own.append("none" + notes.mark("a design inherits no weights, so none can be fine-tuned"))
+            else:
+                own.append("not run" if cell else "")
         table += [theirs, own]
         missing += [(line, cell) for cell in cells_of_line.values() if cell not in ours or ours[cell].differences]
     parts = [
@@ -267,10 +275,17 @@ def runs_for(wanted: Iterable[tuple[tuple, paper.Cell]]) -> dict[tuple[tuple, in
     """The runs that give the cells of lines: (line, epochs of fine-tuning) -> what comes of that run."""
     runs: dict[tuple, list[paper.Cell]] = {}
     for line, cell in wanted:
+        if not _can_be_run(cell):
+            continue
         usual = paper.recipe(cell.recipe).finetune_epochs
         length = cell.epochs if cell.regime == "finetune" and cell.epochs else usual
         runs.setdefault((line, length), []).append(cell)
     return runs
+
+
+def _can_be_run(cell: paper.Cell) -> bool:
+    """Whether any run gives a cell; of designs the paper has fine-tuned networks that are other people's."""
+    return cell.regime != "finetune" or not is_design(cell.setting)
 
 
 def arguments_for(line: tuple, finetune_epochs: int | None, cells: Sequence[paper.Cell]) -> list[str]:

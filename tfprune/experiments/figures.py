@@ -59,8 +59,8 @@ def _floor(accuracies: Mapping[str, Sequence[float]]) -> float:
     return max(0.0, min(trained) - 5.0)
 
 
-def kept_per_layer(path: Path, title: str, plans: Sequence[Plan]) -> None:
-    """Draws the channels (or weights) of every layer before and after pruning; error bars: the spread over plans.
+def sizes_per_layer(path: Path, title: str, plans: Sequence[Plan]) -> None:
+    """Draws the channels (or weights) of every layer of both networks; error bars: the spread over plans.
 
     Args:
         path: The PNG file.
@@ -74,9 +74,9 @@ def kept_per_layer(path: Path, title: str, plans: Sequence[Plan]) -> None:
     figure = Figure(figsize=(max(6.4, 0.28 * len(layers)), 4.0), layout="constrained")
     axes = figure.add_subplot()
     positions = np.arange(len(layers))
-    axes.bar(positions, before, color="#d9d9d9", label="before")
+    axes.bar(positions, before, color="#d9d9d9", label="large network")
     spread = after.std(axis=0, ddof=1) if len(plans) > 1 else None
-    label = "kept" if len(plans) == 1 else f"kept (mean of {len(plans)} seeds, sample std)"
+    label = "smaller network" + (f" (mean of {len(plans)} seeds, sample std)" if len(plans) > 1 else "")
     axes.bar(positions, after.mean(axis=0), 0.55, yerr=spread, capsize=2, color="#0072b2", label=label)
     axes.set_xticks(positions, layers, rotation=60, ha="right", fontsize=8 if len(layers) < 40 else 5)
     axes.set_ylabel(plans[0].unit)

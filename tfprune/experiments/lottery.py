@@ -7,8 +7,9 @@ python -m tfprune.experiments.lottery --model=resnet56 --method=l1_norm --varian
 The study of appendix A of Liu et al., "Rethinking the Value of Network Pruning" (ICLR 2019). The winning ticket is
 the pruned network with the weights that it had when the training of the large network began (Frankle & Carbin, ICLR
 2019), or after --rewind_epoch epochs of it (Frankle et al., ICML 2020); the random ticket is the same network with new
-weights. Both are trained as long as the large network. With --rounds the network is pruned a little at a time, each
-round from the trained winning ticket of the round before.
+weights, where single weights are pruned scaled to what is left of them, as in the paper's code (add scratch_e to
+--regimes for new weights of the usual scale). Both are trained as long as the large network. With --rounds the network
+is pruned a little at a time, each round from the trained winning ticket of the round before.
 
 The flags are those of tfprune.experiments.run with other defaults: unstructured pruning at one go at the ratios and
 at the two learning rates of the paper.
@@ -32,6 +33,11 @@ _DEFAULTS = {
 }
 # Pruned at one go, and in each round.
 _RATIOS, _ROUND = ["0.2", "0.4", "0.6", "0.8", "0.95"], ["0.2"]
+_HELP = {
+    "ratio": f"{','.join(_RATIOS)}, or {','.join(_ROUND)} with --rounds; none with --variant, --pattern=2:4 and in "
+    "sparse_structure_selection.",
+    "learning_rate": f"{_DEFAULTS['learning_rate']}.",
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -39,6 +45,8 @@ def define_flags(values: flags.FlagValues) -> None:
     settings.define_flags(values)
     for name, default in _DEFAULTS.items():
         values.set_default(name, default)
+    for name, default in _HELP.items():
+        values[name].help = f"{values[name].help.partition(' Default:')[0]} Default: {default}"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(values: flags.FlagValues, arguments: list[str]) -> None:
-    if values.ratio is None and values.variant is None:
+    without = values.variant or values.pattern == "2:4" or "sparse_structure_selection" in values.method
+    if values.ratio is None and not without:
         values["ratio"].value = _RATIOS if values.rounds is None else _ROUND
     run.run(values, arguments)
 

@@ -62,7 +62,7 @@ METHOD_RECIPES = {
 # network without batch normalization.
 A_TENTH = {
     "gamma_l1": ("preresnet56", "preresnet110", "preresnet164", "densenet40", "densenet_bc100", "imagenet_vgg11_bn"),
-    "learning_rate": ("imagenet_vgg16", "VGG16", "VGG19"),
+    "learning_rate": ("imagenet_vgg16", "imagenet_vgg_gap", "imagenet_vgg_tiny", "VGG16", "VGG19"),
 }
 
 

@@ -71,8 +71,10 @@ pruned weights; `scratch_e` trains the same architecture from new weights for th
 network, `scratch_b` for the same computation. `paper %`, where the paper has such a cell, is what it prints: the
 mean ± deviation of 5 runs on CIFAR, of 1 on ImageNet; it does not say whether after the last or the best epoch.
 `winning_ticket` trains the pruned network from the weights with which the large network began, `random_ticket` from
-new ones, both for the epochs of the large network; their difference is paired by seed, with its 95 % confidence
-interval (Student's t).
+new ones, both for the epochs of the large network. As in the paper's code, the new weights of a network with single
+weights pruned are scaled to what is left of them, so the tickets differ in scale too; `scratch_e` has new weights of
+the usual scale. The difference is paired by seed, with its 95 % confidence interval (Student's t); every line is a
+comparison of its own, and of twenty such without any effect one is shown by chance.
 """
 
 
@@ -90,7 +92,7 @@ def _collect(workdir: Path) -> Results:
 def _section(workdir: Path, study: str, rows: list, plans: list, stages: dict) -> tuple[str, list, str, list]:
     from tfprune.experiments import figures
     from tfprune.experiments.results import REGIME_ORDER
-    from tfprune.experiments.statistics import verdict
+    from tfprune.experiments.statistics import verdict, verdict_on_design
 
     first = rows[0]
     width = "" if first.width == 1 else f" x {first.width:g}"
@@ -103,17 +105,17 @@ def _section(workdir: Path, study: str, rows: list, plans: list, stages: dict) -
     judged = {group[0].regime: group for group in groups}
     by_regime = {regime: judged[regime] for regime in REGIME_ORDER if regime in judged}
     accuracies = {regime: {row.seed: row.test_accuracy for row in group} for regime, group in by_regime.items()}
-    words = verdict(accuracies, first.test_examples)
+    words = (verdict if plans[0].inherits else verdict_on_design)(accuracies, first.test_examples)
     slug = file_name(f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{study}")
     unit = plans[0].unit
     drawn = [
         ("accuracy by regime", f"accuracy-{slug}.png"),
-        (f"{unit} kept per layer", f"{file_name(unit)}-{slug}.png"),
+        (f"{unit} per layer", f"{file_name(unit)}-{slug}.png"),
     ]
     drawn.append((f"weights of seed {min(row.seed for row in rows)}", f"weights-{slug}.png"))
     folder = workdir / "figures"
     figures.accuracy_by_regime(folder / drawn[0][1], title, {k: list(v.values()) for k, v in accuracies.items()})
-    figures.kept_per_layer(folder / drawn[1][1], title, plans)
+    figures.sizes_per_layer(folder / drawn[1][1], title, plans)
     weights = {regime: stages[regime].weights() for regime in REGIME_ORDER if regime in stages}
     figures.weight_distributions(folder / drawn[2][1], title, weights)
     return title, table, "\n\n".join([*notes, words]), drawn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -92,13 +93,24 @@ def collect(workdir: Path) -> Results:
             owner = last.study, last.seed
             if kind == "plan":
                 plans[owner] = load_plan(stage.folder / "plan.json")
-                stages[owner] |= {"unpruned": store.named(stage.read("origin.json")["large"]), "pruned": stage}
+                stages[owner]["unpruned"] = store.named(stage.read("origin.json")["large"])
+                if plans[owner].inherits:
+                    stages[owner]["pruned"] = stage
             elif last.epochs > epochs.get((owner, kind), 0):
                 stages[owner][kind], epochs[owner, kind] = stage, last.epochs
+    for study, seed in {(row.study, row.seed) for row in rows} - set(plans):
+        first = next(row for row in rows if (row.study, row.seed) == (study, seed))
+        warnings.warn(
+            f"seed {seed} of {first.model}, {first.method}, {first.setting} is left out: its plan is not in "
+            f"{str(workdir)!r}. Run the study again.",
+            stacklevel=2,
+        )
+    rows = [row for row in rows if (row.study, row.seed) in plans]
+    stages = {owner: own for owner, own in stages.items() if owner in plans}
     rows.sort(
         key=lambda r: (r.dataset, r.model, r.method, r.setting, r.study, REGIME_ORDER.index(r.regime), r.budget, r.seed)
     )
-    return Results(rows, plans, dict(stages))
+    return Results(rows, plans, stages)
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:

@@ -47,20 +47,20 @@ def run_all(grid: Sequence[Settings]) -> None:
 
     import_tensorflow()
     from tfprune.experiments.report import write_report
-    from tfprune.experiments.study import Study, overview
+    from tfprune.experiments.study import Shared, Study, overview
     from tfprune.training.distribution import make_strategy, worker_index
 
     strategy = make_strategy(grid[0].strategy)
-    chief = worker_index(strategy) == 0
+    chief, shared = worker_index(strategy) == 0, Shared()
     # On every worker, and before anything is trained, so that all of them stop where a plan cannot be made.
     if len(grid) > 1:
-        header = overview(Study(settings, strategy) for settings in grid)
+        header = overview(Study(settings, strategy, shared) for settings in grid)
         if chief:
             print(header, flush=True)
         if grid[0].dry_run:
             return
     for settings in grid:
-        study = Study(settings, strategy)
+        study = Study(settings, strategy, shared)
         header = study.describe()
         if chief:
             print(f"\n{header}" if len(grid) > 1 else header, flush=True)

@@ -20,7 +20,7 @@ from tfprune.errors import UsageError
 from tfprune.experiments.recipes import A_TENTH, GATE_L1_DIVISORS, NARROW, recipe_for
 from tfprune.files import check_writable
 from tfprune.methods import GATES, METHODS
-from tfprune.methods.variants import VARIANTS, get_variant
+from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import MODELS, check_model, is_file
 from tfprune.registry import unknown_name
 from tfprune.training import PRECISIONS, STRATEGIES
@@ -88,13 +88,12 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """As the column `setting` has it: the variant, or what is pruned how by a ratio or a penalty."""
-        if self.variant:
-            return self.variant
-        amount = f"gate_l1={self.gate_l1:g}" if self.ratio is None else f"ratio={self.ratio:g}"
-        gates = None if self.gates == GATES[0] else self.gates
-        how = ("pretrained" if self.pretrained else None, self.schedule, self.pattern, gates, amount)
+        """As the column `setting` has it: the variant, the ratio and what is pruned how, or the penalty."""
+        gates = f"gates={self.gates}" if self.gates != "blocks" else None
+        if self.variant or self.ratio is None:
+            return self.variant or " ".join(filter(None, (gates, f"gate_l1={self.gate_l1:g}")))
         skip = f"skip={'+'.join(self.skip)}" if self.skip else None
+        how = (gates, "pretrained" if self.pretrained else None, self.schedule, self.pattern, f"ratio={self.ratio:g}")
         return " ".join(filter(None, (*how, skip, f"round={self.round}" if self.round > 1 else None)))
 
     @property
@@ -106,6 +105,11 @@ class Settings:
     def bypass(self) -> dict[str, int] | None:
         """Addition -> the operand that it passes on alone, of the variant; None without one."""
         return dict(VARIANTS[self.variant].bypass) if self.variant else None
+
+    @property
+    def design(self) -> str | None:
+        """Name of the network that the variant is; None where it is what removing channels leaves."""
+        return VARIANTS[self.variant].design if self.variant else None
 
     @property
     def regime_list(self) -> list[Regime]:
@@ -187,7 +191,8 @@ def define_flags(values: flags.FlagValues) -> None:
         None,
         "Draw the new weights of scratch_e and scratch_b from N(0, sqrt(2 / n)), n the weights that magnitude leaves.",
     )
-    several("regimes", "all", f"Of {', '.join(REGIMES)}; all is {', '.join(ALL)}.")
+    several("regimes", "all", f"Of {', '.join(REGIMES)}; all is {', '.join(ALL)}; without finetune for "
+            f"{', '.join(filter(is_design, VARIANTS))}.")  # fmt: skip
     number(
         "rounds",
         "Prune in so many rounds, each removing --ratio of what the ones before have left from the trained winning "
@@ -196,7 +201,8 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     number(
         "rewind_epoch",
-        "Start winning_ticket from the weights after so many epochs of the large model's training. Default: 0.",
+        "Start winning_ticket from the weights after so many epochs of the training that was pruned. They are kept "
+        "while that runs, so what was trained without this flag is trained again. Default: 0.",
         flags.DEFINE_integer,
     )
     several("seeds", "1", "How many seeds (3 is 0, 1, 2), or the seeds themselves: 3,7.")
@@ -262,7 +268,7 @@ def settings_from_flags(values: flags.FlagValues) -> list[Settings]:
         for number in range(1, rounds + 1)
     ]
     for settings in found:
-        _check_round(settings)
+        _check_tickets(settings, rounds)
     workdir = found[0].workdir
     if not values.dry_run:
         check_writable(workdir)
@@ -278,9 +284,11 @@ def _choices(name: str, texts: list[str] | None, kind: Callable[[str], Any]) -> 
     try:
         found = [kind(text) for text in texts]
     except ValueError:
-        raise UsageError(f"--{name}={','.join(texts)} must be a number, or several: 0.3,0.5.") from None
-    if not found or len(set(found)) < len(found):
-        raise UsageError(f"--{name}={','.join(texts)} must name one or more different values.")
+        raise UsageError(f"--{name}={','.join(texts)} must be a number, or several with commas between.") from None
+    if not found:
+        raise UsageError(f"--{name}= names nothing. Give one value or more.")
+    if twice := [text for place, text in enumerate(texts) if found[place] in found[:place]]:
+        raise UsageError(f"--{name}={','.join(texts)} names {twice[0]} twice. Leave one of them out.")
     return found
 
 
@@ -342,7 +350,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         pattern=given("pattern", None),
         schedule=given("schedule", None),
         scratch_rescale=given("scratch_rescale", False),
-        regimes=tuple(regime.name for regime in parse_regimes(values.regimes)),
+        regimes=_regimes(values.regimes, variant),
         rewind_epoch=given("rewind_epoch", 0),
         round=1,
         seeds=_parse_seeds(values.seeds),
@@ -365,25 +373,43 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
     return _shrunk(settings) if values.smoke else settings
 
 
-def _check_round(settings: Settings) -> None:
+def _check_tickets(settings: Settings, rounds: int) -> None:
     ticket = "winning_ticket" in settings.regimes
     if settings.rewind_epoch and not ticket:
         raise UsageError(
             f"--rewind_epoch={settings.rewind_epoch} is of --regimes=winning_ticket; received "
             f"--regimes={','.join(settings.regimes)}."
         )
-    if settings.round == 1:
+    if rounds == 1:
         return
     if not ticket:
         raise UsageError(
-            "--rounds prunes the winning ticket of the round before: it takes winning_ticket among --regimes; received "
-            f"{','.join(settings.regimes)}."
+            f"--rounds={rounds} prunes the winning ticket of the round before, so it takes winning_ticket among "
+            f"--regimes; received --regimes={','.join(settings.regimes)}. Try --regimes=winning_ticket,random_ticket."
         )
     if settings.method not in _IN_ROUNDS or settings.variant or settings.pattern or settings.schedule:
+        given = [(name, getattr(settings, name)) for name in ("variant", "pattern", "schedule")]
+        other = [f"--{name}={value}" for name, value in given if value]
         raise UsageError(
-            f"--rounds goes with a --ratio of {', '.join(_IN_ROUNDS)}, without --pattern and --schedule; received "
-            f"--method={settings.method} {settings.name}."
+            f"--rounds={rounds} goes with a --ratio of {', '.join(_IN_ROUNDS)}, without --pattern and --schedule; "
+            f"received {' '.join([f'--method={settings.method}', *other])}."
         )
+
+
+def _regimes(names: list[str], variant: str | None) -> tuple[str, ...]:
+    """The regimes by name; `all` for a design are those of new weights."""
+    regimes = parse_regimes(names)
+    if not is_design(variant):
+        return tuple(regime.name for regime in regimes)
+    fresh = tuple(regime.name for regime in regimes if regime.weights == "fresh")
+    others = [name for name in names if name not in (*fresh, "all")]
+    if others:
+        valid = ", ".join(name for name, regime in REGIMES.items() if regime.weights == "fresh")
+        raise UsageError(
+            f"--regimes={','.join(names)}: {others[0]} is of what pruning leaves of a larger network; {variant} is a "
+            f"network of its own and inherits no weights. Valid: {valid}, all."
+        )
+    return fresh
 
 
 def _check_pattern(settings: Settings) -> None:
@@ -392,11 +418,14 @@ def _check_pattern(settings: Settings) -> None:
             f"--skip goes with a --ratio of {', '.join(_SKIPPING)}, without --schedule; received "
             f"--method={settings.method} {settings.name}."
         )
-    if settings.variant and settings.gates != GATES[0]:
-        raise UsageError(f"The variant {settings.variant!r} removes blocks; received --gates={settings.gates}.")
     for name, valid in (("pattern", PATTERNS), ("schedule", SCHEDULES)):
         if getattr(settings, name) not in (None, *valid):
             raise unknown_name(name, getattr(settings, name), valid)
+    if settings.variant and settings.gates != "blocks":
+        raise UsageError(
+            f"--gates={settings.gates} and --variant={settings.variant} do not go together: a variant says itself what "
+            "goes. Leave one of them out."
+        )
     if settings.pattern == "2:4" and settings.ratio != 0.5:
         raise UsageError(
             f"--pattern=2:4 removes half of the weights; received --ratio={settings.ratio:g}. Leave it out."

@@ -75,7 +75,7 @@ class StudyStages:
         return self._store.stage("train", self._slug("sparse" if sparse else "", seed), key.config())
 
     def plan(self, seed: int) -> Stage:
-        """Making the plan, with the rows of the unpruned and the pruned network."""
+        """Making the plan, with the rows of the unpruned and, unless it is a design, the pruned network."""
         return self._store.stage("plan", self._slug(self._settings.method, seed), self._plan_config(seed))
 
     def regime(self, seed: int, regime: Regime, epochs: int) -> Stage:
@@ -92,7 +92,7 @@ class StudyStages:
 
     def training(self) -> str:
         """The settings of the training that are not the defaults, for people."""
-        named = {"dataset", "model", "width", "seed"}
+        named = {"dataset", "width", "seed"} | (set() if is_file(self._settings.model) else {"model"})
         config = self._key(0, self._own_training).config()
         return ", ".join(f"{name}={value}" for name, value in config.items() if name not in named)
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 _CONFIDENCE = 0.95
+_SCRATCH = {"scratch_e": "Scratch-E", "scratch_b": "Scratch-B"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,14 @@ def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -
     )
 
 
+def verdict_on_design(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
+    """Says how an architecture that inherits no weights did beside the large network; arguments as of `verdict`."""
+    _, details = _compared(accuracies, _SCRATCH, "unpruned", test_examples)
+    if not details:
+        return "No verdict: it takes a design that was trained from scratch with the seeds of the large network."
+    return " ".join(["A design inherits no weights; it is compared with the large network.", *details])
+
+
 def _compared(
     accuracies: Mapping[str, Mapping[int, float]], labels: Mapping[str, str], baseline: str, test_examples: int
 ) -> tuple[dict[str, float], list[str]]:
@@ -81,7 +90,10 @@ def _compared(
         difference = paired_difference(accuracies.get(regime, {}), base)
         if difference is None:
             continue
-        limit = sampling_error(float(np.mean(list(base.values()))), test_examples)
+        own = accuracies[regime]
+        limit = sampling_error(
+            float(np.mean([(base[s] + own[s]) / 2 for s in base.keys() & own.keys()])), test_examples
+        )
         is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > limit
         shown[label] = np.sign(difference.mean) if is_shown else 0
         details.append(_detail(label, difference, limit, test_examples))
@@ -100,8 +112,7 @@ def _verdict_on_tickets(accuracies: Mapping[str, Mapping[int, float]], test_exam
 
 
 def _verdict_on_scratch(accuracies: Mapping[str, Mapping[int, float]], test_examples: int) -> str:
-    labels = {"scratch_e": "Scratch-E", "scratch_b": "Scratch-B"}
-    shown, details = _compared(accuracies, labels, "finetune", test_examples)
+    shown, details = _compared(accuracies, _SCRATCH, "finetune", test_examples)
     if not shown:
         return ""
     better = [label for label, sign in shown.items() if sign > 0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -17,6 +18,8 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from tfprune.data import load
+from tfprune.data.image_data import ImageData
+from tfprune.data.streamed import StreamedData
 from tfprune.errors import PlanError, UsageError
 from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog
 from tfprune.experiments.results import Row
@@ -26,7 +29,7 @@ from tfprune.experiments.store import Stage, save_weights, write_json
 from tfprune.exporting import export
 from tfprune.files import file_name
 from tfprune.methods import METHODS
-from tfprune.methods.base import MethodSettings
+from tfprune.methods.base import MethodSettings, mixed_seed
 from tfprune.models import build_model
 from tfprune.plans import ChannelPlan, Plan, load_plan
 from tfprune.profiling import profile
@@ -37,6 +40,20 @@ from tfprune.training.regimes import REGIMES, Regime
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import check_batch_size
 
+
+@dataclasses.dataclass
+class Shared:
+    """What the studies of one command have in common, so that it is made once.
+
+    Attributes:
+        data: What was asked for -> the data.
+        expected: Settings -> the plan, as far as it is known before the training, and whether its widths are.
+    """
+
+    data: dict[tuple, ImageData | StreamedData] = dataclasses.field(default_factory=dict)
+    expected: dict[Settings, tuple[Plan, bool]] = dataclasses.field(default_factory=dict)
+
+
 _EARLY = "early_weights.npz"  # of a large network's training, to rewind to
 
 
@@ -46,14 +63,18 @@ class Study:
     Args:
         settings: What to do.
         strategy: Where to train.
+        shared: What other studies have made already.
 
     Raises:
         UsageError: If the data, the network or the plan cannot be had as asked.
     """
 
-    def __init__(self, settings: Settings, strategy: tf.distribute.Strategy):
-        self.settings, self.strategy = settings, strategy
-        self.data = load(settings.dataset, settings.data_dir, settings.train_examples, settings.image_size)
+    def __init__(self, settings: Settings, strategy: tf.distribute.Strategy, shared: Shared | None = None):
+        self.settings, self.strategy, self._shared = settings, strategy, shared or Shared()
+        asked = settings.dataset, settings.data_dir, settings.train_examples, settings.image_size
+        if asked not in self._shared.data:
+            self._shared.data[asked] = load(*asked)
+        self.data = self._shared.data[asked]
         check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.model.trainable = True  # layers that a user's file has frozen would keep random weights
@@ -68,8 +89,7 @@ class Study:
         self.stages = StudyStages(settings, workdir, replicas, sparse, key, content)
         self._before = None  # the stages of the round of pruning before this one
         if settings.round > 1:
-            before = dataclasses.replace(settings, round=settings.round - 1)
-            self._before = StudyStages(before, workdir, replicas, sparse, key, content)
+            self._before = StudyStages(_round_before(settings), workdir, replicas, sparse, key, content)
         self._trainers: dict[str, Trainer] = {}
         self._pruned_trainer: tuple[str, Trainer] | None = None
 
@@ -79,7 +99,6 @@ class Study:
         """Tells the stages, epochs, costs and the FLOPs ratio behind Scratch-B."""
         s, data = self.settings, self.data
         plan, known = self._expected_plan()
-        ratio = _flops_ratio(plan)
         height, width, channels = data.input_shape
         scale = "" if s.width == 1 else f" x {s.width:g}"
         replicas = self.strategy.num_replicas_in_sync
@@ -87,17 +106,14 @@ class Study:
         own = f"L1 on gamma {s.gamma_l1:g}" if s.gamma_l1 else self.method.sparse_key(self._method_settings(0))
         about = "" if known else "about "
         guess = "" if known else " (a guess: the real ones follow from the training)"
-        cap = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}"
-        budget = (
-            f"budget    {about}{ratio:.2f} x fewer FLOPs, so Scratch-B trains for {about}{ratio:.2f} x the epochs{cap}"
-        )
+        kind = "pruned" if plan.inherits else "design"
         lines = [
             f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
             f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
             f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
             f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
-            f"pruned    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
-            *([budget] if "scratch_b" in s.regimes else []),
+            f"{kind}    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
+            *self._budget_lines(plan, about),
             f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
             f"{replicas} {device} replica{'s' * (replicas > 1)}",
             f"workdir   {s.workdir}",
@@ -105,23 +121,47 @@ class Study:
         table = [
             (seed, stage, epochs, rates, "done" if done else "")
             for seed in s.seeds
-            for stage, epochs, rates, done in self._stage_lines(seed, ratio, known)
+            for stage, epochs, rates, done in self._stage_lines(seed, plan, known)
         ]
         return "\n".join(lines) + "\n\n" + tabulate(table, ("seed", "stage", "epochs", "learning rates", ""))
 
     def _expected_plan(self) -> tuple[Plan, bool]:
         """The plan, as far as it is known before training, and whether its widths are."""
-        planned = self.stages.plan(self.settings.seeds[0])
-        if planned.done and len(self.settings.seeds) == 1:
-            return load_plan(planned.folder / "plan.json"), True
-        plan, known = self.method.expected(self.model, self._method_settings(0))  # tells now what would fail later
-        if isinstance(plan, ChannelPlan):  # of weights, the plan is of all rounds
-            for _ in range(self.settings.round - 1):
-                following, _ = self.method.expected(plan.apply(self.model), self._method_settings(0))
-                plan = plan.then(self.model, following)
-        return plan, known
+        if self.settings not in self._shared.expected:
+            planned = self.stages.plan(self.settings.seeds[0])
+            stored = planned.done and len(self.settings.seeds) == 1
+            found = (load_plan(planned.folder / "plan.json"), True) if stored else self._expected_round()
+            self._shared.expected[self.settings] = found
+        return self._shared.expected[self.settings]
 
-    def _stage_lines(self, seed: int, ratio: float, known: bool) -> Iterator[tuple]:
+    def _expected_round(self) -> tuple[Plan, bool]:
+        settings, before = self._method_settings(0), self._shared.expected.get(_round_before(self.settings))
+        with self._naming_the_round():
+            if before is None or not isinstance(before[0], ChannelPlan):  # of weights, the plan is of all rounds
+                return self.method.expected(self.model, settings)
+            following, known = self.method.expected(before[0].apply(self.model), settings)
+            return before[0].then(self.model, following), known
+
+    @contextmanager
+    def _naming_the_round(self) -> Iterator[None]:
+        try:
+            yield
+        except PlanError as error:
+            if self.settings.round == 1:
+                raise
+            raise PlanError(
+                f"Round {self.settings.round} of --rounds cannot be pruned; ask for fewer rounds or a smaller --ratio. "
+                f"({error})"
+            ) from error
+
+    def _budget_lines(self, plan: Plan, about: str) -> Iterator[str]:
+        s = self.settings
+        if "scratch_b" in s.regimes:
+            cap, ratio = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}", _flops_ratio(plan)
+            more = f"{about}{ratio:.2f} x"
+            yield f"budget    {more} fewer FLOPs, so Scratch-B trains for {more} the epochs{cap}"
+
+    def _stage_lines(self, seed: int, plan: Plan, known: bool) -> Iterator[tuple]:
         s = self.settings
         for sparse in (False, True)[: 1 + self.method.trains_sparse]:
             rates = _rates(self._schedule_of_large(sparse), s.epochs)
@@ -130,19 +170,33 @@ class Study:
         yield "plan", "", "", planned.done
         if planned.done:
             plan, known = load_plan(planned.folder / "plan.json"), True
-            ratio = _flops_ratio(plan)
         for regime in s.regime_list:
-            epochs = self._epochs(regime, ratio)
+            epochs = self._epochs(regime, plan)
             sure = known or regime.budget != "flops"
             rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
             done = known and self.stages.regime(seed, regime, epochs).done
             epochs -= self._first_epoch(regime)
             yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
 
+    def trainings(self) -> dict[str, float]:
+        """What is not trained yet -> its FLOPs, of a backward pass as two forward passes; as far as it is known."""
+        plan, _ = self._expected_plan()
+        before, after = (3.0 * self.data.train_count * flops for flops in plan.flops)
+        left = {}
+        for seed in self.settings.seeds:
+            for sparse in (False, True)[: 1 + self.method.trains_sparse]:
+                stage = self.stages.large(seed, sparse)
+                left |= {} if stage.done else {stage.name: before * self.settings.epochs}
+            for regime in self.settings.regime_list:
+                epochs = self._epochs(regime, plan)
+                stage = self.stages.regime(seed, regime, epochs)
+                left |= {} if stage.done else {stage.name: after * (epochs - self._first_epoch(regime))}
+        return left
+
     def overview(self) -> tuple:
         """The study as a line of the table that `overview` makes."""
         s, (plan, known) = self.settings, self._expected_plan()
-        stages = [line for seed in s.seeds for line in self._stage_lines(seed, _flops_ratio(plan), known)]
+        stages = [line for seed in s.seeds for line in self._stage_lines(seed, plan, known)]
         about, done = "" if known else "about ", sum(bool(stage[-1]) for stage in stages)
         after = [f"{about}{number:,}" for number in (plan.params[1], plan.flops[1])]
         name = Path(s.model).name
@@ -165,16 +219,17 @@ class Study:
         plan = load_plan(planned.folder / "plan.json")
         self.model.set_weights(to_prune.weights())
         small = plan.apply(self.model)
-        small.set_weights(planned.weights())
         if export_networks:
             self.model.set_weights(large.weights())
             self._export(self.model, large, "unpruned")
-            self._export(small, planned, "pruned")
+            if plan.inherits:
+                small.set_weights(planned.weights())
+                self._export(small, planned, "pruned")
         for regime in s.regime_list:
-            epochs = self._epochs(regime, _flops_ratio(plan))
+            epochs = self._epochs(regime, plan)
             stage = self.stages.regime(seed, regime, epochs)
             if not self._done(stage):
-                weights = self._first_weights(regime, seed, initial, large, planned)
+                weights = self._first_weights(regime, seed, initial, to_prune, planned)
                 schedule = regime.schedule(s.learning_rate, epochs, s.drops)
                 first = self._first_epoch(regime)
                 self._say(f"seed {seed}: {regime.name}, {_epochs(epochs - first)}")
@@ -191,14 +246,14 @@ class Study:
                 self._export(small, stage, regime.name)
 
     def _first_weights(
-        self, regime: Regime, seed: int, initial: list[np.ndarray], large: Stage, planned: Stage
+        self, regime: Regime, seed: int, initial: list[np.ndarray], to_prune: Stage, planned: Stage
     ) -> list[np.ndarray]:
         """The weights with which a regime begins."""
         plan = load_plan(planned.folder / "plan.json")
         if regime.weights == "inherit":
             return planned.weights()
         if regime.weights == "rewind":
-            self.model.set_weights(large.weights(_EARLY) if self.settings.rewind_epoch else initial)
+            self.model.set_weights(to_prune.weights(_EARLY) if self.settings.rewind_epoch else initial)
             return plan.apply(self.model).get_weights()
         # From the large network's seed every kernel that keeps its shape would get the large network's first weights.
         asked = dataclasses.replace(self._method_settings(seed), seed=_other_seed(seed))
@@ -221,7 +276,7 @@ class Study:
         result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, [*own, early])
         with stage.writing() as folder:
             _store_result(folder, result, self.method.learned(own) if sparse else None)
-            if s.rewind_epoch:
+            if s.rewind_epoch and sparse == self.method.trains_sparse:
                 save_weights(folder, early.weights, _EARLY)
         return stage
 
@@ -234,24 +289,28 @@ class Study:
         learned = to_prune.read("history.json").get("learned", {})
         settings = dataclasses.replace(self._method_settings(seed), learned=learned)
         pruned = self.model if self._before is None else self._pruned_before(seed)
-        step = self.method.plan(pruned, settings, self.data.normalized_sample)
+        with self._naming_the_round():
+            step = self.method.plan(pruned, settings, self.data.normalized_sample)
         small = step.apply(pruned)
         proof = step.prove(pruned)
         plan = step
         if self._before is not None:
             plan = load_plan(self._before.plan(seed).folder / "plan.json").then(self.model, step)
-        accuracy = self._trainer_for(small, plan.edit()).evaluate(small.get_weights())["val_accuracy"]
         self._say(f"{plan}\nproof: {proof}")
         trained, sparse = large.read("history.json"), to_prune.read("history.json")
-        own = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
-        rows = [self._row(seed, "pruned", small, plan.flops[1], [{"val_accuracy": accuracy}], *own)]
+        rows = []
+        if plan.inherits:
+            found = self._trainer_for(small, plan.edit()).evaluate(small.get_weights())
+            own = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
+            rows.append(self._row(seed, "pruned", small, plan.flops[1], [found], *own))
         self.model.set_weights(large.weights())
         rows.append(
             self._row(seed, "unpruned", self.model, plan.flops[0], trained["epochs"], s.epochs, trained["seconds"])
         )
         with stage.writing() as folder:
             plan.save(folder / "plan.json")
-            save_weights(folder, small.get_weights())
+            if plan.inherits:
+                save_weights(folder, small.get_weights())
             write_json(folder / "origin.json", {"large": large.name})
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
         return stage
@@ -286,8 +345,8 @@ class Study:
     def _done(self, stage: Stage) -> bool:
         return agree(self.strategy, stage.done)
 
-    def _epochs(self, regime: Regime, flops_ratio: float) -> int:
-        s = self.settings
+    def _epochs(self, regime: Regime, plan: Plan) -> int:
+        s, flops_ratio = self.settings, _flops_ratio(plan) if regime.budget == "flops" else 1.0
         return regime.epochs(s.epochs, s.finetune_epochs, flops_ratio, s.budget_cap)
 
     def _first_epoch(self, regime: Regime) -> int:
@@ -349,6 +408,8 @@ class Study:
         if regime == "finetune":
             return _epochs(self.settings.finetune_epochs)
         parts, cap = [], self.settings.budget_cap
+        if regime == "random_ticket" and self.settings.method == "magnitude":
+            parts.append("rescaled initial weights")
         if regime == "winning_ticket" and self.settings.rewind_epoch:
             parts.append(f"rewound to epoch {self.settings.rewind_epoch}")
         if regime == "scratch_b" and cap is not None:
@@ -375,15 +436,26 @@ class Study:
 
 
 def overview(studies: Iterable[Study]) -> str:
-    """A table of several studies: what they are about, the pruned network, how many of the stages are done."""
+    """A table of several studies: the pruned network, how many of the stages are done; and what is left to train."""
     header = ("data set", "model", "method", "setting", "rate", "params", "FLOPs", "stages done")
-    table = [study.overview() for study in studies]
-    return tabulate(table, header, disable_numparse=True, colalign=("left",) * 5 + ("right",) * 3)
+    table, left = [], {}
+    for study in studies:
+        table.append(study.overview())
+        left |= study.trainings()
+    s, lines = study.settings, tabulate(table, header, disable_numparse=True, colalign=("left",) * 5 + ("right",) * 3)
+    return (
+        f"{lines}\nregimes {', '.join(s.regimes)}; seeds {', '.join(map(str, s.seeds))}; {_epochs(s.epochs)} of the "
+        f"large model; {len(left)} trainings left, about {sum(left.values()):.1e} FLOPs"
+    )
 
 
 def _other_seed(seed: int) -> int:
     """The seed of new weights beside those of the large network."""
-    return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] >> 1)
+    return mixed_seed(seed, 1)
+
+
+def _round_before(settings: Settings) -> Settings:
+    return dataclasses.replace(settings, round=settings.round - 1)
 
 
 def _store_result(folder: Path, result: TrainingResult, learned: dict | None = None) -> None:

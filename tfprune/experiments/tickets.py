@@ -23,6 +23,7 @@ HEADER = (
     "difference",
     "seeds",
 )
+_ROUNDS = "rounds of "
 _STYLES = {"winning_ticket": ("o-", "winning"), "random_ticket": ("s--", "random")}
 
 
@@ -33,12 +34,14 @@ class Point:
     Attributes:
         training: How the networks were trained, where not by default.
         setting: Of the pruning.
+        protocol: What is alike in settings that make one line: all but the ratio, or the number of the round.
         removed: Fraction of the parameters that is gone, mean over seeds.
         accuracies: Regime -> seed -> test accuracy, as a fraction.
     """
 
     training: str
     setting: str
+    protocol: str
     removed: float
     accuracies: Mapping[str, Mapping[int, float]]
 
@@ -59,7 +62,8 @@ def ticket_points(rows: Iterable[Row]) -> dict[str, list[Point]]:
         removed = 1 - np.mean([row.nonzero_params for row in own if row.regime == "pruned"]) / large
         width = "" if first.width == 1 else f" x {first.width:g}"
         title = f"{first.dataset}, {Path(first.model).name}{width}, {first.method}"
-        points[title].append(Point(first.training or "default", first.setting, float(removed), accuracies))
+        training = first.training or "default"
+        points[title].append(Point(training, first.setting, _protocol(first.setting), float(removed), accuracies))
     return {title: sorted(own, key=lambda p: (p.training, p.removed)) for title, own in points.items()}
 
 
@@ -87,12 +91,16 @@ def draw_tickets(path: Path, title: str, points: Sequence[Point]) -> None:
     """
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    for number, training in enumerate(dict.fromkeys(point.training for point in points)):
-        own = [point for point in points if point.training == training]
+    lines = dict.fromkeys((point.training, point.protocol) for point in points)
+    for number, (training, protocol) in enumerate(lines):
+        # The first round of several is what is pruned at one go at the same ratio.
+        first = f"ratio={protocol.removeprefix(_ROUNDS)}" if protocol.startswith(_ROUNDS) else None
+        own = [p for p in points if p.training == training and (p.protocol == protocol or p.setting == first)]
+        what = ", ".join(filter(None, (training, protocol)))
         removed = [100 * point.removed for point in own]
         for regime, (style, label) in _STYLES.items():
             means = [100 * np.mean(list(point.accuracies[regime].values())) for point in own]
-            axes.plot(removed, means, style, color=f"C{number}", label=f"{label}, {training}", markersize=4)
+            axes.plot(removed, means, style, color=f"C{number}", label=f"{label}, {what}", markersize=4)
             for x, point in zip(removed, own, strict=True):
                 values = 100 * np.asarray(list(point.accuracies[regime].values()))
                 axes.scatter(np.full(len(values), x), values, s=8, color=f"C{number}", alpha=0.4)
@@ -102,6 +110,14 @@ def draw_tickets(path: Path, title: str, points: Sequence[Point]) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def _protocol(setting: str) -> str:
+    parts = dict.fromkeys(setting.split())
+    ratio = next((part.removeprefix("ratio=") for part in parts if part.startswith("ratio=")), "")
+    if any(part.startswith("round=") for part in parts):
+        return f"{_ROUNDS}{ratio}"
+    return " ".join(part for part in parts if not part.startswith("ratio="))
 
 
 def _share(accuracies: Mapping[int, float]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.design_plans import DesignPlan
+from tfprune.models import build_model
 from tfprune.planner import GLOBAL_MAX_RATIO, plan_channels
 from tfprune.plans import Plan
 from tfprune.surgery import Edit
@@ -23,10 +25,12 @@ class MethodSettings:
             decides.
         ratios: Layer -> fraction to remove there, from a variant of the paper; None when a ratio is given.
         bypass: Addition -> the operand that it passes on alone, from a variant that removes blocks.
+        design: Name of the network that a variant is, where pruning does not lead to it.
+        width: Width multiplier of the network, which a design gets too.
         skip: Names or patterns of layers that keep everything, for the methods that choose the layers themselves.
         gamma_l1: Strength of the L1 penalty on gamma, for the methods that train with one.
         gate_l1: Strength of the L1 penalty on gates, likewise.
-        gates: What has gates, one of `tfprune.methods.GATES`.
+        gates: What they are on, one of `tfprune.methods.GATES`.
         pretrained: Whether the network to prune starts as the trained large one.
         learned: What `Method.learned` has told of the training of the network to prune.
         pattern: Of the weights to remove, as `plan_weights` takes it.
@@ -39,6 +43,8 @@ class MethodSettings:
     ratio: float | None = None
     ratios: Mapping[str, float] | None = None
     bypass: Mapping[str, int] | None = None
+    design: str | None = None
+    width: float = 1.0
     skip: Sequence[str] = ()
     gamma_l1: float = 1e-4
     gate_l1: float = 1e-2
@@ -51,11 +57,21 @@ class MethodSettings:
     round: int = 1
     seed: int = 0
 
+    @property
+    def draw_seed(self) -> int:
+        """The seed of what this round draws; rounds draw apart."""
+        return self.seed if self.round == 1 else mixed_seed(self.seed, self.round)
+
     @classmethod
     def of(cls, settings: Any, seed: int) -> MethodSettings:
         """What the settings of a study ask of its method, for one seed."""
         own = {field.name for field in dataclasses.fields(cls)} - {"learned", "seed"}
         return cls(**{name: getattr(settings, name) for name in own}, seed=seed)
+
+
+def mixed_seed(seed: int, purpose: int) -> int:
+    """A seed that is another one for every purpose."""
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0] >> 1)
 
 
 Sample = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -76,8 +92,8 @@ class Method:
     automatic = False
 
     def configured(self, settings: MethodSettings) -> Method:
-        """The method that these settings make of this one, where its attributes depend on them."""
-        return self
+        """The method that these settings make of this one, where its attributes depend on them; `Designed` for all."""
+        return DESIGNED if settings.design else self
 
     def edit(self, settings: MethodSettings) -> Edit | None:
         """The change of layers with which the network to prune is trained; None for none."""
@@ -122,3 +138,15 @@ class Method:
                 and their labels, int32 (count,). None: nothing is trained yet, and only the widths matter.
         """
         raise NotImplementedError
+
+
+class Designed(Method):
+    """The network that the settings name, whatever method it is said to come from; nothing is removed or judged."""
+
+    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> DesignPlan:
+        """Makes the plan of that network for the images and classes of the large one, whose weights do not matter."""
+        design = build_model(settings.design, model.input_shape[1:], model.output_shape[-1], settings.width)
+        return DesignPlan.beside(model, design, origin={"design": settings.design, "width": settings.width})
+
+
+DESIGNED = Designed()

@@ -32,9 +32,8 @@ from tfprune.walk import wiring
 
 Values = Mapping[str, Sequence[float]]  # layer -> its gates
 
-_LINEAR = keras.activations.linear
 # Activations f with f(g * x) = g * f(x) for every g >= 0.
-_HOMOGENEOUS = (_LINEAR, keras.activations.relu, keras.activations.leaky_relu)
+_HOMOGENEOUS = (keras.activations.linear, keras.activations.relu, keras.activations.leaky_relu)
 _UNKNOWN_SIZE = 32
 # In the place of a layer: none has made the channels; no single one stands in front of them.
 _NONE, _SEVERAL = -2, -1
@@ -77,7 +76,7 @@ class ChannelGates:
         wanted = np.setdiff1d(wanted, list(graph.frozen))
         front, found = _fronts(graph), {}
         for number, call in enumerate(graph.calls):
-            if not can_be_gated(call.record, _HOMOGENEOUS):
+            if not can_be_gated(call.record):
                 continue
             own = _groups(graph, call.record)
             gates = own[np.sort(np.unique(own, return_index=True)[1])]
@@ -145,14 +144,14 @@ class ChannelGates:
         return ChannelPlan.from_groups(self.graph, sorted(removed), notes, origin)
 
 
-def can_be_gated(record: Record, activations: Sequence = (_LINEAR,)) -> bool:
-    """Whether factors on the outputs of a layer can be folded into its weights."""
+def can_be_gated(record: Record) -> bool:
+    """Whether factors on the outputs of a layer, none of them negative, can be folded into its weights."""
     operation = record.operation
     if type(operation) not in GATED or len(record.calls) > 1:
         return False
     if isinstance(operation, layers.BatchNormalization):
         return operation.gamma is not None
-    return operation.activation in activations
+    return operation.activation in _HOMOGENEOUS
 
 
 def all_open(gates: str, graph: ChannelGraph, least: float, place: str) -> PlanError:
@@ -190,7 +189,7 @@ def _fronts(graph: ChannelGraph) -> np.ndarray:
                 read = _agreed([read, own])
         for weight, axis in call.record.inner_mixed.items():  # a recurrent layer reads channels of its own
             read[graph.group_of[call.record.axes[weight][axis]]] = _SEVERAL
-        if can_be_gated(call.record, _HOMOGENEOUS):
+        if can_be_gated(call.record):
             leaving = np.full(graph.group_count, number)
         elif entering and _keeps_zeros(call):
             # Side by side, channels are those of one operand. Otherwise all operands make a channel together.

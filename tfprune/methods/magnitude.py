@@ -63,7 +63,7 @@ class GradualMagnitude(Magnitude):
 
 def _sparsity(settings: MethodSettings) -> float:
     """The fraction of all weights that is gone when every round has removed the ratio of what was left."""
-    return 1.0 - (1.0 - settings.ratio) ** settings.round
+    return settings.ratio if settings.round == 1 else 1.0 - (1.0 - settings.ratio) ** settings.round
 
 
 METHOD = Magnitude()

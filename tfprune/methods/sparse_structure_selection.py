@@ -170,7 +170,7 @@ def residual_blocks(graph: ChannelGraph) -> list[Block]:
 
     A block is an addition of two operands of which one, the branch, needs more layers with weights of its own than
     the other, the shortcut. The last layer of the branch must be a batch normalization with a gamma, a convolution
-    or a dense layer without activation, and only the addition may read it.
+    or a dense layer, without activation or with a ReLU, leaky or not, and only the addition may read it.
     """
     calls, _, outputs = wiring(graph.model)
     maker = {id(tensor): number for number, (_, _, made) in enumerate(calls) for tensor in made}
@@ -209,7 +209,7 @@ def _blocks(graph: ChannelGraph) -> list[Block]:
     if not blocks:
         raise PlanError(
             f"sparse_structure_selection removes residual blocks; {graph.model.name!r} has none whose branch ends in a "
-            "batch normalization, convolution or dense layer. Take a ResNet or PreResNet, or another method."
+            "batch normalization, convolution or dense layer. Take a ResNet, --gates=neurons, or another method."
         )
     return blocks
 

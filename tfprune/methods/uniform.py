@@ -1,7 +1,7 @@
 """Uniform pruning, a control: every layer loses the same fraction of its channels, those of least L1 norm.
 
 A layer of n channels keeps floor(n * (1 - ratio)), as in section 5 of Liu et al. (ICLR 2019). Unlike `l1_norm`
-it takes every layer that can be pruned, also those that a residual stream couples.
+it takes every layer that can be pruned, also those that a residual stream couples (which the source leaves whole).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ class Uniform(Method):
 
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan for a trained network."""
-        return plan_channels(model, settings.ratio, criterion=self.criterion, skip=settings.skip, seed=settings.seed)
+        return plan_channels(
+            model, settings.ratio, criterion=self.criterion, skip=settings.skip, seed=settings.draw_seed
+        )
 
 
 METHOD = Uniform()

@@ -4,9 +4,9 @@ Sources: Li et al. (ICLR 2017) for L1-norm, Luo et al. (ICCV 2017) for ThiNet, H
 regression, Huang & Wang (ECCV 2018) for Sparse Structure Selection, as Liu et al. (ICLR 2019) used them. Nothing
 here imports TensorFlow, so a command line can check a variant before it pays for that.
 
-Three settings of theirs are not here. ThiNet's VGG-GAP and VGG-Tiny have another head than the network that is
-pruned, so removing channels does not lead to them. ResNet-50-2x of regression has a selection of channels in front of
-the first convolution of each block; our plans can select in front of a batch normalization only.
+ThiNet's VGG-GAP and VGG-Tiny have another head than the network that is pruned, and ResNet-50-2x of regression selects
+channels in front of the first convolution of each block. Removing channels does not lead to them, so they are
+*designs*: networks of their own, trained from scratch beside the large one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ class Variant:
         models: The networks that it can be applied to; the first is the paper's.
         ratios: Layer -> fraction of its channels to remove.
         bypass: Addition at the end of a residual block to remove -> the operand that is its shortcut.
+        design: Instead: the name in `MODELS` of the network that it is, of which nothing can be inherited.
     """
 
     method: str
     models: tuple[str, ...]
     ratios: Mapping[str, float] = dataclasses.field(default_factory=dict)
     bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    design: str | None = None
 
 
 def _of_resnet(model: str, blocks: tuple[int, ...], fractions: tuple[float, ...], skipped: set[int]) -> Variant:
@@ -93,11 +95,19 @@ VARIANTS = {
     "ResNet-32": _of_resnet50((1, 4, 4, 1), (False, True, True, True)),
     "ResNet-26": _of_resnet50((0, 2, 5, 1), (False, False, False, True)),
     "VGG-Conv": _of_widths("thinet", *_VGG_16, (32, 32, 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)),
+    "VGG-GAP": Variant("thinet", _VGG_16[0], design="imagenet_vgg_gap"),
+    "VGG-Tiny": Variant("thinet", _VGG_16[0], design="imagenet_vgg_tiny"),
     "ResNet-50-30%": _of_bottlenecks(keep=0.3),
     "ResNet-50-50%": _of_bottlenecks(keep=0.5),
     "ResNet-50-70%": _of_bottlenecks(keep=0.7),
     "VGG-16-5x": _of_widths("regression", *_VGG_16, (24, 22, 41, 51, 108, 89, 111, 184, 276, 228, 512, 512, 512)),
+    "ResNet-50-2x": Variant("regression", ("imagenet_resnet50",), design="imagenet_resnet50_2x"),
 }
+
+
+def is_design(setting: str | None) -> bool:
+    """Whether a setting is a variant that is a design."""
+    return setting in VARIANTS and VARIANTS[setting].design is not None
 
 
 def get_variant(name: str, method: str, model: str) -> Variant:
