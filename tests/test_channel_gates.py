@@ -1,5 +1,7 @@
 """Gates on neurons and groups: where they sit, what they compute, and that what they close is removed at no loss."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,8 +10,20 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from keras import layers
 
 from tests.graphs import build, recipes
-from tests.helpers import images, network, plain_cnn, predict, prove, randomize, relative_error, residual_cnn
-from tests.test_loop import STRATEGY, make_data
+from tests.helpers import (
+    accuracy,
+    assert_sliced,
+    images,
+    network,
+    plain_cnn,
+    predict,
+    prove,
+    randomize,
+    relative_error,
+    residual_cnn,
+)
+from tests.test_loop import STRATEGY
+from tests.test_run import user_network
 from tests.test_selection import densely_connected, preactivated
 from tests.test_sparse_structure_selection import proximal_steps
 from tfprune.data import load
@@ -21,7 +35,7 @@ from tfprune.methods.base import MethodSettings
 from tfprune.methods.channel_gates import ChannelGates
 from tfprune.models import build_model
 from tfprune.models.blocks import conv_bn_relu, pooled_logits
-from tfprune.plans import ChannelPlan
+from tfprune.plans import ChannelPlan, load_plan
 from tfprune.proof import random_inputs
 from tfprune.surgery import clone
 from tfprune.training.loop import Trainer, TrainingConfig
@@ -186,9 +200,9 @@ def test_groups_have_a_gate_each_and_ordinary_convolutions_none():
     found = ChannelGates.find(resnext(), "groups")
     assert {layer: len(gates) for layer, gates in found.layers.items()} == {"bn_1b": 4, "bn_2b": 4}
     assert found.graph.grouped == ("conv_1b", "conv_2b")
-    with pytest.raises(PlanError, match="'residual_cnn' has none.*imagenet_resnext50"):
+    with pytest.raises(PlanError, match=r"'residual_cnn' has none.*imagenet_resnext50"):
         METHOD.expected(residual_cnn(), MethodSettings(gates="groups"))
-    with pytest.raises(PlanError, match="Unknown gates 'layers'. Valid: 'blocks', 'neurons', 'groups'"):
+    with pytest.raises(PlanError, match=r"Unknown gates 'layers'\. Valid: 'blocks', 'neurons', 'groups'"):
         METHOD.plan(residual_cnn(), MethodSettings(gates="layers"))
 
 
@@ -267,6 +281,57 @@ def test_a_group_goes_with_all_that_enters_and_leaves_it():
     assert [small.get_layer(name).groups for name in ("conv_1b", "conv_2b")] == [2, 3]
 
 
+def with_depthwise(x):
+    """Two depthwise convolutions, one written as a grouped one, around a grouped one; nothing makes zeros."""
+    x = layers.Conv2D(8, 1, name="a", activation="silu")(x)
+    x = layers.DepthwiseConv2D(3, name="depth_1", padding="same", activation="sigmoid")(x)
+    x = layers.Conv2D(8, 1, name="b")(x)
+    x = layers.Conv2D(12, 3, groups=4, name="own", activation="sigmoid")(x)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.Conv2D(8, 1, name="c")(x)
+    x = layers.Conv2D(16, 3, groups=8, name="depth_2", padding="same")(x)
+    return layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x))
+
+
+def test_whole_groups_of_random_weights_go_whatever_is_behind_them():
+    model = network(with_depthwise, IMAGE)
+    plan = ChannelPlan.from_removed(model, {"own": [4], "b": [7]}, grouped=["own"])
+    assert {layer: kept for layer, kept in plan.keep.items() if len(kept) < plan.widths[layer]} == {
+        "b": (0, 1, 4, 5), "own": (0, 1, 2, 6, 7, 8),
+    }  # fmt: skip
+    small = prove(model, plan)
+    assert small.get_layer("own").groups == 2
+    own, b = [0, 1, 2, 6, 7, 8], [0, 1, 4, 5]
+    assert_sliced(small, model, {"c": own}, {"own": own, "bn": own, "b": b})
+    # By hand: what leaves the groups is read no more.
+    kernel = model.get_layer("c").kernel
+    kernel.assign(kernel.numpy() * np.isin(np.arange(12), own)[:, None])
+    x = images(model)
+    assert relative_error(predict(model, x), predict(small, x)) <= 1e-5
+    assert list(ChannelGates.find(model, "groups").layers) == ["bn"]  # depthwise convolutions have no groups to lose
+
+
+def test_a_plan_of_whole_groups_is_saved_and_not_put_together(tmp_path):
+    model = resnext()
+    plan = ChannelPlan.from_removed(model, {"conv_2b": [0]}, grouped=["conv_2b"])
+    plan.save(tmp_path / "plan.json")
+    loaded = load_plan(tmp_path / "plan.json")
+    assert loaded == plan
+    prove(model, loaded)
+    alike = ChannelPlan.from_removed(model, {"conv_2b": [0]})
+    assert alike.keep["conv_2b"] != plan.keep["conv_2b"]
+    second = ChannelPlan.from_removed(plan.apply(model), {"conv_stem": [0]})
+    for one, other in ((plan, second), (second, plan)):
+        with pytest.raises(PlanError, match="views or whole groups cannot be put together"):
+            one.then(model, other)
+
+
+@pytest.mark.parametrize(("name", "words"), [("nowhere", "no such layer"), ("conv_1a", "a convolution of several")])
+def test_only_grouped_convolutions_lose_whole_groups(name, words):
+    with pytest.raises(PlanError, match=f"'{name}'.*{words}"):
+        ChannelPlan.from_removed(resnext(), {}, grouped=[name])
+
+
 @pytest.mark.parametrize(("make", "kind", "layer"), [(plain_cnn, "neurons", "bn_b"), (resnext, "groups", "bn_2b")])
 def test_a_layer_whose_gates_are_all_zero_keeps_one_and_the_plan_tells(make, kind, layer):
     def close(name, count):
@@ -316,6 +381,84 @@ def test_what_is_known_before_the_training():
     keys = {METHOD.sparse_key(MethodSettings(gates=kind)) for kind in ("blocks", "neurons", "groups")}
     assert len(keys) == 3
     assert METHOD.sparse_key(MethodSettings(gate_l1=0.1)) == "L1 on gates 0.1"  # of stages that are there
+
+
+# On trained networks.
+
+
+NETWORKS = {
+    "neurons": (lambda shape: build_model("vgg11", shape, 10, 0.125), 0.02),
+    "groups": (lambda shape: resnext(shape, 10, ((24, 32), (48, 64)), 8, strides=4), 0.05),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def trained(request):
+    """Settings with the gates of a training that closed some, the network with folded weights, its accuracy, data."""
+    data, (make, gate_l1) = load("fashion_mini", train_examples=3000), NETWORKS[request.param]
+    settings = MethodSettings(gate_l1=gate_l1, gates=request.param)
+    model = clone(make(data.input_shape), weights="fresh", seed=0)
+    trainer = Trainer(model, data, TrainingConfig(), STRATEGY, METHOD.edit(settings))
+    callbacks = METHOD.callbacks(settings)
+    result = trainer.run(model.get_weights(), 4, Schedule.paper(0.1, 4), 0, callbacks)
+    model.set_weights(result.weights)
+    settings = dataclasses.replace(settings, learned=METHOD.learned(callbacks))
+    return settings, model, result.history[-1]["val_accuracy"], data
+
+
+def test_what_training_closed_is_gone_and_nothing_is_lost(trained):
+    settings, model, reached, data = trained
+    plan = METHOD.plan(model, settings)
+    small = prove(model, plan)
+    x = images(model, examples=6)
+    assert relative_error(predict(model, x), predict(small, x)) <= 1e-5
+    assert accuracy(small, data) == pytest.approx(reached, abs=1e-3)
+    gates = settings.learned["gates"]
+    closed = sum(values.count(0.0) for values in gates.values())
+    assert 0.2 < closed / sum(map(len, gates.values())) < 0.9
+    # The widths follow from the zeros; where all gates are closed one is spared.
+    widths = {name.replace("bn", "conv"): (len(v), max(1, len(v) - v.count(0.0))) for name, v in gates.items()}
+    assert {name: plan.sizes()[name] for name in widths} == {
+        name: (plan.widths[name], plan.widths[name] // count * left) for name, (count, left) in widths.items()
+    }
+    # Without the gates the zero weights tell the same.
+    assert METHOD.plan(model, dataclasses.replace(settings, learned={})).keep == plan.keep
+
+
+def test_what_training_closed_is_better_removed_than_chance(trained):
+    settings, model, reached, data = trained
+    generator, gates = np.random.default_rng(0), settings.learned["gates"]
+    chance = []
+    for _ in range(3):
+        drawn = {name: generator.permutation(values).tolist() for name, values in gates.items()}
+        plan = METHOD.plan(model, dataclasses.replace(settings, learned={"gates": drawn}))
+        chance.append(accuracy(plan.apply(model), data))
+    assert METHOD.plan(model, settings).params == plan.params
+    assert reached > np.mean(chance) + 0.05
+
+
+def test_a_study_goes_the_whole_way(tmp_path):
+    networks = {"neurons": user_network(), "groups": resnext((32, 32, 1), 10, ((8, 8),), strides=4)}
+    for gates, model in networks.items():
+        model.save(tmp_path / f"{gates}.keras")
+        argv = ["--smoke", f"--model={tmp_path / gates}.keras", "--method=sparse_structure_selection", "--noexport"]
+        argv += ["--regimes=finetune", f"--workdir={tmp_path / 'runs'}"]
+        assert main([*argv, f"--gates={gates}"]) == 0
+        assert main([*argv, f"--gates={gates}", "--ratio=.4"]) == 0
+    text = (tmp_path / "runs" / "results.csv").read_text(encoding="utf-8")
+    for gates in networks:
+        assert all(f",gates={gates} {how}" in text for how in ("gate_l1=2,", "ratio=0.4,"))
+
+
+@pytest.mark.parametrize("more", [[], ["--dry_run"]])
+def test_a_network_without_groups_is_refused_before_anything_is_trained(more, tmp_path, capsys):
+    argv = ["--smoke", "--model=resnet20", "--method=sparse_structure_selection", "--gates=groups", *more]
+    assert main([*argv, f"--workdir={tmp_path / 'runs'}"]) == 2
+    assert "'resnet20' has none. Take imagenet_resnext50" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("stages/*"))
+
+
+# In any network.
 
 
 FIRST_STEPS = {"neurons": (), "groups": (("conv_norm_relu", 0, 0, 8, 0), ("grouped", 0, 0, 8, 1))}

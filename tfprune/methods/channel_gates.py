@@ -64,8 +64,7 @@ class ChannelGates:
         graph = ChannelGraph(model)
         wanted = np.arange(graph.group_count)
         if kind == "groups":
-            grouped = [r.name for r in graph.records.values() if isinstance(r.operation, CONVOLUTIONS)
-                       and r.operation.groups > 1]  # fmt: skip
+            grouped = [record.name for record in graph.records.values() if _has_groups(record.operation)]
             if not grouped:
                 raise PlanError(
                     f"--gates=groups removes groups of grouped convolutions; {graph.model.name!r} has none. Take "
@@ -142,6 +141,11 @@ class ChannelGates:
                 "no zeros of zeros"
             )
         return ChannelPlan.from_groups(self.graph, sorted(removed), notes, origin)
+
+
+def _has_groups(operation: Any) -> bool:
+    """Whether an operation is a convolution of several groups; a depthwise one has channels instead."""
+    return type(operation) in CONVOLUTIONS and operation.groups > 1 and operation.kernel.shape[-2] > 1
 
 
 def can_be_gated(record: Record) -> bool:
