@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -7,12 +9,17 @@ from keras import layers
 from tests.helpers import randomize
 from tfprune.data.image_data import ImageData
 from tfprune.errors import DivergedError, UsageError
+from tfprune.experiments.monitor import EarlyWeights
 from tfprune.layers import FusedBatchNormalization
+from tfprune.masking import GradualMasks, mask_edit
 from tfprune.methods.base import MethodSettings
 from tfprune.methods.network_slimming import METHOD as NETWORK_SLIMMING
+from tfprune.methods.soft_filter import ZeroFilters
+from tfprune.methods.sparse_structure_selection import METHOD as SELECTION
 from tfprune.training import augment, loop
 from tfprune.training.loop import Trainer, TrainingConfig
 from tfprune.training.schedules import Schedule
+from tfprune.weight_planner import find_masks
 
 CLASSES, FILTERS = 3, 4
 STRATEGY = tf.distribute.get_strategy()
@@ -185,7 +192,7 @@ WITH_AND_WITHOUT_L1 = pytest.mark.parametrize("gamma_l1", [0.0, 0.05])
 
 def train_beside(monkeypatch, epochs, gamma_l1, nesterov):
     """Trains conv_bn_dense: the data, its first weights, what was recorded of every step, the result, `ByHand`."""
-    monkeypatch.setattr(loop, "_STEPS_PER_CALL", 1)
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 1)
     data, model = make_data(), conv_bn_dense()
     model.get_layer("bn").gamma.assign([0.0, -0.7, 0.9, 1.2])  # at 0 the penalty has no gradient
     edit = NETWORK_SLIMMING.edit(MethodSettings(gamma_l1=gamma_l1)) if gamma_l1 else None
@@ -310,7 +317,7 @@ def test_the_augmentation_is_that_of_seed_and_step(monkeypatch):
         return recorded
 
     monkeypatch.setattr(augment, "random_crop_and_flip", spy)
-    monkeypatch.setattr(loop, "_STEPS_PER_CALL", 3)  # the calls are no part of it
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 3)  # the calls are no part of it
     make_trainer().run(conv_bn_dense().get_weights(), 2, Schedule(0.01), seed=6)
     expected = [tf.random.stateless_uniform((8, 3), (6, step)).numpy() for step in range(10)]
     np.testing.assert_array_equal(seen, expected)
@@ -399,7 +406,7 @@ def test_callbacks_get_the_events_and_logs_of_keras_in_the_order_of_fit(trainer)
 
 
 def test_callbacks_see_every_call_of_several_steps(monkeypatch):
-    monkeypatch.setattr(loop, "_STEPS_PER_CALL", 2)
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 2)
     recorder = Recorder()
     make_trainer().run(conv_bn_dense().get_weights(), 1, Schedule(0.1), seed=0, callbacks=[recorder])
     steps = [event[:2] for event in recorder.events if event[0].startswith("batch")]
@@ -559,14 +566,14 @@ def test_layers_keep_their_constraints_and_regularizers():
 
 
 def test_a_loss_that_diverges_is_told_with_epoch_steps_and_rate(monkeypatch):
-    monkeypatch.setattr(loop, "_STEPS_PER_CALL", 2)
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 2)
     trainer = make_trainer()
     with pytest.raises(DivergedError) as error:
         trainer.run(conv_bn_dense().get_weights(), 4, Schedule(1e-3, (2,), factor=1e30), seed=0)
     message = str(error.value)
     assert "\n" not in message
     assert "epoch 3" in message
-    assert "steps 1 to 2" in message or "steps 3 to 4" in message
+    assert re.search("in step [123] of 5 of", message)  # the first that sees what the step before has done
     assert "1e+27" in message
     assert "Try a lower learning rate" in message
 
@@ -580,3 +587,127 @@ def test_a_batch_of_the_whole_data_is_one_step():
     trainer = make_trainer(batch_size=44)
     assert trainer.steps_per_epoch == 1
     assert len(trainer.run(conv_bn_dense().get_weights(), 1, Schedule(0.1), seed=0).history) == 1
+
+
+# Going on from a checkpoint.
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+class KillBefore(keras.callbacks.Callback):
+    """Ends the process in the middle of an epoch, counted from 0."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == self._current and batch >= 2:
+            raise Killed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._current = epoch
+
+
+def stacked_with_dropout(seed=0):
+    """As conv_bn_dense, with a layer that draws random numbers of its own."""
+    inputs = keras.Input((32, 32, 1))
+    x = layers.Conv2D(FILTERS, 3, padding="same", use_bias=False, name="conv")(inputs)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.Dropout(0.3, name="dropout")(layers.ReLU(name="relu")(x))
+    return randomize(
+        keras.Model(inputs, layers.Dense(CLASSES, name="logits")(layers.GlobalAveragePooling2D()(x))), seed
+    )
+
+
+OWN_CALLBACKS = {
+    "none": (None, lambda: []),
+    "masks that grow": (
+        mask_edit(lambda record: record.name == "conv"),
+        lambda: [GradualMasks(0.6, lambda kernels, sparsity: find_masks(kernels, sparsity)[0])],
+    ),
+    "zero filters": (None, lambda: [ZeroFilters(0.5)]),
+    "early weights": (None, lambda: [EarlyWeights(1)]),
+}
+
+
+@pytest.mark.parametrize("own", OWN_CALLBACKS)
+@pytest.mark.parametrize("killed", [(1,), (2,), (1, 1, 3)])
+def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path, monkeypatch, own, killed):
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 1)
+    edit, make = OWN_CALLBACKS[own]
+    model, schedule, path = stacked_with_dropout(), Schedule(0.1, (2,)), tmp_path / "state.npz"
+    whole_callbacks = make()
+    whole = make_trainer(model, edit=edit).run(model.get_weights(), 4, schedule, 3, whole_callbacks)
+    for epoch in killed:
+        with pytest.raises(Killed):  # another trainer each time, as in another process
+            make_trainer(model, edit=edit).run(
+                model.get_weights(), 4, schedule, 3, [*make(), KillBefore(epoch)], checkpoint=path
+            )
+    seen, callbacks = Recorder(), make()
+    result = make_trainer(model, edit=edit).run(
+        model.get_weights(), 4, schedule, 3, [*callbacks, seen], checkpoint=path
+    )
+    assert_equal_runs(whole, result)
+    assert [index for event, index, _ in seen.events if event == "epoch_begin"] == list(range(killed[-1], 4))
+    for one, other in zip(whole_callbacks, callbacks, strict=True):
+        if isinstance(one, EarlyWeights):
+            assert all(map(np.array_equal, one.weights, other.weights))
+
+
+def test_gates_go_on_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 1)
+    inputs = keras.Input((32, 32, 1))
+    x = layers.Conv2D(FILTERS, 3, padding="same", name="stem")(inputs)
+    branch = layers.BatchNormalization(name="bn")(layers.Conv2D(FILTERS, 3, padding="same", name="conv")(x))
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.Add(name="add")([x, branch]))
+    model, path = keras.Model(inputs, layers.Dense(CLASSES, name="logits")(x)), tmp_path / "state.npz"
+    settings = MethodSettings(gate_l1=0.4)
+    trainers = [make_trainer(model, edit=SELECTION.edit(settings)) for _ in range(2)]
+    weights, gates = model.get_weights(), [SELECTION.callbacks(settings)[0] for _ in range(3)]
+    whole = trainers[0].run(weights, 3, Schedule(0.1), 3, [gates[0]])
+    with pytest.raises(Killed):
+        trainers[1].run(weights, 3, Schedule(0.1), 3, [gates[1], KillBefore(1)], checkpoint=path)
+    result = trainers[1].run(weights, 3, Schedule(0.1), 3, [gates[2]], checkpoint=path)
+    assert_equal_runs(whole, result)
+    assert gates[0].values == gates[2].values
+    assert set(gates[0].values.values()) != {1.0}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+def test_a_damaged_checkpoint_is_named_and_kept_aside(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 1)
+    model, path = conv_bn_dense(), tmp_path / "state.npz"
+    whole = make_trainer(model).run(model.get_weights(), 3, Schedule(0.1), 3)
+    with pytest.raises(Killed):
+        make_trainer(model).run(model.get_weights(), 3, Schedule(0.1), 3, [KillBefore(2)], checkpoint=path)
+    content = path.read_bytes()
+    if damage == "flipped":
+        middle = content.index(b"model.0.npy") + 200
+        content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    damaged = {"cut": content[: len(content) // 2], "empty": b"", "other": b"PK" + bytes(100)}.get(damage, content)
+    path.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"state\.npz' is damaged .* state\.damaged"):
+        result = make_trainer(model).run(model.get_weights(), 3, Schedule(0.1), 3, checkpoint=path)
+    assert_equal_runs(whole, result)
+    assert (tmp_path / "state.damaged").read_bytes() == damaged
+
+
+def test_the_calls_that_an_epoch_is_done_in_change_no_digit(monkeypatch):
+    weights, runs = conv_bn_dense().get_weights(), []
+    for seconds in (0.0, 1e6):  # one step a call; as many as there may be
+        monkeypatch.setattr(loop, "_SECONDS_PER_CALL", seconds)
+        runs.append(make_trainer().run(weights, 2, Schedule(0.1), seed=1))
+    assert_equal_runs(*runs)
+
+
+def test_a_loss_that_explodes_without_overflow_is_told(monkeypatch):
+    model = conv_bn_dense()
+    weights = [
+        1e9 * weight if "logits" in str(v.path) else weight
+        for v, weight in zip(model.weights, model.get_weights(), strict=True)
+    ]
+    with pytest.raises(DivergedError, match=r"loss is \d.*e\+\d+ in step 1 of 5 of epoch 1, at learning rate 0\.1"):
+        make_trainer(model).run(weights, 1, Schedule(0.1), seed=0)

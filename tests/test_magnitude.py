@@ -71,7 +71,7 @@ class AtEveryStep(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_masked_weights_stay_zero_over_epochs_and_the_others_are_trained(precision, monkeypatch):
-    monkeypatch.setattr("tfprune.training.loop._STEPS_PER_CALL", 1)
+    monkeypatch.setattr("tfprune.training.loop._STEPS_BETWEEN_CALLBACKS", 1)
     model = pooled_cnn()
     plan = tfprune.plan_weights(model, 0.8)
     masks = plan.arrays()
@@ -223,7 +223,7 @@ class Sparsities(keras.callbacks.Callback):
 
 
 def test_gradual_pruning_follows_the_cubic_schedule_to_half_of_the_training(monkeypatch):
-    monkeypatch.setattr("tfprune.training.loop._STEPS_PER_CALL", 1)
+    monkeypatch.setattr("tfprune.training.loop._STEPS_BETWEEN_CALLBACKS", 1)
     settings = MethodSettings(ratio=0.8, schedule="polynomial")
     method = MAGNITUDE.configured(settings)
     assert (method.trains_sparse, MAGNITUDE.trains_sparse) == (True, False)

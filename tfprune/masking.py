@@ -27,6 +27,9 @@ OTHER_CONVOLUTIONS = (
 )
 
 
+_PLACE = "epoch and cut"  # beside masks by layer; no layer has such a name
+
+
 class Mask(keras.constraints.Constraint):
     """Multiplies a kernel by a mask; where the layer has a constraint of its own, after that.
 
@@ -125,6 +128,17 @@ class GradualMasks(keras.callbacks.Callback):
         """Cuts once more if a cut is due, so that a short training too ends at the final sparsity."""
         self._epoch = epoch + 1
         self._cut_at(self._epoch * self._steps)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Where the schedule is, and the masks by layer."""
+        masks = {layer.name: layer.kernel.constraint.mask.numpy() != 0 for layer in self._layers}
+        return {_PLACE: np.asarray([self._epoch, self._cut]), **masks}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes up what `state` gave."""
+        masks = dict(state)
+        self._epoch, self._cut = masks.pop(_PLACE).tolist()
+        _set_masks(self.model, masks)
 
     def _cut_at(self, step: int) -> None:
         cut = math.floor(self._CUTS * min(1.0, step / self._end))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -45,6 +46,14 @@ class EarlyWeights(keras.callbacks.Callback):
         if epoch + 1 == self._epochs:
             self.weights = [weight.numpy() for weight in plain_weights(self.model)]
 
+    def state(self) -> dict[str, np.ndarray]:
+        """The weights, if the epoch has been."""
+        return {str(number): weight for number, weight in enumerate(self.weights)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes up what `state` gave."""
+        self.weights = [state[str(number)] for number in range(len(state))]
+
 
 class TensorBoardLog(keras.callbacks.Callback):
     """Writes scalars, and histograms of every gamma, at the end of every epoch.
@@ -55,8 +64,13 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     def __init__(self, folder: Path):
         super().__init__()
-        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run of this stage has left
-        self._writer = tf.summary.create_file_writer(str(folder))
+        self._folder = folder
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Opens the event file, beside those of the run that is gone on with."""
+        if not self.params["resumed"]:
+            shutil.rmtree(self._folder, ignore_errors=True)  # what an interrupted run of this stage has left
+        self._writer = tf.summary.create_file_writer(str(self._folder))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes what the epoch left."""

@@ -55,6 +55,14 @@ def agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     return int(strategy.reduce(tf.distribute.ReduceOp.SUM, votes, axis=None)) == 0
 
 
+def all_equal(strategy: tf.distribute.Strategy, number: int) -> bool:
+    """Whether every worker has the same number; all workers have to ask together."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    numbers = strategy.gather(strategy.run(lambda: tf.constant([number])), axis=0)
+    return len(set(numbers.numpy().tolist())) == 1
+
+
 def _check_cluster(config: str | None) -> None:
     example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
     if not config:

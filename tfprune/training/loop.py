@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,13 +25,19 @@ from tfprune.errors import DivergedError, UsageError
 from tfprune.labels import Record
 from tfprune.layers import TRAINED, plain_weights
 from tfprune.surgery import Edit, clone
+from tfprune.training.checkpoints import Checkpoint, Stateful
+from tfprune.training.distribution import all_equal
 from tfprune.training.optimizer import CoupledSGD
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import Source, check_batch_size, make_sources
 
-# Steps between two looks at the loss: long enough that the look costs nothing, short enough for a progress
-# bar and for a loss that is no number to be noticed soon.
-_STEPS_PER_CALL = 16
+# Steps between two calls of the callbacks: the same on every machine, because what they do may depend on it.
+_STEPS_BETWEEN_CALLBACKS = 16
+# A call of the compiled steps takes about so long, or one step: meanwhile Python answers no signal.
+_SECONDS_PER_CALL = 0.2
+# A cross-entropy that no training comes back from.
+_EXPLODED = 1e6
+_NONE = -1.0  # in the place of a step: there was none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +113,7 @@ class Trainer:
             self.model.optimizer.build(self.model.trainable_variables)
             self._train, self._test = make_sources(data, config.batch_size, strategy)
         self.steps_per_epoch = self._train.steps
+        self._train_pace, self._test_pace = _Pace(), _Pace()
         self._from_logits = not _ends_in_softmax(self.model)
         self._train_steps = tf.function(self._train_steps)
         self._test_steps = tf.function(self._test_steps)
@@ -120,6 +128,7 @@ class Trainer:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         progress_bar: bool = False,
         first_epoch: int = 0,
+        checkpoint: Path | None = None,
     ) -> TrainingResult:
         """Trains from given weights.
 
@@ -132,22 +141,31 @@ class Trainer:
                 change at `on_train_begin` and at `on_test_begin`, before each evaluation, shows in the results.
             progress_bar: Show Keras' progress bar.
             first_epoch: The epoch to begin with, counted from 0: its batches and its learning rate come first.
+            checkpoint: The file that holds the state after every epoch but the last. If it is there, the run goes on
+                from it, and ends as it would have without the interruption; callbacks with a state of their own have
+                to be `Stateful`. Whoever calls removes it.
 
         Raises:
-            DivergedError: When the loss is no longer finite.
+            DivergedError: When the loss is no longer finite, or has exploded.
         """
         # Traced once, and not on the clock of the first run.
-        self._train_steps.get_concrete_function(self._train.epoch(seed, 0), tf.constant(0), tf.constant(1))
-        self._test_steps.get_concrete_function(self._test.epoch(seed, 0))
+        one = tf.constant(0), tf.constant(1)
+        self._train_steps.get_concrete_function(self._train.epoch(seed, 0), *one, tf.zeros(4, tf.float64))
+        self._test_steps.get_concrete_function(self._test.epoch(seed, 0), *one, tf.zeros(2, tf.float64))
         start = time.perf_counter()
         self._reset(weights, seed)
         history: list[dict[str, float]] = []
+        found = self._find(checkpoint)
         watchers = keras.callbacks.CallbackList(
             list(callbacks), add_progbar=progress_bar, model=self.model, epochs=epochs, steps=self.steps_per_epoch,
-            verbose=int(progress_bar),
+            verbose=int(progress_bar), resumed=found is not None,
         )  # fmt: skip
         self.model.stop_training = False
         watchers.on_train_begin()
+        if found is not None:
+            self._restore(found.arrays, callbacks)
+            first_epoch, history = found.content["epoch"], found.content["history"]
+            start -= found.content["seconds"]
         for epoch in range(first_epoch, epochs):
             rate = schedule.at(epoch)
             self.model.optimizer.learning_rate = rate
@@ -159,6 +177,9 @@ class Trainer:
             history.append({"epoch": epoch + 1, "learning_rate": rate, **logs})
             if self.model.stop_training:
                 break
+            if checkpoint is not None and epoch + 1 < epochs:
+                content = {"epoch": epoch + 1, "history": history, "seconds": time.perf_counter() - start}
+                Checkpoint(self._state(callbacks), content).save(checkpoint)
         watchers.on_train_end(dict(logs))
         final = [weight.numpy() for weight in plain_weights(self.model)]
         return TrainingResult(final, history, time.perf_counter() - start)
@@ -180,28 +201,56 @@ class Trainer:
         for variable in self.model.optimizer.variables:
             variable.assign(np.zeros(variable.shape, variable.dtype))
 
+    def _find(self, path: Path | None) -> Checkpoint | None:
+        """The checkpoint to go on from; every worker has its own, and goes on if all have the same epoch."""
+        found = Checkpoint.load(path) if path is not None else None
+        return found if all_equal(self.strategy, found.content["epoch"] if found else 0) else None
+
+    def _variables(self) -> dict[str, keras.Variable]:
+        """Everything that a step changes."""
+        owned = {"model": self.model.variables, "optimizer": self.model.optimizer.variables}
+        return {f"{owner}.{n}": variable for owner, own in owned.items() for n, variable in enumerate(own)}
+
+    def _state(self, callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, np.ndarray]:
+        arrays = {name: variable.numpy() for name, variable in self._variables().items()}
+        for number, callback in enumerate(callbacks):
+            if isinstance(callback, Stateful):
+                arrays |= {f"callback{number}.{name}": array for name, array in callback.state().items()}
+        return arrays
+
+    def _restore(self, arrays: Mapping[str, np.ndarray], callbacks: Sequence[keras.callbacks.Callback]) -> None:
+        for name, variable in self._variables().items():
+            variable.assign(arrays[name])
+        for number, callback in enumerate(callbacks):
+            prefix = f"callback{number}."
+            if isinstance(callback, Stateful):
+                callback.restore({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)})
+
     def _train_epoch(self, epoch: int, seed: int, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
         batches, steps = self._train.epoch(seed, epoch), self.steps_per_epoch
-        sums, logs = np.zeros(2), {}
-        for first in range(0, steps, _STEPS_PER_CALL):
-            count = min(_STEPS_PER_CALL, steps - first)
+        sums, logs = np.asarray([0.0, 0.0, _NONE, 0.0]), {}
+        for first in range(0, steps, _STEPS_BETWEEN_CALLBACKS):
+            seen = min(first + _STEPS_BETWEEN_CALLBACKS, steps)
             watchers.on_train_batch_begin(first)
-            with _explaining(self._train, seed, epoch, first, count):
-                sums += self._train_steps(batches, tf.constant(first), tf.constant(count)).numpy()
-            seen = first + count
-            logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * self.config.batch_size))}
-            if not np.isfinite(logs["loss"]):
+            for begin, count in self._train_pace.parts(first, seen):
+                with _explaining(self._train, seed, epoch, begin, count):
+                    sums = self._train_steps(batches, tf.constant(begin), tf.constant(count), sums).numpy()
+            if sums[2] != _NONE:
                 raise DivergedError(
-                    f"The loss is {logs['loss']} within steps {first + 1} to {seen} of epoch {epoch + 1}, at "
-                    f"learning rate {self.model.optimizer.learning_rate.numpy():g}. Try a lower learning rate."
+                    f"The loss is {sums[3]:g} in step {int(sums[2]) + 1} of {steps} of epoch {epoch + 1}, at learning "
+                    f"rate {self.model.optimizer.learning_rate.numpy():g}. Try a lower learning rate."
                 )
+            logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * self.config.batch_size))}
             watchers.on_train_batch_end(seen - 1, logs)
         return logs
 
     def _evaluate(self, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
         watchers.on_test_begin()
-        with _explaining(self._test, 0, 0, 0, self._test.steps):
-            loss, hits = self._test_steps(self._test.epoch(0, 0)).numpy().astype(np.float64) / self.data.test_count
+        batches, sums = self._test.epoch(0, 0), np.zeros(2)
+        for begin, count in self._test_pace.parts(0, self._test.steps):
+            with _explaining(self._test, 0, 0, begin, count):
+                sums = self._test_steps(batches, tf.constant(begin), tf.constant(count), sums).numpy()
+        loss, hits = sums / self.data.test_count
         logs = {"val_loss": float(loss), "val_accuracy": float(hits)}
         watchers.on_test_end({name.removeprefix("val_"): value for name, value in logs.items()})
         return logs
@@ -212,12 +261,23 @@ class Trainer:
         losses = keras.ops.sparse_categorical_crossentropy(labels, outputs, from_logits=self._from_logits)
         return losses, tf.cast(tf.argmax(outputs, -1, tf.int32) == labels, tf.float32)
 
-    def _train_steps(self, batches: Any, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        """Takes `count` steps from the one numbered `first`; returns the sums of losses and of right answers."""
-        sums = tf.zeros(2)
+    def _train_steps(self, batches: Any, first: tf.Tensor, count: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
+        """Takes `count` steps from the one numbered `first`, and returns the sums with these steps in them.
+
+        `sums` holds, in float64, the losses and the right answers so far, the first step whose loss is no finite number
+        or has exploded, and this loss. They go through every call, one step after the other, so that no digit depends
+        on how many calls make an epoch.
+        """
         for index in tf.range(first, first + count):
             partial = self.strategy.run(self._replica_step, args=(self._train.take(batches, index),))
-            sums += self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None)
+            loss, hits = tf.unstack(
+                tf.cast(self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, None), tf.float64)
+            )
+            # Not ~(loss < _EXPLODED), which TensorFlow turns into loss >= _EXPLODED: false for NaN.
+            is_lost = ~tf.math.is_finite(loss) | (loss > _EXPLODED)
+            is_first = is_lost & (sums[2] == _NONE)
+            worst = tf.where(is_first, tf.stack([tf.cast(index, tf.float64), loss]), sums[2:])
+            sums = tf.concat([sums[:2] + tf.stack([loss, hits]), worst], 0)
         return sums
 
     def _replica_step(self, taken: Any) -> tf.Tensor:
@@ -234,12 +294,11 @@ class Trainer:
         self.model.optimizer.apply(tape.gradient(loss, variables), variables)
         return tf.stack([loss, tf.reduce_sum(hits)])
 
-    def _test_steps(self, batches: Any) -> tf.Tensor:
-        """Sums of losses and of right answers over all test images."""
-        sums = tf.zeros(2)
-        for index in tf.range(self._test.steps):
+    def _test_steps(self, batches: Any, first: tf.Tensor, count: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
+        """Adds `count` test batches, from the one numbered `first`, to the sums of losses and of right answers."""
+        for index in tf.range(first, first + count):
             partial = self.strategy.run(self._replica_test, args=(self._test.take(batches, index),))
-            sums += self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None)
+            sums += tf.cast(self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None), tf.float64)
         return sums
 
     def _replica_test(self, taken: Any) -> tf.Tensor:
@@ -252,6 +311,22 @@ class Trainer:
         statistics = [v.value for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
         if self.strategy.num_replicas_in_sync > 1 and statistics:
             self.strategy.run(_average, args=(statistics,))
+
+
+class _Pace:
+    """Divides steps into calls of the compiled function that are short enough to answer signals in between."""
+
+    def __init__(self) -> None:
+        self._steps = 1
+
+    def parts(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """The first step and the number of steps of every call; each is done when the next one is asked for."""
+        while first < end:
+            count, start = min(self._steps, end - first), time.perf_counter()
+            yield first, count
+            seconds = (time.perf_counter() - start) / count
+            self._steps = max(1, min(_STEPS_BETWEEN_CALLBACKS, int(_SECONDS_PER_CALL / seconds)))
+            first += count
 
 
 @contextmanager

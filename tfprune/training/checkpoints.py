@@ -1,0 +1,71 @@
+"""The state of a training after an epoch, in one file, from which a run goes on as if it had not been interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from tfprune.files import replacing
+
+_CONTENT = "content"  # the entry of the archive that holds JSON
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A callback with a state beyond the variables of the network, its optimizer and what `on_train_begin` makes."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The state after an epoch, as arrays."""
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes up the state; called after `on_train_begin`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on.
+
+    Attributes:
+        arrays: Name -> array.
+        content: Anything else, of JSON types; `epoch`, the number of finished epochs, at least.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    content: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = np.frombuffer(json.dumps(self.content).encode(), np.uint8)
+        with replacing(path) as scratch:
+            np.savez(scratch, **self.arrays, **{_CONTENT: text})
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint | None:
+        """Reads a file; None if there is none, or it is damaged.
+
+        A damaged file is moved aside, and a warning names it. Damage shows in the checksums of the archive.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            return cls(arrays, json.loads(arrays.pop(_CONTENT).tobytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            aside = path.with_suffix(".damaged")
+            os.replace(path, aside)
+            warnings.warn(
+                f"the checkpoint {str(path)!r} is damaged ({error}); it is kept as {aside.name}, and this training "
+                "begins again from its first epoch.",
+                stacklevel=2,
+            )
+            return None
