@@ -106,7 +106,7 @@ def test_settings_of_methods_with_flags_of_their_own_have_names():
     assert parse(*blocks, "--ratio=.3").name == "ratio=0.3"
     neurons, groups = ([*blocks, f"--gates={gates}"] for gates in ("neurons", "groups"))
     assert (parse(*neurons).name, parse(*neurons).gate_l1) == ("gates=neurons gate_l1=0.005", 0.005)
-    assert (parse(*groups).name, parse(*groups).gate_l1) == ("gates=groups gate_l1=0.01", 0.01)
+    assert (parse(*groups).name, parse(*groups).gate_l1) == ("gates=groups gate_l1=0.005", 0.005)
     assert parse(*groups, "--gate_l1=.3", "--ratio=.3").name == "gates=groups ratio=0.3"
     shape = parse("--method=sparse_structure_selection", "--model=imagenet_resnet50", "--variant=ResNet-26")
     assert (shape.name, shape.ratios, len(shape.bypass)) == ("ResNet-26", {}, 8)

@@ -46,9 +46,8 @@ _MINUTES = Recipe(epochs=6, gamma_l1=1e-3, gate_l1=1e-1, width=NARROW)
 _IMAGENET = Recipe(epochs=90, batch_size=256, drops="imagenet", finetune_epochs=(20, 90), budget_cap=2.0)
 RECIPES = {"fashion_mini": _MINUTES, "synthetic": _MINUTES, "imagenet": _IMAGENET}
 
-# By what the penalty on blocks is divided for gates of fewer channels, which get less gradient: so the penalty closes a
-# half of the neurons of VGG-16, or of the groups of a small ResNeXt, in the minutes of fashion_mini.
-GATE_L1_DIVISORS = {"blocks": 1, "neurons": 20, "groups": 10}
+# By what the penalty is divided for gates on neurons or groups, which get less gradient than those on blocks.
+FINE_GATES = 20
 
 # Soft filter pruning on CIFAR, and Sparse Structure Selection on ImageNet as its authors' code has it.
 METHOD_RECIPES = {

@@ -17,7 +17,7 @@ from absl import flags
 
 from tfprune.data import DATASETS, IMAGE_SIZES, check_image_size
 from tfprune.errors import UsageError
-from tfprune.experiments.recipes import A_TENTH, GATE_L1_DIVISORS, NARROW, recipe_for
+from tfprune.experiments.recipes import A_TENTH, FINE_GATES, NARROW, recipe_for
 from tfprune.files import check_writable
 from tfprune.methods import GATES, METHODS
 from tfprune.methods.variants import VARIANTS, get_variant, is_design
@@ -169,8 +169,8 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     number(
         "gate_l1",
-        "L1 on the gates in sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini; for neurons a twentieth, "
-        "for groups a tenth of it.",
+        "L1 on the gates in sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini; a twentieth of it for "
+        "neurons and groups.",
     )
     string(
         "gates",
@@ -329,7 +329,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
     gates = given("gates", GATES[0])
     if gates not in GATES:
         raise unknown_name("gates", gates, GATES)
-    gate_l1 = recipe.gate_l1 / GATE_L1_DIVISORS[gates] if method == "sparse_structure_selection" else 0.0
+    gate_l1 = recipe.gate_l1 if method == "sparse_structure_selection" else 0.0
     epochs, share = given("epochs", recipe.epochs), recipe.finetune_epochs
     cap = given("budget_cap", recipe.budget_cap)
     settings = Settings(
@@ -344,7 +344,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         variant=variant,
         skip=tuple(values.skip or ()),
         gamma_l1=given("gamma_l1", recipe.gamma_l1 if method == "network_slimming" else 0.0),
-        gate_l1=given("gate_l1", gate_l1),
+        gate_l1=given("gate_l1", gate_l1 if gates == "blocks" else gate_l1 / FINE_GATES),
         gates=gates,
         pretrained=given("pretrained", False),
         pattern=given("pattern", None),
