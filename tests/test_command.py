@@ -1,3 +1,7 @@
+import errno
+import os
+import signal
+
 import pytest
 from absl import flags
 
@@ -11,7 +15,7 @@ def call(argv, run=lambda values, arguments: None):
         flags.DEFINE_boolean("loud", False, "Whether loud.", flag_values=values)
         flags.DEFINE_string("name", None, "The name.", flag_values=values)
 
-    return run_command("python -m thing", "Does a thing.\n\nMore of it.", define, run, argv)
+    return run_command("python -m thing", "Does a thing.\n\nMore of it.", define, run, argv, "Go on like this.")
 
 
 def test_flags_and_arguments_reach_the_command():
@@ -92,3 +96,42 @@ def test_a_bug_is_loud():
 
     with pytest.raises(ZeroDivisionError):
         call([], fail)
+
+
+# What stops a command.
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_command_in_one_line(number, status, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert call([], lambda values, rest: os.kill(os.getpid(), number)) == status
+    assert capsys.readouterr().err == f"python -m thing: stopped by {number.name}. Go on like this.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_passes_through_what_catches_exceptions(capsys):
+    def run(values, rest):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            pytest.fail("caught")
+
+    assert call([], run) == 143
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/mnt/runs/x.npz"), "'/mnt/runs/x.npz': No space left on"),
+        (OSError(errno.EFBIG, "File too large"), "File too large. Go on like this."),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "'a': Permission denied"),
+    ],
+)
+def test_what_the_machine_refuses_is_status_1_and_one_line(error, told, capsys):
+    def run(values, rest):
+        raise error
+
+    assert call([], run) == 1
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1

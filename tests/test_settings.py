@@ -1,5 +1,6 @@
 import gzip
 import json
+import pickle
 import struct
 import subprocess
 import sys
@@ -461,6 +462,26 @@ def test_a_width_for_a_model_file(capsys, tmp_path):
 
 def test_a_model_file_with_code_in_it_is_not_run(capsys, tmp_path):
     path = save(tmp_path / "net.keras", layers.Dense(10), layers.Lambda(lambda x: x + 1))
+    assert str(path) in refused(capsys, "--smoke", f"--model={path}", f"--workdir={tmp_path / 'w'}")
+
+
+@pytest.mark.parametrize("member", ["../outside.txt", "/tmp/outside.txt", "assets/../../outside.txt"])
+def test_a_model_file_with_a_member_that_leads_outside(capsys, tmp_path, member):
+    path = save(tmp_path / "net.keras", layers.Dense(10))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(member, "planted")
+    err = refused(capsys, "--smoke", f"--model={path}", f"--workdir={tmp_path / 'w'}")
+    assert repr(member) in err
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
+def test_a_model_file_that_is_a_pickle_is_not_unpickled(capsys, tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (pytest.fail, ("code in a model file was run",))
+
+    path = tmp_path / "net.keras"
+    path.write_bytes(pickle.dumps(Harmful()))
     assert str(path) in refused(capsys, "--smoke", f"--model={path}", f"--workdir={tmp_path / 'w'}")
 
 

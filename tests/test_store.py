@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from tfprune.errors import TfpruneError
 from tfprune.experiments.stages import TrainingKey
-from tfprune.experiments.store import Store, save_weights, write_json
+from tfprune.experiments.store import BusyError, Store, save_weights, write_json
 
 CONFIG = {"dataset": "synthetic", "model": "vgg16", "seed": 0}
 
@@ -106,6 +107,88 @@ def test_finished_lists_one_kind_by_name(store):
             pass
     assert [stage.name.rsplit("-", 1)[0] for stage in store.finished("train")] == ["train-a", "train-b"]
     assert len(store.finished("plan")) == 1
+
+
+# Several processes.
+
+
+def test_a_stage_is_owned_by_one_at_a_time_and_by_none_that_is_dead(tmp_path, stage):
+    with stage.owned():
+        assert stage.busy
+        with pytest.raises(BusyError) as error, stage.owned():
+            pass
+        assert error.value.stage is stage
+    assert not stage.busy
+    code = (
+        "import os, sys, time; from pathlib import Path; from tfprune.experiments.store import Store\n"
+        f"with Store(Path(sys.argv[1])).stage('train', 'synthetic-vgg16', {CONFIG!r}).owned():\n"
+        "    print('owned', flush=True)\n"
+        "    time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "owned\n"
+    assert stage.busy
+    process.kill()
+    process.wait()
+    assert not stage.busy
+
+
+def test_who_owns_a_stage_clears_what_killed_processes_were_writing_for_it(store, stage):
+    other = store.stage("train", "synthetic-vgg16", {**CONFIG, "seed": 1})
+    for one in (stage, other):
+        one.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        (one.folder.parent / f".{one.name}.abc").mkdir(parents=True)
+        (one.folder.parent / f".{one.name}.abc" / "weights.npz").touch()
+        (one.checkpoint.parent / f".{one.name}.77.npz").touch()
+        one.checkpoint.touch()
+    with stage.owned():
+        assert not list(store.folder.parent.rglob(f".{stage.name}*"))
+        assert len(list(store.folder.parent.rglob(f".{other.name}*"))) == 2
+        assert stage.checkpoint.exists()
+
+
+def test_a_finished_stage_needs_no_checkpoint_and_a_failed_one_goes_on_from_none(stage):
+    stage.checkpoint.parent.mkdir(parents=True)
+    stage.checkpoint.touch()
+    stage.fail({"message": "no"})
+    assert not stage.checkpoint.exists()
+    assert json.loads(stage.failure.read_text()) == {"stage": stage.name, "message": "no"}
+    stage.checkpoint.touch()
+    with stage.writing():
+        pass
+    assert not stage.checkpoint.exists()
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("change", ["byte", "shorter", "gone", "marker", "not stored"])
+def test_a_file_that_is_not_as_it_was_stored_is_not_read(stage, change):
+    with stage.writing() as folder:
+        save_weights(folder, [np.zeros(3)])
+        write_json(folder / "history.json", [1])
+    path = stage.folder / "history.json"
+    if change == "not stored":
+        write_json(stage.folder / "more.json", [1])
+    elif change == "gone":
+        path.unlink()
+    elif change == "marker":
+        (stage.folder / "DONE").write_text("{}")
+    else:
+        path.write_text("[2]\n" if change == "byte" else "")
+    with pytest.raises(TfpruneError, match=r"damaged: \w+\.json is not as it was stored\. Delete this folder to redo"):
+        stage.read("more.json" if change == "not stored" else "history.json")
+    if change != "marker":
+        assert len(stage.weights()) == 1
+
+
+def test_stages_of_another_version_are_left_out_with_a_warning(store, stage):
+    with stage.writing():
+        pass
+    config = stage.folder / "config.json"
+    config.write_text(config.read_text().replace('"schema": ', '"schema": 9'))
+    with pytest.warns(UserWarning, match=r"1 of the stages train-\* .* cannot be used: another version"):
+        assert store.finished("train") == []
 
 
 # Names.

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from absl import flags
 
 from tfprune.errors import TfpruneError, UsageError
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE = 0, 1, 2
+_SIGNAL = 128  # what shells add to the number of a signal
+
+
+class _Stopped(BaseException):
+    """A signal asks the process to end; its number is the argument."""
 
 
 def run_command(
@@ -20,6 +28,7 @@ def run_command(
     define: Callable[[flags.FlagValues], None],
     run: Callable[[flags.FlagValues, list[str]], None],
     argv: Sequence[str],
+    going_on: str = "",
 ) -> int:
     """Parses flags and runs a command.
 
@@ -29,10 +38,12 @@ def run_command(
         define: Defines the flags on a set of flag values.
         run: The command; takes the parsed flags and the arguments that are no flags.
         argv: Arguments without the program's name. `--flagfile=FILE` reads flags from a file.
+        going_on: What is told of how to go on where the command was stopped.
 
     Returns:
         The exit status: 0 done, 2 for a mistake of the user's, 1 for another failure that tfprune foresees,
-        such as a loss that is no number, 130 when interrupted; all told in one line. Other exceptions pass through.
+        such as a loss that is no number or a full disk, 130 and 143 when stopped by Ctrl-C and SIGTERM; all told in
+        one line. Other exceptions pass through.
     """
     values = flags.FlagValues()
     define(values)
@@ -44,19 +55,41 @@ def run_command(
             arguments = values([program, *argv])[1:]
         except flags.Error as error:
             raise UsageError(f"{error} See --help.") from error
-        with warnings.catch_warnings():
+        with _stopping(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"{program}: note: {message}", file=sys.stderr)
             run(values, arguments)
     except TfpruneError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else FAILED
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted.", file=sys.stderr)
-        return INTERRUPTED
+    except (KeyboardInterrupt, _Stopped) as stop:
+        number = stop.args[0] if isinstance(stop, _Stopped) else signal.SIGINT
+        print(f"{program}: stopped by {signal.Signals(number).name}. {going_on}".rstrip(), file=sys.stderr)
+        return _SIGNAL + number
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:  # the machine's: a full disk, a folder that is gone
+        where = f"{error.filename!r}: " if error.filename else ""
+        print(f"{program}: {where}{error.strerror or error}. {going_on}".rstrip(), file=sys.stderr)
+        return FAILED
     return DONE
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM, with which schedulers end a job, stops the command as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        raise _Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _help(values: flags.FlagValues) -> str:

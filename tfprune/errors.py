@@ -35,4 +35,8 @@ class ExportError(TfpruneError):
 
 
 class DivergedError(TfpruneError):
-    """The training loss is no longer a finite number."""
+    """The training loss is no longer a finite number, or has exploded."""
+
+
+class RunsFailedError(TfpruneError):
+    """Runs of a study failed; the others went on."""

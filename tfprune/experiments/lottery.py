@@ -51,7 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.experiments.lottery", __doc__, define_flags, _run, argv)
+    return run_command("python -m tfprune.experiments.lottery", __doc__, define_flags, _run, argv, run.GOING_ON)
 
 
 def _run(values: flags.FlagValues, arguments: list[str]) -> None:

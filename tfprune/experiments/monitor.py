@@ -1,8 +1,9 @@
-"""Callbacks that show a training, or keep something of it: console lines, TensorBoard, weights of an early epoch."""
+"""Callbacks that show a training, or keep something of it: lines, time left, TensorBoard, weights of an early epoch."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,42 @@ class EpochLines(keras.callbacks.Callback):
             f"accuracy {logs['accuracy']:.4f}  test {logs['val_accuracy']:.4f}",
             flush=True,
         )
+
+
+class TimeLeft(keras.callbacks.Callback):
+    """Prints once, after the first steps, how long all that is left will take at their speed.
+
+    Args:
+        flops_per_step: Of the training that it watches.
+        flops: Of everything that is left, this training included.
+    """
+
+    def __init__(self, flops_per_step: float, flops: float):
+        super().__init__()
+        self._flops_per_step, self._flops = flops_per_step, flops
+        self._start: tuple[float, int] | None = None
+        self._epoch, self._told = 0, False
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Notes the epoch, of which batches are counted."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Begins to measure after the first call, which is slower than the others, and ends after the next."""
+        now, step = time.perf_counter(), self._epoch * self.params["steps"] + batch
+        if self._start is None:
+            self._start = now, step
+        elif not self._told:
+            speed = (step - self._start[1]) * self._flops_per_step / (now - self._start[0])
+            print(f"\nabout {_duration(self._flops / speed)} left, at the speed of the first steps", flush=True)
+            self._told = True
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 class EarlyWeights(keras.callbacks.Callback):

@@ -92,7 +92,7 @@ def collect(workdir: Path) -> Results:
             last = found[-1]
             owner = last.study, last.seed
             if kind == "plan":
-                plans[owner] = load_plan(stage.folder / "plan.json")
+                plans[owner] = load_plan(stage.file("plan.json"))
                 stages[owner]["unpruned"] = store.named(stage.read("origin.json")["large"])
                 if plans[owner].inherits:
                     stages[owner]["pruned"] = stage

@@ -11,12 +11,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 from absl import flags
 
 from tfprune.command import run_command
+from tfprune.errors import RunsFailedError, UsageError
 from tfprune.experiments.settings import Settings, define_flags, settings_from_flags
+from tfprune.experiments.shards import take_shard
+from tfprune.experiments.store import Stage, own_workdir
+
+GOING_ON = "What is finished is kept: the same command goes on after the last epoch of the training it was in."
+_POLL_SECONDS = 1.0
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -25,11 +33,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     Raises:
         UsageError: For wrong flags, data or networks.
     """
-    from tfprune.errors import UsageError
-
     if arguments:
         raise UsageError(f"Unexpected argument {arguments[0]!r}: every setting is a flag, --name=value.")
-    run_all(settings_from_flags(values))
+    run_all(take_shard(settings_from_flags(values), values.shard))
 
 
 def run_all(grid: Sequence[Settings]) -> None:
@@ -40,40 +46,76 @@ def run_all(grid: Sequence[Settings]) -> None:
 
     Raises:
         UsageError: For data, networks or plans that cannot be had.
+        RunsFailedError: If runs failed, after all others are done.
     """
     start = time.perf_counter()
+    if not grid:
+        print("nothing to do: there are more shards than seeds of all settings")
+        return
 
     from tfprune.startup import import_tensorflow
 
     import_tensorflow()
-    from tfprune.experiments.report import write_report
-    from tfprune.experiments.study import Shared, Study, overview
-    from tfprune.training.distribution import make_strategy, worker_index
+    from tfprune.experiments.study import Shared, Study, overview, worker_folder
+    from tfprune.training.distribution import make_deterministic, make_strategy, several_workers, worker_index
 
-    strategy = make_strategy(grid[0].strategy)
-    chief, shared = worker_index(strategy) == 0, Shared()
+    if grid[0].deterministic:
+        make_deterministic()
+    strategy, workdir, shared = make_strategy(grid[0].strategy), grid[0].workdir, Shared()
+    worker = worker_index(strategy)
+    chief = worker == 0
     # On every worker, and before anything is trained, so that all of them stop where a plan cannot be made.
-    if len(grid) > 1:
-        header = overview(Study(settings, strategy, shared) for settings in grid)
-        if chief:
-            print(header, flush=True)
-        if grid[0].dry_run:
-            return
-    for settings in grid:
-        study = Study(settings, strategy, shared)
-        header = study.describe()
-        if chief:
-            print(f"\n{header}" if len(grid) > 1 else header, flush=True)
-        if not settings.dry_run:
-            study.run()
-    if chief and not grid[0].dry_run:
-        print(f"\n{write_report(grid[0].workdir)}")
-        print(f"\nreport: {grid[0].workdir / 'report.md'}   ({time.perf_counter() - start:.0f} s)")
+    header = overview((Study(settings, strategy, shared) for settings in grid), shared)
+    if chief and len(grid) > 1:
+        print(header, flush=True)
+    if grid[0].dry_run:
+        if chief and len(grid) == 1:
+            print(Study(grid[0], strategy, shared).describe())
+        return
+    todo, shown = {settings: settings.seeds for settings in grid}, set()
+    with own_workdir(worker_folder(workdir, worker)) if several_workers(strategy) else nullcontext():
+        while todo:
+            busy: dict[Settings, dict[int, list[Stage]]] = {}
+            for settings, seeds in todo.items():
+                study = Study(settings, strategy, shared)
+                if chief and settings not in shown:
+                    print(f"\n{study.describe()}" if len(grid) > 1 else study.describe(), flush=True)
+                shown.add(settings)
+                busy |= {settings: found} if (found := study.run(seeds)) else {}
+            _wait([stage for found in busy.values() for stages in found.values() for stage in stages])
+            todo = {settings: tuple(found) for settings, found in busy.items()}
+    if chief:
+        _report(workdir, time.perf_counter() - start, shared.failed)
+    if shared.failed:
+        name, message = next(iter(shared.failed.items()))
+        raise RunsFailedError(
+            f"{len(shared.failed)} failed; everything else is done. {name}: {message} What has failed is not tried "
+            f"again as long as its file in {str(workdir / 'failed')!r} is there."
+        )
+
+
+def _wait(stages: list[Stage]) -> None:
+    """Waits until one of the stages that other processes are doing can be had."""
+    if stages:
+        print(f"waiting for {stages[0].name}, which another process is doing", flush=True)
+    while stages and all(stage.busy for stage in stages):
+        time.sleep(_POLL_SECONDS)
+
+
+def _report(workdir: Path, seconds: float, failed: Mapping[str, str]) -> None:
+    from tfprune.experiments.report import write_report
+
+    try:
+        print(f"\n{write_report(workdir)}")
+        print(f"\nreport: {workdir / 'report.md'}   ({seconds:.0f} s)")
+    except UsageError:  # nothing is finished
+        if not failed:
+            raise
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.experiments.run", __doc__, define_flags, run, argv)
+    return run_command("python -m tfprune.experiments.run", __doc__, define_flags, run, argv, GOING_ON)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ class Settings:
     budget_cap: float | None
     strategy: str
     precision: str
+    deterministic: bool
     workdir: Path
     export: bool
     dry_run: bool
@@ -243,6 +244,17 @@ def define_flags(values: flags.FlagValues) -> None:
     string("strategy", "auto", f"Where to train: {', '.join(STRATEGIES)}.")
     string("precision", "float32", f"{' or '.join(PRECISIONS)}.")
     string("workdir", "runs", "Folder for results; finished stages that are there are used. With --smoke: runs/smoke.")
+    string(
+        "shard",
+        None,
+        "Do a part of the seeds and settings only, i/n with i from 0 to n - 1, in a job of an array: "
+        "--shard=$SLURM_ARRAY_TASK_ID/8. Jobs may share the workdir; each stage is done once.",
+    )
+    switch(
+        "deterministic",
+        False,
+        "Use only operations that give the same result every time, on GPUs too, where they are slower.",
+    )
     switch("export", True, "Export every regime's network of the first seed as .keras and SavedModel.")
     switch("smoke", False, "Shrink to synthetic data, one epoch and a narrow network: a check in seconds.")
     switch("dry_run", False, "Print what would be done, and stop.")
@@ -364,6 +376,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         budget_cap=None if cap == math.inf else cap,
         strategy=values.strategy,
         precision=values.precision,
+        deterministic=values.deterministic,
         workdir=Path(values.workdir),
         export=values.export,
         dry_run=values.dry_run,

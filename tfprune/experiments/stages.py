@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,18 @@ class StudyStages:
         if regime.weights == "fresh" and self._settings.scratch_rescale:
             config["scratch_rescale"] = True
         return self._store.stage(regime.name, self._slug(self._settings.method, seed), config)
+
+    def unlike(self, seed: int) -> Iterator[str]:
+        """Why finished trainings of the same network, data and seed are not taken: what differs in them."""
+        wanted = self.large(seed, sparse=False)
+        if wanted.done:
+            return
+        defaults = {field.name: field.default for field in dataclasses.fields(TrainingKey)}
+        for stage in self._store.similar(wanted):
+            there, here = stage.stored_config(), {**wanted.config, **self._store.stamp(wanted.kind)}
+            names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+            pairs = [(name, *(side.get(name, defaults.get(name)) for side in (there, here))) for name in names]
+            yield f"{stage.name}: " + ", ".join(f"{name}={theirs} there, {ours} here" for name, theirs, ours in pairs)
 
     def study(self) -> str:
         """Eight hex digits that all seeds of this setting share."""

@@ -7,9 +7,11 @@ method on the same network finds the large network trained.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import keras
@@ -20,12 +22,13 @@ from tabulate import tabulate
 from tfprune.data import load
 from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
-from tfprune.errors import PlanError, UsageError
-from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog
+from tfprune.errors import DivergedError, PlanError, RunsFailedError, UsageError
+from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog, TimeLeft
+from tfprune.experiments.provenance import provenance
 from tfprune.experiments.results import Row
 from tfprune.experiments.settings import Settings
 from tfprune.experiments.stages import StudyStages
-from tfprune.experiments.store import Stage, save_weights, write_json
+from tfprune.experiments.store import BusyError, Stage, save_weights, write_json
 from tfprune.exporting import export
 from tfprune.files import file_name
 from tfprune.methods import METHODS
@@ -34,7 +37,7 @@ from tfprune.models import build_model
 from tfprune.plans import ChannelPlan, Plan, load_plan
 from tfprune.profiling import profile
 from tfprune.surgery import Edit, clone
-from tfprune.training.distribution import agree, worker_index
+from tfprune.training.distribution import agree, several_workers, worker_index
 from tfprune.training.loop import Trainer, TrainingConfig, TrainingResult
 from tfprune.training.regimes import REGIMES, Regime
 from tfprune.training.schedules import Schedule
@@ -48,10 +51,16 @@ class Shared:
     Attributes:
         data: What was asked for -> the data.
         expected: Settings -> the plan, as far as it is known before the training, and whether its widths are.
+        left: Training that is left -> its FLOPs, about.
+        failed: Stage -> why it cannot be done.
+        told: Whether the time that all of it takes has been estimated.
     """
 
     data: dict[tuple, ImageData | StreamedData] = dataclasses.field(default_factory=dict)
     expected: dict[Settings, tuple[Plan, bool]] = dataclasses.field(default_factory=dict)
+    left: dict[str, float] = dataclasses.field(default_factory=dict)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    told: bool = False
 
 
 _EARLY = "early_weights.npz"  # of a large network's training, to rewind to
@@ -82,7 +91,7 @@ class Study:
         worker = worker_index(strategy)
         self.chief = worker == 0
         # Workers do the same work and each keeps its own stages, so that none needs the others' disk.
-        workdir = settings.workdir if self.chief else settings.workdir / "workers" / str(worker)
+        workdir = worker_folder(settings.workdir, worker)
         replicas = strategy.num_replicas_in_sync
         key = self.method.sparse_key(self._method_settings(0))
         sparse, content = self.method.trains_sparse, self.data.content
@@ -117,12 +126,9 @@ class Study:
             f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
             f"{replicas} {device} replica{'s' * (replicas > 1)}",
             f"workdir   {s.workdir}",
+            *(f"unlike    {text}" for text in self.stages.unlike(s.seeds[0])),
         ]
-        table = [
-            (seed, stage, epochs, rates, "done" if done else "")
-            for seed in s.seeds
-            for stage, epochs, rates, done in self._stage_lines(seed, plan, known)
-        ]
+        table = [(seed, *line) for seed in s.seeds for line in self._stage_lines(seed, plan, known)]
         return "\n".join(lines) + "\n\n" + tabulate(table, ("seed", "stage", "epochs", "learning rates", ""))
 
     def _expected_plan(self) -> tuple[Plan, bool]:
@@ -130,7 +136,7 @@ class Study:
         if self.settings not in self._shared.expected:
             planned = self.stages.plan(self.settings.seeds[0])
             stored = planned.done and len(self.settings.seeds) == 1
-            found = (load_plan(planned.folder / "plan.json"), True) if stored else self._expected_round()
+            found = (load_plan(planned.file("plan.json")), True) if stored else self._expected_round()
             self._shared.expected[self.settings] = found
         return self._shared.expected[self.settings]
 
@@ -165,16 +171,16 @@ class Study:
         s = self.settings
         for sparse in (False, True)[: 1 + self.method.trains_sparse]:
             rates = _rates(self._schedule_of_large(sparse), s.epochs)
-            yield f"train{' sparse' * sparse}", s.epochs, rates, self.stages.large(seed, sparse).done
+            yield f"train{' sparse' * sparse}", s.epochs, rates, _progress(self.stages.large(seed, sparse))
         planned = self.stages.plan(seed)
-        yield "plan", "", "", planned.done
+        yield "plan", "", "", _progress(planned)
         if planned.done:
-            plan, known = load_plan(planned.folder / "plan.json"), True
+            plan, known = load_plan(planned.file("plan.json")), True
         for regime in s.regime_list:
             epochs = self._epochs(regime, plan)
             sure = known or regime.budget != "flops"
             rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
-            done = known and self.stages.regime(seed, regime, epochs).done
+            done = _progress(self.stages.regime(seed, regime, epochs)) if known else ""
             epochs -= self._first_epoch(regime)
             yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
 
@@ -197,26 +203,39 @@ class Study:
         """The study as a line of the table that `overview` makes."""
         s, (plan, known) = self.settings, self._expected_plan()
         stages = [line for seed in s.seeds for line in self._stage_lines(seed, plan, known)]
-        about, done = "" if known else "about ", sum(bool(stage[-1]) for stage in stages)
+        about, done = "" if known else "about ", sum(stage[-1] == "done" for stage in stages)
         after = [f"{about}{number:,}" for number in (plan.params[1], plan.flops[1])]
         name = Path(s.model).name
         return s.dataset, name, s.method, s.name, f"{s.learning_rate:g}", *after, f"{done} of {len(stages)}"
 
     # Doing it
 
-    def run(self) -> None:
-        """Runs every stage that is not done yet, for every seed."""
-        for number, seed in enumerate(self.settings.seeds):
-            self._run_seed(seed, export_networks=self.settings.export and number == 0)
+    def run(self, seeds: Iterable[int]) -> dict[int, list[Stage]]:
+        """Runs every stage that is not done yet; what fails is noted in `Shared.failed`, and the others go on.
 
-    def _run_seed(self, seed: int, export_networks: bool) -> None:
+        Returns:
+            Seed -> stages that have to wait until another process is done with them.
+        """
+        busy = {}
+        for seed in seeds:
+            try:
+                waiting = self._run_seed(seed, export_networks=self.settings.export and seed == self.settings.seeds[0])
+            except BusyError as error:
+                waiting = [error.stage]
+            except RunsFailedError:
+                continue
+            if waiting:
+                busy[seed] = waiting
+        return busy
+
+    def _run_seed(self, seed: int, export_networks: bool) -> list[Stage]:
         s = self.settings
         initial = clone(self.model, weights="fresh", seed=seed).get_weights()
         large = self._train_large(seed, initial, sparse=False)
         start = large.weights() if s.pretrained else initial
         to_prune = self._train_large(seed, start, sparse=True) if self.method.trains_sparse else large
         planned = self._make_plan(seed, large, to_prune)
-        plan = load_plan(planned.folder / "plan.json")
+        plan = load_plan(planned.file("plan.json"))
         self.model.set_weights(to_prune.weights())
         small = plan.apply(self.model)
         if export_networks:
@@ -225,31 +244,43 @@ class Study:
             if plan.inherits:
                 small.set_weights(planned.weights())
                 self._export(small, planned, "pruned")
+        waiting = []
         for regime in s.regime_list:
-            epochs = self._epochs(regime, plan)
-            stage = self.stages.regime(seed, regime, epochs)
-            if not self._done(stage):
-                weights = self._first_weights(regime, seed, initial, to_prune, planned)
-                schedule = regime.schedule(s.learning_rate, epochs, s.drops)
-                first = self._first_epoch(regime)
-                self._say(f"seed {seed}: {regime.name}, {_epochs(epochs - first)}")
-                trainer = self._trainer_for(small, plan.edit())
-                result = self._train(trainer, stage, weights, epochs, schedule, seed, plan.callbacks(), first)
-                small.set_weights(result.weights)
-                with stage.writing() as folder:
-                    _store_result(folder, result)
-                    own = epochs - first, result.seconds
-                    row = self._row(seed, regime.name, small, plan.flops[1], result.history, *own)
-                    write_json(folder / "rows.json", [dataclasses.asdict(row)])
+            stage = self.stages.regime(seed, regime, self._epochs(regime, plan))
+            try:
+                with self._doing(stage, seed, regime.name) as due:
+                    if due:
+                        weights = self._first_weights(regime, seed, initial, to_prune, planned)
+                        self._run_regime(stage, seed, regime, plan, small, weights)
+            except BusyError:
+                waiting.append(stage)
+                continue
+            except RunsFailedError:
+                continue
             if export_networks:
                 small.set_weights(stage.weights())
                 self._export(small, stage, regime.name)
+        return waiting
+
+    def _run_regime(
+        self, stage: Stage, seed: int, regime: Regime, plan: Plan, small: keras.Model, weights: list[np.ndarray]
+    ) -> None:
+        s, epochs, first = self.settings, self._epochs(regime, plan), self._first_epoch(regime)
+        schedule = regime.schedule(s.learning_rate, epochs, s.drops)
+        self._say(f"seed {seed}: {regime.name}, {_epochs(epochs - first)}")
+        trainer = self._trainer_for(small, plan.edit())
+        result = self._train(trainer, stage, weights, epochs, schedule, seed, plan.callbacks(), first)
+        small.set_weights(result.weights)
+        with self._writing(stage, seed, result.seconds) as folder:
+            _store_result(folder, result)
+            row = self._row(seed, regime.name, small, plan.flops[1], result.history, epochs - first, result.seconds)
+            write_json(folder / "rows.json", [dataclasses.asdict(row)])
 
     def _first_weights(
         self, regime: Regime, seed: int, initial: list[np.ndarray], to_prune: Stage, planned: Stage
     ) -> list[np.ndarray]:
         """The weights with which a regime begins."""
-        plan = load_plan(planned.folder / "plan.json")
+        plan = load_plan(planned.file("plan.json"))
         if regime.weights == "inherit":
             return planned.weights()
         if regime.weights == "rewind":
@@ -262,29 +293,35 @@ class Study:
         return self.method.fresh(plan, self.model, asked).get_weights()
 
     def _train_large(self, seed: int, initial: list[np.ndarray], sparse: bool) -> Stage:
-        stage, s = self.stages.large(seed, sparse), self.settings
-        if self._done(stage):
-            return stage
-        kind = "sparse" if sparse else "plain"
-        if kind not in self._trainers:
-            edit = self.method.edit(self._method_settings(seed)) if sparse else None
-            self._trainers[kind] = self._trainer(self.model, edit)
-        self._say(f"seed {seed}: train{' sparse' * sparse}, {_epochs(s.epochs)}")
-        schedule = self._schedule_of_large(sparse)
-        own = self.method.callbacks(self._method_settings(seed)) if sparse else []
-        early = EarlyWeights(s.rewind_epoch)
-        result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, [*own, early])
-        with stage.writing() as folder:
-            _store_result(folder, result, self.method.learned(own) if sparse else None)
-            if s.rewind_epoch and sparse == self.method.trains_sparse:
-                save_weights(folder, early.weights, _EARLY)
+        stage, s, what = self.stages.large(seed, sparse), self.settings, f"train{' sparse' * sparse}"
+        with self._doing(stage, seed, what) as due:
+            if not due:
+                return stage
+            kind = "sparse" if sparse else "plain"
+            if kind not in self._trainers:
+                edit = self.method.edit(self._method_settings(seed)) if sparse else None
+                self._trainers[kind] = self._trainer(self.model, edit)
+            self._say(f"seed {seed}: {what}, {_epochs(s.epochs)}")
+            schedule = self._schedule_of_large(sparse)
+            own = self.method.callbacks(self._method_settings(seed)) if sparse else []
+            early = EarlyWeights(s.rewind_epoch)
+            result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, [*own, early])
+            with self._writing(stage, seed, result.seconds) as folder:
+                _store_result(folder, result, self.method.learned(own) if sparse else None)
+                if s.rewind_epoch and sparse == self.method.trains_sparse:
+                    save_weights(folder, early.weights, _EARLY)
         return stage
 
     def _make_plan(self, seed: int, large: Stage, to_prune: Stage) -> Stage:
-        stage, s = self.stages.plan(seed), self.settings
-        if self._done(stage):
-            return stage
-        self._say(f"seed {seed}: plan")
+        stage = self.stages.plan(seed)
+        with self._doing(stage, seed, "plan") as due:
+            if due:
+                self._say(f"seed {seed}: plan")
+                self._store_plan(stage, seed, large, to_prune)
+        return stage
+
+    def _store_plan(self, stage: Stage, seed: int, large: Stage, to_prune: Stage) -> None:
+        s, start = self.settings, time.perf_counter()
         self.model.set_weights(to_prune.weights())
         learned = to_prune.read("history.json").get("learned", {})
         settings = dataclasses.replace(self._method_settings(seed), learned=learned)
@@ -295,7 +332,7 @@ class Study:
         proof = step.prove(pruned)
         plan = step
         if self._before is not None:
-            plan = load_plan(self._before.plan(seed).folder / "plan.json").then(self.model, step)
+            plan = load_plan(self._before.plan(seed).file("plan.json")).then(self.model, step)
         self._say(f"{plan}\nproof: {proof}")
         trained, sparse = large.read("history.json"), to_prune.read("history.json")
         rows = []
@@ -307,13 +344,12 @@ class Study:
         rows.append(
             self._row(seed, "unpruned", self.model, plan.flops[0], trained["epochs"], s.epochs, trained["seconds"])
         )
-        with stage.writing() as folder:
+        with self._writing(stage, seed, time.perf_counter() - start) as folder:
             plan.save(folder / "plan.json")
             if plan.inherits:
                 save_weights(folder, small.get_weights())
             write_json(folder / "origin.json", {"large": large.name})
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
-        return stage
 
     def _pruned_before(self, seed: int) -> keras.Model:
         """The winning ticket of the round before, trained."""
@@ -325,7 +361,7 @@ class Study:
                     f"Round {self.settings.round} prunes what round {self.settings.round - 1} has trained, and its "
                     f"stage {stage.name} is not in {str(self.settings.workdir)!r}. Run that round first."
                 )
-        model = load_plan(stages[0].folder / "plan.json").apply(self.model)
+        model = load_plan(stages[0].file("plan.json")).apply(self.model)
         model.set_weights(stages[1].weights())
         return model
 
@@ -338,12 +374,59 @@ class Study:
         if self.chief:
             callbacks.append(TensorBoardLog(self.settings.workdir / "tensorboard" / stage.name))
             callbacks += [] if bar else [EpochLines()]
-        return trainer.run(weights, epochs, schedule, seed, callbacks, progress_bar=bar, first_epoch=first_epoch)
+        if self.chief and not self._shared.told and stage.name in self._shared.left:
+            left = self._shared.left
+            steps = (epochs - first_epoch) * trainer.steps_per_epoch
+            callbacks.append(TimeLeft(left[stage.name] / steps, sum(left.values())))
+            self._shared.told = True
+        result = trainer.run(
+            weights, epochs, schedule, seed, callbacks, bar, first_epoch=first_epoch, checkpoint=stage.checkpoint
+        )
+        self._shared.left.pop(stage.name, None)
+        return result
+
+    @contextmanager
+    def _doing(self, stage: Stage, seed: int, what: str) -> Iterator[bool]:
+        """Owns a stage while it is done, unless it is done; gives whether it has to be.
+
+        Raises:
+            BusyError: If another process is doing it.
+            RunsFailedError: If it cannot be done; why is noted.
+        """
+        if agree(self.strategy, stage.done):
+            yield False
+            return
+        if agree(self.strategy, stage.failure.is_file()):
+            raise self._failed(stage, _message(stage.failure))
+        # Each of several workers has stages of its own, which no other run may have: `own_workdir`.
+        alone = several_workers(self.strategy)
+        with nullcontext() if alone else stage.owned():
+            if not alone and stage.done:  # by another process, just now
+                yield False
+                return
+            try:
+                yield True
+            except (DivergedError, PlanError) as error:
+                setting = f"{self.settings.dataset}, {Path(self.settings.model).name}, {self.settings.method}"
+                stage.fail(
+                    {"what": what, "seed": seed, "setting": f"{setting}, {self.settings.name}", "message": str(error)}
+                )
+                raise self._failed(stage, str(error)) from error
+
+    def _failed(self, stage: Stage, message: str) -> RunsFailedError:
+        if stage.name not in self._shared.failed:
+            self._say(f"failed: {stage.name}: {message}")
+        self._shared.failed[stage.name] = message
+        return RunsFailedError(message)
+
+    @contextmanager
+    def _writing(self, stage: Stage, seed: int, seconds: float) -> Iterator[Path]:
+        """As `Stage.writing`, with where the result comes from."""
+        with stage.writing() as folder:
+            yield folder
+            write_json(folder / "provenance.json", provenance(seed, seconds))
 
     # Trainers, rows
-
-    def _done(self, stage: Stage) -> bool:
-        return agree(self.strategy, stage.done)
 
     def _epochs(self, regime: Regime, plan: Plan) -> int:
         s, flops_ratio = self.settings, _flops_ratio(plan) if regime.budget == "flops" else 1.0
@@ -435,10 +518,18 @@ class Study:
             print(text, flush=True)
 
 
-def overview(studies: Iterable[Study]) -> str:
-    """A table of several studies: the pruned network, how many of the stages are done; and what is left to train."""
+def worker_folder(workdir: Path, worker: int) -> Path:
+    """Where a worker keeps its stages: the chief (0) in the workdir, others in folders of their own."""
+    return workdir / "workers" / str(worker) if worker else workdir
+
+
+def overview(studies: Iterable[Study], shared: Shared) -> str:
+    """A table of several studies: the pruned network, how many of the stages are done; and what is left to train.
+
+    The trainings that are left are noted in `shared`.
+    """
     header = ("data set", "model", "method", "setting", "rate", "params", "FLOPs", "stages done")
-    table, left = [], {}
+    table, left = [], shared.left
     for study in studies:
         table.append(study.overview())
         left |= study.trainings()
@@ -446,6 +537,12 @@ def overview(studies: Iterable[Study]) -> str:
     return (
         f"{lines}\nregimes {', '.join(s.regimes)}; seeds {', '.join(map(str, s.seeds))}; {_epochs(s.epochs)} of the "
         f"large model; {len(left)} trainings left, about {sum(left.values()):.1e} FLOPs"
+    )
+
+
+def _progress(stage: Stage) -> str:
+    return (
+        "done" if stage.done else "failed" if stage.failure.is_file() else "begun" if stage.checkpoint.is_file() else ""
     )
 
 
@@ -462,6 +559,13 @@ def _store_result(folder: Path, result: TrainingResult, learned: dict | None = N
     save_weights(folder, result.weights)
     content = {"epochs": result.history, "seconds": result.seconds}
     write_json(folder / "history.json", content | ({"learned": learned} if learned else {}))
+
+
+def _message(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["message"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"why cannot be read in {str(path)!r}"
 
 
 def _flops_ratio(plan: Plan) -> float:

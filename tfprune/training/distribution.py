@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+import keras
 import tensorflow as tf
 
 from tfprune.errors import UsageError
@@ -37,6 +38,12 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
+def make_deterministic() -> None:
+    """Makes every operation give the same result each time, or fail. Call it before any operation."""
+    keras.utils.set_random_seed(0)  # what TensorFlow's check for unseeded operations wants to see
+    tf.config.experimental.enable_op_determinism()
+
+
 def worker_index(strategy: tf.distribute.Strategy) -> int:
     """0 on the worker that writes results (the chief), another number on the others."""
     resolver = strategy.cluster_resolver
@@ -47,9 +54,14 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
     return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
 
 
+def several_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Whether processes train together that TF_CONFIG names."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether a flag is true on every worker; all workers have to ask together."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not several_workers(strategy):
         return flag
     votes = strategy.run(lambda: tf.constant(0 if flag else 1))
     return int(strategy.reduce(tf.distribute.ReduceOp.SUM, votes, axis=None)) == 0
@@ -57,7 +69,7 @@ def agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
 
 def all_equal(strategy: tf.distribute.Strategy, number: int) -> bool:
     """Whether every worker has the same number; all workers have to ask together."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not several_workers(strategy):
         return True
     numbers = strategy.gather(strategy.run(lambda: tf.constant([number])), axis=0)
     return len(set(numbers.numpy().tolist())) == 1
