@@ -39,10 +39,20 @@ def command(small, workdir, *argv):
     return [sys.executable, "-m", "tfprune.experiments.run", *flags, f"--workdir={workdir}", *argv]
 
 
-def start(*args, **kwargs):
+def take_signals():
+    """In the child: where the tests run in the background, Ctrl-C is ignored, and so it would be here."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def start(*args, preexec_fn=take_signals):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs
+        command(*args),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=preexec_fn,
     )
 
 

@@ -455,7 +455,7 @@ def test_the_trainer_of_one_pruned_network_is_used_for_another_only_if_it_comput
     data = study.data
     images = ((data.test_images / 255 - data.mean) / data.std).astype(np.float32)
     for seed in range(4):
-        plan = study.method.plan(study.model, study._method_settings(seed))
+        plan = study.method.plan(study.model, study.method_settings(seed))
         small = randomize(plan.apply(study.model), 0)
         loss = study._trainer_for(small).evaluate(small.get_weights())["val_loss"]
         outputs = np.asarray(small(images, training=False), np.float64)
@@ -467,7 +467,7 @@ def test_the_trainer_of_one_pruned_network_is_used_for_another_only_if_it_comput
 
 def test_networks_of_one_shape_share_a_trainer(tmp_path, small):
     study = make_study(tmp_path, f"--model={small}", "--method=random")
-    plans = [study.method.plan(study.model, study._method_settings(seed)) for seed in (0, 1)]
+    plans = [study.method.plan(study.model, study.method_settings(seed)) for seed in (0, 1)]
     assert plans[0].keep != plans[1].keep
     trainers = [study._trainer_for(plan.apply(study.model)) for plan in plans]
     assert trainers[0] is trainers[1]

@@ -56,7 +56,8 @@ def run_all(grid: Sequence[Settings]) -> None:
     from tfprune.startup import import_tensorflow
 
     import_tensorflow()
-    from tfprune.experiments.study import Shared, Study, overview, worker_folder
+    from tfprune.experiments.outline import describe, overview
+    from tfprune.experiments.study import Shared, Study, worker_folder
     from tfprune.training.distribution import make_deterministic, make_strategy, several_workers, worker_index
 
     if grid[0].deterministic:
@@ -70,7 +71,7 @@ def run_all(grid: Sequence[Settings]) -> None:
         print(header, flush=True)
     if grid[0].dry_run:
         if chief and len(grid) == 1:
-            print(Study(grid[0], strategy, shared).describe())
+            print(describe(Study(grid[0], strategy, shared)))
         return
     todo, shown = {settings: settings.seeds for settings in grid}, set()
     with own_workdir(worker_folder(workdir, worker)) if several_workers(strategy) else nullcontext():
@@ -79,7 +80,7 @@ def run_all(grid: Sequence[Settings]) -> None:
             for settings, seeds in todo.items():
                 study = Study(settings, strategy, shared)
                 if chief and settings not in shown:
-                    print(f"\n{study.describe()}" if len(grid) > 1 else study.describe(), flush=True)
+                    print(f"\n{describe(study)}" if len(grid) > 1 else describe(study), flush=True)
                 shown.add(settings)
                 busy |= {settings: found} if (found := study.run(seeds)) else {}
             _wait([stage for found in busy.values() for stages in found.values() for stage in stages])

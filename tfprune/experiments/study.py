@@ -17,7 +17,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tabulate import tabulate
 
 from tfprune.data import load
 from tfprune.data.image_data import ImageData
@@ -87,13 +86,13 @@ class Study:
         check_batch_size(settings.batch_size, self.data, strategy)
         self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
         self.model.trainable = True  # layers that a user's file has frozen would keep random weights
-        self.method = METHODS.get(settings.method).configured(self._method_settings(0))
+        self.method = METHODS.get(settings.method).configured(self.method_settings(0))
         worker = worker_index(strategy)
         self.chief = worker == 0
         # Workers do the same work and each keeps its own stages, so that none needs the others' disk.
         workdir = worker_folder(settings.workdir, worker)
         replicas = strategy.num_replicas_in_sync
-        key = self.method.sparse_key(self._method_settings(0))
+        key = self.method.sparse_key(self.method_settings(0))
         sparse, content = self.method.trains_sparse, self.data.content
         self.stages = StudyStages(settings, workdir, replicas, sparse, key, content)
         self._before = None  # the stages of the round of pruning before this one
@@ -102,36 +101,9 @@ class Study:
         self._trainers: dict[str, Trainer] = {}
         self._pruned_trainer: tuple[str, Trainer] | None = None
 
-    # What is going to be done
+    # What is known before
 
-    def describe(self) -> str:
-        """Tells the stages, epochs, costs and the FLOPs ratio behind Scratch-B."""
-        s, data = self.settings, self.data
-        plan, known = self._expected_plan()
-        height, width, channels = data.input_shape
-        scale = "" if s.width == 1 else f" x {s.width:g}"
-        replicas = self.strategy.num_replicas_in_sync
-        device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        own = f"L1 on gamma {s.gamma_l1:g}" if s.gamma_l1 else self.method.sparse_key(self._method_settings(0))
-        about = "" if known else "about "
-        guess = "" if known else " (a guess: the real ones follow from the training)"
-        kind = "pruned" if plan.inherits else "design"
-        lines = [
-            f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
-            f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
-            f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
-            f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
-            f"{kind}    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
-            *self._budget_lines(plan, about),
-            f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
-            f"{replicas} {device} replica{'s' * (replicas > 1)}",
-            f"workdir   {s.workdir}",
-            *(f"unlike    {text}" for text in self.stages.unlike(s.seeds[0])),
-        ]
-        table = [(seed, *line) for seed in s.seeds for line in self._stage_lines(seed, plan, known)]
-        return "\n".join(lines) + "\n\n" + tabulate(table, ("seed", "stage", "epochs", "learning rates", ""))
-
-    def _expected_plan(self) -> tuple[Plan, bool]:
+    def expected_plan(self) -> tuple[Plan, bool]:
         """The plan, as far as it is known before training, and whether its widths are."""
         if self.settings not in self._shared.expected:
             planned = self.stages.plan(self.settings.seeds[0])
@@ -141,7 +113,7 @@ class Study:
         return self._shared.expected[self.settings]
 
     def _expected_round(self) -> tuple[Plan, bool]:
-        settings, before = self._method_settings(0), self._shared.expected.get(_round_before(self.settings))
+        settings, before = self.method_settings(0), self._shared.expected.get(_round_before(self.settings))
         with self._naming_the_round():
             if before is None or not isinstance(before[0], ChannelPlan):  # of weights, the plan is of all rounds
                 return self.method.expected(self.model, settings)
@@ -160,53 +132,24 @@ class Study:
                 f"({error})"
             ) from error
 
-    def _budget_lines(self, plan: Plan, about: str) -> Iterator[str]:
+    def epochs(self, regime: Regime, plan: Plan) -> int:
+        """The epoch with which a regime ends, for the network of a plan."""
+        s, ratio = self.settings, flops_ratio(plan) if regime.budget == "flops" else 1.0
+        return regime.epochs(s.epochs, s.finetune_epochs, ratio, s.budget_cap)
+
+    def first_epoch(self, regime: Regime) -> int:
+        """The epoch with which a regime begins, counted from 0."""
+        return self.settings.rewind_epoch if regime.weights == "rewind" else 0
+
+    def method_settings(self, seed: int) -> MethodSettings:
+        """What the method is told."""
+        return MethodSettings.of(self.settings, seed)
+
+    def schedule_of_large(self, sparse: bool) -> Schedule:
+        """The learning rates of the large network; `sparse`: in the method's own training of it."""
         s = self.settings
-        if "scratch_b" in s.regimes:
-            cap, ratio = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}", _flops_ratio(plan)
-            more = f"{about}{ratio:.2f} x"
-            yield f"budget    {more} fewer FLOPs, so Scratch-B trains for {more} the epochs{cap}"
-
-    def _stage_lines(self, seed: int, plan: Plan, known: bool) -> Iterator[tuple]:
-        s = self.settings
-        for sparse in (False, True)[: 1 + self.method.trains_sparse]:
-            rates = _rates(self._schedule_of_large(sparse), s.epochs)
-            yield f"train{' sparse' * sparse}", s.epochs, rates, _progress(self.stages.large(seed, sparse))
-        planned = self.stages.plan(seed)
-        yield "plan", "", "", _progress(planned)
-        if planned.done:
-            plan, known = load_plan(planned.file("plan.json")), True
-        for regime in s.regime_list:
-            epochs = self._epochs(regime, plan)
-            sure = known or regime.budget != "flops"
-            rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
-            done = _progress(self.stages.regime(seed, regime, epochs)) if known else ""
-            epochs -= self._first_epoch(regime)
-            yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
-
-    def trainings(self) -> dict[str, float]:
-        """What is not trained yet -> its FLOPs, of a backward pass as two forward passes; as far as it is known."""
-        plan, _ = self._expected_plan()
-        before, after = (3.0 * self.data.train_count * flops for flops in plan.flops)
-        left = {}
-        for seed in self.settings.seeds:
-            for sparse in (False, True)[: 1 + self.method.trains_sparse]:
-                stage = self.stages.large(seed, sparse)
-                left |= {} if stage.done else {stage.name: before * self.settings.epochs}
-            for regime in self.settings.regime_list:
-                epochs = self._epochs(regime, plan)
-                stage = self.stages.regime(seed, regime, epochs)
-                left |= {} if stage.done else {stage.name: after * (epochs - self._first_epoch(regime))}
-        return left
-
-    def overview(self) -> tuple:
-        """The study as a line of the table that `overview` makes."""
-        s, (plan, known) = self.settings, self._expected_plan()
-        stages = [line for seed in s.seeds for line in self._stage_lines(seed, plan, known)]
-        about, done = "" if known else "about ", sum(stage[-1] == "done" for stage in stages)
-        after = [f"{about}{number:,}" for number in (plan.params[1], plan.flops[1])]
-        name = Path(s.model).name
-        return s.dataset, name, s.method, s.name, f"{s.learning_rate:g}", *after, f"{done} of {len(stages)}"
+        rate = s.learning_rate / 10 if sparse and s.pretrained else s.learning_rate
+        return Schedule.paper(rate, s.epochs, s.drops)
 
     # Doing it
 
@@ -246,7 +189,7 @@ class Study:
                 self._export(small, planned, "pruned")
         waiting = []
         for regime in s.regime_list:
-            stage = self.stages.regime(seed, regime, self._epochs(regime, plan))
+            stage = self.stages.regime(seed, regime, self.epochs(regime, plan))
             try:
                 with self._doing(stage, seed, regime.name) as due:
                     if due:
@@ -265,9 +208,9 @@ class Study:
     def _run_regime(
         self, stage: Stage, seed: int, regime: Regime, plan: Plan, small: keras.Model, weights: list[np.ndarray]
     ) -> None:
-        s, epochs, first = self.settings, self._epochs(regime, plan), self._first_epoch(regime)
+        s, epochs, first = self.settings, self.epochs(regime, plan), self.first_epoch(regime)
         schedule = regime.schedule(s.learning_rate, epochs, s.drops)
-        self._say(f"seed {seed}: {regime.name}, {_epochs(epochs - first)}")
+        self._say(f"seed {seed}: {regime.name}, {in_epochs(epochs - first)}")
         trainer = self._trainer_for(small, plan.edit())
         result = self._train(trainer, stage, weights, epochs, schedule, seed, plan.callbacks(), first)
         small.set_weights(result.weights)
@@ -287,7 +230,7 @@ class Study:
             self.model.set_weights(to_prune.weights(_EARLY) if self.settings.rewind_epoch else initial)
             return plan.apply(self.model).get_weights()
         # From the large network's seed every kernel that keeps its shape would get the large network's first weights.
-        asked = dataclasses.replace(self._method_settings(seed), seed=_other_seed(seed))
+        asked = dataclasses.replace(self.method_settings(seed), seed=_other_seed(seed))
         if regime.weights == "scaled":
             asked = dataclasses.replace(asked, scratch_rescale=True)
         return self.method.fresh(plan, self.model, asked).get_weights()
@@ -299,11 +242,11 @@ class Study:
                 return stage
             kind = "sparse" if sparse else "plain"
             if kind not in self._trainers:
-                edit = self.method.edit(self._method_settings(seed)) if sparse else None
+                edit = self.method.edit(self.method_settings(seed)) if sparse else None
                 self._trainers[kind] = self._trainer(self.model, edit)
-            self._say(f"seed {seed}: {what}, {_epochs(s.epochs)}")
-            schedule = self._schedule_of_large(sparse)
-            own = self.method.callbacks(self._method_settings(seed)) if sparse else []
+            self._say(f"seed {seed}: {what}, {in_epochs(s.epochs)}")
+            schedule = self.schedule_of_large(sparse)
+            own = self.method.callbacks(self.method_settings(seed)) if sparse else []
             early = EarlyWeights(s.rewind_epoch)
             result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, [*own, early])
             with self._writing(stage, seed, result.seconds) as folder:
@@ -324,7 +267,7 @@ class Study:
         s, start = self.settings, time.perf_counter()
         self.model.set_weights(to_prune.weights())
         learned = to_prune.read("history.json").get("learned", {})
-        settings = dataclasses.replace(self._method_settings(seed), learned=learned)
+        settings = dataclasses.replace(self.method_settings(seed), learned=learned)
         pruned = self.model if self._before is None else self._pruned_before(seed)
         with self._naming_the_round():
             step = self.method.plan(pruned, settings, self.data.normalized_sample)
@@ -428,21 +371,6 @@ class Study:
 
     # Trainers, rows
 
-    def _epochs(self, regime: Regime, plan: Plan) -> int:
-        s, flops_ratio = self.settings, _flops_ratio(plan) if regime.budget == "flops" else 1.0
-        return regime.epochs(s.epochs, s.finetune_epochs, flops_ratio, s.budget_cap)
-
-    def _first_epoch(self, regime: Regime) -> int:
-        return self.settings.rewind_epoch if regime.weights == "rewind" else 0
-
-    def _method_settings(self, seed: int) -> MethodSettings:
-        return MethodSettings.of(self.settings, seed)
-
-    def _schedule_of_large(self, sparse: bool) -> Schedule:
-        s = self.settings
-        rate = s.learning_rate / 10 if sparse and s.pretrained else s.learning_rate
-        return Schedule.paper(rate, s.epochs, s.drops)
-
     def _trainer(self, model: keras.Model, edit: Edit | None = None) -> Trainer:
         s = self.settings
         config = TrainingConfig(
@@ -489,7 +417,7 @@ class Study:
 
     def _budget(self, regime: str) -> str:
         if regime == "finetune":
-            return _epochs(self.settings.finetune_epochs)
+            return in_epochs(self.settings.finetune_epochs)
         parts, cap = [], self.settings.budget_cap
         if regime == "random_ticket" and self.settings.method == "magnitude":
             parts.append("rescaled initial weights")
@@ -523,29 +451,6 @@ def worker_folder(workdir: Path, worker: int) -> Path:
     return workdir / "workers" / str(worker) if worker else workdir
 
 
-def overview(studies: Iterable[Study], shared: Shared) -> str:
-    """A table of several studies: the pruned network, how many of the stages are done; and what is left to train.
-
-    The trainings that are left are noted in `shared`.
-    """
-    header = ("data set", "model", "method", "setting", "rate", "params", "FLOPs", "stages done")
-    table, left = [], shared.left
-    for study in studies:
-        table.append(study.overview())
-        left |= study.trainings()
-    s, lines = study.settings, tabulate(table, header, disable_numparse=True, colalign=("left",) * 5 + ("right",) * 3)
-    return (
-        f"{lines}\nregimes {', '.join(s.regimes)}; seeds {', '.join(map(str, s.seeds))}; {_epochs(s.epochs)} of the "
-        f"large model; {len(left)} trainings left, about {sum(left.values()):.1e} FLOPs"
-    )
-
-
-def _progress(stage: Stage) -> str:
-    return (
-        "done" if stage.done else "failed" if stage.failure.is_file() else "begun" if stage.checkpoint.is_file() else ""
-    )
-
-
 def _other_seed(seed: int) -> int:
     """The seed of new weights beside those of the large network."""
     return mixed_seed(seed, 1)
@@ -568,7 +473,7 @@ def _message(path: Path) -> str:
         return f"why cannot be read in {str(path)!r}"
 
 
-def _flops_ratio(plan: Plan) -> float:
+def flops_ratio(plan: Plan) -> float:
     """How many times fewer FLOPs the pruned network has; what Scratch-B multiplies the epochs by."""
     before, after = plan.flops
     if after >= before:  # the code of the paper counted before it masked: Scratch-B was Scratch-E
@@ -576,11 +481,6 @@ def _flops_ratio(plan: Plan) -> float:
     return before / after
 
 
-def _epochs(number: int) -> str:
+def in_epochs(number: int) -> str:
+    """A number of epochs in words."""
     return f"{number} epoch{'s' * (number != 1)}"
-
-
-def _rates(schedule: Schedule, epochs: int) -> str:
-    """The learning rates and the epochs from which they hold: "0.1, 0.01 from 80, 0.001 from 120"."""
-    changes = [epoch for epoch in range(1, epochs) if schedule.at(epoch) != schedule.at(epoch - 1)]
-    return ", ".join([f"{schedule.at(0):g}", *(f"{schedule.at(epoch):g} from {epoch}" for epoch in changes)])
