@@ -166,9 +166,10 @@ def test_without_a_chief_the_first_worker_is_it():
 
 MIRRORED = """
 two_devices()
-import keras, tensorflow as tf
+import keras, numpy as np, tensorflow as tf
 from tfprune.errors import DivergedError, UsageError
 from tfprune.training.distribution import make_strategy, worker_index
+from tfprune.training.optimizer import CoupledSGD
 from tfprune.training.schedules import Schedule
 
 mirrored, one = make_strategy("mirrored"), make_strategy("one_device")
@@ -181,7 +182,7 @@ def spread(trainer):
     assert all(len(copy) == 2 for copy in copies)
     return max(float(np.abs(a - b).max()) for a, b in copies)
 
-for precision in ("float32", "mixed_bfloat16"):
+for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
     trainer, result = train(mirrored, normalize=True, precision=precision)
     report[f"history {precision}"] = result.history
     report[f"spread {precision}"] = spread(trainer)
@@ -199,6 +200,28 @@ report["accuracy"] = [float(hits.mean()), result.history[-1]["val_accuracy"]]
 # A second run on the same trainer repeats the first.
 again = trainer.run(make_model(True).get_weights(), 3, Schedule(0.1, (2,)), 5)
 report["repeats"] = again.history == result.history
+
+# Gradients that are no numbers on the second replica only.
+with mirrored.scope():
+    weight = keras.Variable(np.float32([2.0, -3.0]))
+    optimizer = CoupledSGD(momentum=0.9, scales_loss=True)
+    optimizer.build([weight])
+    optimizer.reset()
+
+@tf.function
+def step(bad):
+    def on_replica():
+        number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.float32)
+        gradient = tf.where(bad & (number > 0), tf.constant([np.inf, 1.0]), tf.constant([1.0, 1.0]))
+        optimizer.apply([optimizer.scaled(gradient)], [weight])
+    mirrored.run(on_replica)
+
+optimizer.learning_rate = 0.1
+report["overflow"] = []
+for bad in (True, False):
+    step(tf.constant(bad))
+    copies = [copy.numpy().tolist() for copy in weight.value.values]
+    report["overflow"].append([copies, float(optimizer.loss_scale.numpy())])
 
 try:
     train(mirrored, normalize=False, batch_size=7)
@@ -227,7 +250,7 @@ def test_two_replicas_have_the_losses_of_one_device_without_normalization(mirror
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_two_replicas_train_with_normalization_and_end_equal(mirrored, precision):
     history = mirrored[f"history {precision}"]
     assert history[-1]["loss"] < history[0]["loss"]
@@ -244,6 +267,14 @@ def test_the_accuracy_of_two_replicas_is_that_of_the_plain_model(mirrored):
 @pytest.mark.slow
 def test_two_replicas_repeat_themselves(mirrored):
     assert mirrored["repeats"]
+
+
+@pytest.mark.slow
+def test_an_overflow_on_one_replica_keeps_all_where_they_are(mirrored):
+    (left_out, after), (taken, scale) = mirrored["overflow"]
+    assert left_out == [[2.0, -3.0]] * 2
+    assert after == scale == 2.0**14
+    assert taken == [pytest.approx([1.8, -3.2])] * 2  # 0.1 times the sum of both gradients
 
 
 @pytest.mark.slow

@@ -537,17 +537,37 @@ def test_a_network_that_ends_in_a_softmax_trains_as_the_one_that_ends_in_logits(
         np.testing.assert_allclose(other, one, atol=1e-4)
 
 
-def test_mixed_bfloat16_keeps_float32_variables_and_trains():
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision_keeps_float32_variables_and_trains(dtype):
     model = conv_bn_dense()
-    trainer = make_trainer(model, precision="mixed_bfloat16")
+    trainer = make_trainer(model, precision=f"mixed_{dtype}")
     assert {v.dtype for v in trainer.model.variables} == {"float32"}
     assert {v.dtype for v in trainer.model.optimizer.variables} <= {"float32", "int64", "int32"}
-    assert trainer.model.get_layer("conv").compute_dtype == "bfloat16"
+    assert trainer.model.get_layer("conv").compute_dtype == dtype
     assert trainer.model.output.dtype == "float32"
     result = trainer.run(model.get_weights(), 25, Schedule(0.2, (20,)), seed=0)
     assert result.history[-1]["loss"] < 0.6 * result.history[0]["loss"]
     assert {weight.dtype for weight in result.weights} == {np.dtype("float32")}
     assert model.get_layer("conv").compute_dtype == "float32"
+
+
+def test_mixed_float16_has_the_losses_of_float32(monkeypatch):
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 1)
+    model, losses = conv_bn_dense(), []
+    for precision in ("float32", "mixed_float16"):
+        seen = Recorder()
+        make_trainer(model, precision=precision).run(model.get_weights(), 2, Schedule(0.05), 0, [seen])
+        losses.append([logs["loss"] for logs in seen.batch_logs])
+    np.testing.assert_allclose(*losses, rtol=5e-3)
+    assert losses[0] != losses[1]
+
+
+def test_a_float16_network_whose_gradients_are_never_numbers_is_told(monkeypatch):
+    monkeypatch.setattr(loop, "_LEAST_SCALE", 2.0**14)
+    trainer = make_trainer(precision="mixed_float16")
+    monkeypatch.setattr(trainer.model.optimizer, "scaled", lambda loss: loss * np.float32(np.inf))
+    with pytest.raises(DivergedError, match=r"epoch 1 are no finite numbers .* rate 0\.1\. Try .* mixed_bfloat16"):
+        trainer.run(conv_bn_dense().get_weights(), 1, Schedule(0.1), seed=0)
 
 
 def test_layers_keep_their_constraints_and_regularizers():

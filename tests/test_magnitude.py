@@ -14,7 +14,7 @@ from tfprune.data.image_data import ImageData
 from tfprune.errors import UsageError
 from tfprune.experiments import settings as settings_module
 from tfprune.experiments.run import main
-from tfprune.experiments.study import _flops_ratio
+from tfprune.experiments.study import flops_ratio
 from tfprune.masking import GradualMasks, Mask, mask_edit
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
@@ -69,7 +69,7 @@ class AtEveryStep(keras.callbacks.Callback):
 # Masks in training.
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_masked_weights_stay_zero_over_epochs_and_the_others_are_trained(precision, monkeypatch):
     monkeypatch.setattr("tfprune.training.loop._STEPS_BETWEEN_CALLBACKS", 1)
     model = pooled_cnn()
@@ -186,7 +186,7 @@ from tfprune.training.schedules import Schedule
 model, report = make_model(True), {}
 plan = tfprune.plan_weights(model, 0.5)
 mask = plan.arrays()["conv"]
-for precision in ("float32", "mixed_bfloat16"):
+for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
     config = TrainingConfig(batch_size=8, weight_decay=1e-3, precision=precision)
     trainer = Trainer(model, make_data(), config, make_strategy("mirrored"), plan.edit())
     result = trainer.run(plan.apply(model).get_weights(), 3, Schedule(0.1), 5, plan.callbacks())
@@ -412,9 +412,9 @@ def test_a_plan_that_saves_no_flops_gives_scratch_b_no_budget():
     model = pooled_cnn()
     plan = tfprune.plan_weights(model, 0.5, skip=["stem", "branch_*"], dense=True)
     with pytest.raises(UsageError, match="saves no FLOPs"):
-        _flops_ratio(plan)
+        flops_ratio(plan)
     before, after = (tfprune.plan_weights(model, 0.8)).flops
-    assert _flops_ratio(tfprune.plan_weights(model, 0.8)) == before / after > 1
+    assert flops_ratio(tfprune.plan_weights(model, 0.8)) == before / after > 1
 
 
 # What it is good for.

@@ -89,3 +89,55 @@ def test_it_can_be_rebuilt_from_its_config():
     assert again.get_config() == optimizer.get_config()
     assert again.get_config()["coupled_weight_decay"] == 0.3
     assert (again.momentum, again.nesterov, float(again.learning_rate)) == (0.8, True, 0.25)
+
+
+# The scale of a loss in float16.
+
+
+def scaled_steps(gradients, scales_loss=True, **options):
+    """Weights, and the scale, after each step; the gates are those of the last variable."""
+    variables = [keras.Variable(np.float32([2.0, -3.0, 1e-3])), keras.Variable(np.float32([1.0, 0.5]))]
+    variables[1].proximal_l1 = 0.2
+    optimizer = CoupledSGD(momentum=0.9, coupled_weight_decay=0.1, scales_loss=scales_loss, **options)
+    optimizer.build(variables)
+    optimizer.reset()
+    optimizer.learning_rate, seen = 0.1, []
+    for step in gradients:
+        scale = float(optimizer.scaled(tf.constant(1.0)))
+        optimizer.apply([tf.constant(np.float32(gradient) * np.float32(scale)) for gradient in step], variables)
+        seen.append(
+            ([v.numpy() for v in (*variables, *optimizer.momentums)], float(optimizer.scaled(tf.constant(1.0))))
+        )
+    return seen
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_scaled_loss_takes_the_same_steps(nesterov):
+    generator = np.random.default_rng(5)
+    gradients = [[generator.normal(size=3), generator.normal(size=2)] for _ in range(5)]
+    plain = scaled_steps(gradients, scales_loss=False, nesterov=nesterov)
+    for (one, unit), (other, scale) in zip(plain, scaled_steps(gradients, nesterov=nesterov), strict=True):
+        assert all(map(np.array_equal, one, other))  # a power of two changes no digit
+        assert (unit, scale) == (1.0, 2.0**15)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_step_whose_gradients_are_no_numbers_moves_nothing_and_halves_the_scale(nesterov, bad, where):
+    good = [[np.ones(3), np.ones(2)], [np.full(3, 0.5), np.full(2, -1.0)]]
+    broken = [np.ones(3), np.ones(2)]
+    broken[where] = broken[where] * [bad, *[1.0] * (len(broken[where]) - 1)]
+    seen = scaled_steps([good[0], broken, good[1]], nesterov=nesterov)
+    assert all(map(np.array_equal, seen[0][0], seen[1][0]))
+    assert [scale for _, scale in seen] == [2.0**15, 2.0**14, 2.0**14]
+    without = scaled_steps(good, nesterov=nesterov)
+    assert all(map(np.array_equal, seen[2][0], without[1][0]))
+    assert not np.array_equal(seen[2][0][0], seen[1][0][0])
+
+
+def test_the_scale_doubles_after_so_many_good_steps_in_a_row(monkeypatch):
+    monkeypatch.setattr("tfprune.training.optimizer._STEPS_TO_GROW", 3)
+    good, broken = [np.ones(3), np.ones(2)], [np.full(3, np.inf), np.ones(2)]
+    scales = [scale for _, scale in scaled_steps([good, good, broken, good, good, good, good])]
+    assert [scale / 2**15 for scale in scales] == [1, 1, 0.5, 0.5, 0.5, 1, 1]

@@ -37,6 +37,8 @@ _STEPS_BETWEEN_CALLBACKS = 16
 _SECONDS_PER_CALL = 0.2
 # A cross-entropy that no training comes back from.
 _EXPLODED = 1e6
+# Below it the scale of a float16 loss only falls because the gradients are no numbers at all.
+_LEAST_SCALE = 2.0**-10
 _NONE = -1.0  # in the place of a step: there was none
 
 
@@ -108,7 +110,10 @@ class Trainer:
         with strategy.scope():
             self.model = clone(model, edit=_training_layers(model, config.precision, edit))
             self.model.optimizer = CoupledSGD(
-                momentum=config.momentum, coupled_weight_decay=config.weight_decay, nesterov=config.nesterov
+                momentum=config.momentum,
+                coupled_weight_decay=config.weight_decay,
+                nesterov=config.nesterov,
+                scales_loss=config.precision == "mixed_float16",
             )
             self.model.optimizer.build(self.model.trainable_variables)
             self._train, self._test = make_sources(data, config.batch_size, strategy)
@@ -198,8 +203,7 @@ class Trainer:
         generators = (one for layer in self.model._flatten_layers() for one in getattr(layer, "_seed_generators", ()))
         for index, generator in enumerate(generators):  # of dropout and the like
             generator.state.assign(np.asarray([seed, index], np.uint32))
-        for variable in self.model.optimizer.variables:
-            variable.assign(np.zeros(variable.shape, variable.dtype))
+        self.model.optimizer.reset()
 
     def _find(self, path: Path | None) -> Checkpoint | None:
         """The checkpoint to go on from; every worker has its own, and goes on if all have the same epoch."""
@@ -239,6 +243,12 @@ class Trainer:
                 raise DivergedError(
                     f"The loss is {sums[3]:g} in step {int(sums[2]) + 1} of {steps} of epoch {epoch + 1}, at learning "
                     f"rate {self.model.optimizer.learning_rate.numpy():g}. Try a lower learning rate."
+                )
+            optimizer = self.model.optimizer
+            if optimizer.scales_loss and optimizer.loss_scale.numpy() < _LEAST_SCALE:
+                raise DivergedError(
+                    f"In float16 the gradients of epoch {epoch + 1} are no finite numbers at any loss scale, at "
+                    f"learning rate {optimizer.learning_rate.numpy():g}. Try a lower learning rate or mixed_bfloat16."
                 )
             logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * self.config.batch_size))}
             watchers.on_train_batch_end(seen - 1, logs)
@@ -290,8 +300,9 @@ class Trainer:
             penalties = self.model.losses
             if penalties:
                 loss += sum(tf.cast(value, loss.dtype) for value in penalties) / self.strategy.num_replicas_in_sync
+            scaled = self.model.optimizer.scaled(loss)
         variables = self.model.trainable_variables
-        self.model.optimizer.apply(tape.gradient(loss, variables), variables)
+        self.model.optimizer.apply(tape.gradient(scaled, variables), variables)
         return tf.stack([loss, tf.reduce_sum(hits)])
 
     def _test_steps(self, batches: Any, first: tf.Tensor, count: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
