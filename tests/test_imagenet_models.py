@@ -22,17 +22,18 @@ def vgg_params(widths, classes, fc, side=7, bn=0, bn_fc=0):
     return convs + bn * sum(widths) + sum((a + 1) * b for a, b in itertools.pairwise(units)) + bn_fc * 2 * fc
 
 
-def resnet_params(widths, classes, bottleneck):
-    """Params of ResNet-34 or ResNet-50, block by block; (size, filters) of the convolutions of each."""
+def resnet_params(widths, classes, bottleneck, groups=1):
+    """Params of ResNet-34, ResNet-50 or ResNeXt-50, block by block; (size, filters, groups) of the convolutions."""
     total, entering = (49 * 3 + 2) * widths[0], widths[0]
     for w, blocks in zip(widths, (3, 4, 6, 3), strict=True):
-        branch = ((1, w), (3, w), (1, 4 * w)) if bottleneck else ((3, w), (3, w))
+        inner = 2 * w if groups > 1 else w
+        branch = ((1, inner, 1), (3, inner, groups), (1, 4 * w, 1)) if bottleneck else ((3, w, 1), (3, w, 1))
         for block in range(blocks):
             leaving = branch[-1][1]
             if block == 0 and (entering != leaving):
                 total += (entering + 2) * leaving
-            for size, filters in branch:
-                total += (size**2 * entering + 2) * filters
+            for size, filters, parts in branch:
+                total += (size**2 * entering // parts + 2) * filters
                 entering = filters
     return total + (entering + 1) * classes
 
@@ -43,6 +44,7 @@ def resnet_params(widths, classes, bottleneck):
         # As torchvision publishes them, with its GFLOPS, which are multiply-accumulates.
         ("imagenet_resnet34", 21_797_672, 3.66, 8_512),
         ("imagenet_resnet50", 25_557_032, 4.09, 26_560),
+        ("imagenet_resnext50", 25_028_904, 4.23, 34_112),
         ("imagenet_vgg16", 138_357_544, 15.47, 0),
         ("imagenet_vgg16_bn", 138_365_992, 15.47, 4_224),
         # torchvision's vgg11_bn and two batch normalizations of 4,096 in the head.
@@ -67,6 +69,7 @@ def test_params_and_macs_published_for_the_whole_network(name, params, gmacs, bn
         ("imagenet_vgg16_bn", vgg_params([w // 8 for w in VGG_WIDTHS["vgg16"]], 7, 512, 2, bn=2)),
         ("imagenet_resnet34", resnet_params((8, 16, 32, 64), 7, False)),
         ("imagenet_resnet50", resnet_params((8, 16, 32, 64), 7, True)),
+        ("imagenet_resnext50", resnet_params((8, 16, 32, 64), 7, True, groups=4)),
     ],
 )
 def test_width_and_smaller_images_give_the_params_of_the_formula(name, expected):
@@ -93,7 +96,12 @@ def test_vgg_has_its_layers_in_the_order_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("name", "depth", "strided"), [("imagenet_resnet34", 34, (8, 16, 28)), ("imagenet_resnet50", 50, (12, 24, 42))]
+    ("name", "depth", "strided"),
+    [
+        ("imagenet_resnet34", 34, (8, 16, 28)),
+        ("imagenet_resnet50", 50, (12, 24, 42)),
+        ("imagenet_resnext50", 50, (12, 24, 42)),
+    ],
 )
 def test_resnet_halves_the_map_where_torchvision_does(name, depth, strided):
     model = make(name, width=0.05)
@@ -101,7 +109,7 @@ def test_resnet_halves_the_map_where_torchvision_does(name, depth, strided):
     assert [conv.name for conv in numbered] == [f"conv_{n}" for n in range(1, depth)]
     assert [conv.name for conv in numbered if conv.strides == (2, 2)] == [f"conv_{n}" for n in (1, *strided)]
     assert all(conv.kernel.shape[0] == 3 for conv in numbered if conv.strides == (2, 2) and conv.name != "conv_1")
-    first = 1 if name == "imagenet_resnet50" else 2  # the stage of the first shortcut that changes the width
+    first = 2 if name == "imagenet_resnet34" else 1  # the stage of the first shortcut that changes the width
     shortcuts = {conv.name: conv.strides for conv in convolutions(model) if "shortcut" in conv.name}
     assert shortcuts == {f"conv_shortcut_{stage}": (2, 2) if stage > 1 else (1, 1) for stage in range(first, 5)}
     sides = [model.get_layer(layer).output.shape[1] for layer in ("relu_1", "pool", *(f"conv_{n}" for n in strided))]

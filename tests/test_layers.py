@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import layers
 
 from tests.helpers import predict, randomize
-from tfprune.layers import FusedBatchNormalization
+from tfprune.layers import BlockConvolution2D, FusedBatchNormalization
 
 COUNT = 6 * 5 * 4  # values per channel
 SHAPE = (6, 5, 4, 8)
@@ -198,3 +198,22 @@ def test_a_saved_network_with_the_layer_loads_again(tmp_path):
     np.testing.assert_allclose(loaded.get_layer("bn").gamma_regularizer.l1, 0.01)
     batch = values((2, 4, 4, 3))
     np.testing.assert_array_equal(*predict(model, batch), *predict(loaded, batch))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_grouped_convolution_in_blocks_is_the_grouped_one_and_so_are_its_gradients(groups):
+    x, upstream = values((3, 6, 5, 8)), tf.constant(values((3, 3, 3, 12), 1))
+    made = []
+    for kind in (layers.Conv2D, BlockConvolution2D):
+        layer = kind(12, 3, strides=2, padding="same", groups=groups)
+        layer.build(x.shape)
+        randomize(layer, 2)
+        with tf.GradientTape() as tape:
+            inputs = tf.constant(x)
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            loss = tf.reduce_sum(outputs * upstream)
+        gradients = tape.gradient(loss, [inputs, layer.kernel.value, layer.bias.value])
+        made.append([array.numpy() for array in (outputs, *gradients)])
+    for expected, received in zip(*made, strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-4)

@@ -136,6 +136,7 @@ STARTS = [
     ("imagenet_vgg16_bn", 0.25, 1.0, False),
     ("imagenet_resnet34", 0.5, 1.0, False),
     ("imagenet_resnet50", 0.5, 1.0, False),
+    ("imagenet_resnext50", 0.5, 1.0, False),
 ]
 
 

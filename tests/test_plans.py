@@ -104,6 +104,15 @@ def test_saved_and_loaded_plan_is_the_same(model, tmp_path):
     assert load_plan(str(tmp_path / "plan.json")).keep == plan.keep
 
 
+def test_a_plan_file_from_before_whole_groups_is_loaded(model, tmp_path):
+    plan, path = tfprune.plan_channels(model, 0.5), tmp_path / "plan.json"
+    plan.save(path)
+    content = json.loads(path.read_text())
+    del content["grouped"]
+    path.write_text(json.dumps(content))
+    assert load_plan(path) == plan
+
+
 def test_plan_asked_for_with_numpy_scalars_is_saved(model, tmp_path):
     plan = tfprune.plan_channels(model, np.float32(0.5), seed=np.int64(3), max_ratio=np.float64(0.9))
     plan.save(tmp_path / "plan.json")
@@ -173,6 +182,7 @@ DAMAGES = {
     "no row": damage(lambda content: content.update(rows=[])),
     "frozen a list": damage(lambda content: content.update(frozen=["x"])),
     "bypass a list": damage(lambda content: content.update(bypass=[1])),
+    "grouped a text": damage(lambda content: content.update(grouped="conv_a")),
     "one flops": damage(lambda content: content.update(flops=[1])),
     "flops of text": damage(lambda content: content.update(flops=["a", "b"])),
     "notes a text": damage(lambda content: content.update(notes="abc")),
@@ -209,6 +219,7 @@ def test_damaged_plan_file_is_told_at_the_latest_when_it_is_applied(name, model,
         ("width a text", ("widths is {'conv_a': '6'", "{str: int}")),
         ("notes a text", ("notes is 'abc'", "[str]")),
         ("bypass a list", ("bypass is [1]", "{str: int}")),
+        ("grouped a text", ("grouped is 'conv_a'", "[str]")),
         ("keep lacks a layer", ("keep is ['conv_b', 'fc', 'logits']", "conv_a, conv_b")),
     ],
 )

@@ -71,6 +71,18 @@ def test_any_graph_keeps_every_promise(recipe, asked, tmp_path):
         small = check_plan(model, plan, tmp_path)
         check_two_steps(model, small, plan, ChannelPlan.from_groups(graph, removed[: len(removed) // 2]))
         assert gradients(small, inputs) == gradients(same, inputs)
+    whole = [record.name for record in graph.records.values() if has_groups(record.operation)]
+    if whole:
+        graph = ChannelGraph(model, grouped=whole)
+        removed = any_groups(graph, np.random.default_rng(recipe["seed"]))
+        gone = {group for name in whole for group in graph.group_of[graph.records[name].created].tolist()}
+        event("by hand: whole groups go" if gone.intersection(removed) else "by hand: no whole group")
+        check_plan(model, ChannelPlan.from_groups(graph, removed), tmp_path)
+
+
+def has_groups(operation):
+    kinds = (layers.Conv1D, layers.Conv2D)
+    return isinstance(operation, kinds) and operation.groups > 1 and not keeps_channels(operation)
 
 
 def check_plan(model, plan, folder):

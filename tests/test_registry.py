@@ -60,7 +60,7 @@ def test_registered_names():
         *(f"resnet{depth}" for depth in (20, 32, 56, 110)),
         *("resnet50_cifar", "preresnet56", "preresnet110", "preresnet164", "densenet40", "densenet_bc100"),
         *(f"imagenet_{name}" for name in ("vgg11_bn", "vgg16", "vgg16_bn", "resnet34", "resnet50")),
-        *("imagenet_vgg_gap", "imagenet_vgg_tiny", "imagenet_resnet50_2x"),
+        *("imagenet_vgg_gap", "imagenet_vgg_tiny", "imagenet_resnet50_2x", "imagenet_resnext50"),
     }
 
 

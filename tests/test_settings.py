@@ -105,6 +105,10 @@ def test_settings_of_methods_with_flags_of_their_own_have_names():
     assert (parse(*blocks).name, parse(*blocks).gate_l1, parse(*blocks).ratio) == ("gate_l1=0.1", 0.1, None)
     assert parse(*blocks, "--dataset=cifar10").gate_l1 == 0.01
     assert parse(*blocks, "--ratio=.3").name == "ratio=0.3"
+    neurons, groups = ([*blocks, f"--gates={gates}"] for gates in ("neurons", "groups"))
+    assert (parse(*neurons).name, parse(*neurons).gate_l1) == ("gates=neurons gate_l1=0.005", 0.005)
+    assert (parse(*groups).name, parse(*groups).gate_l1) == ("gates=groups gate_l1=0.005", 0.005)
+    assert parse(*groups, "--gate_l1=.3", "--ratio=.3").name == "gates=groups ratio=0.3"
     shape = parse("--method=sparse_structure_selection", "--model=imagenet_resnet50", "--variant=ResNet-26")
     assert (shape.name, shape.ratios, len(shape.bypass)) == ("ResNet-26", {}, 8)
 
@@ -275,6 +279,15 @@ EARLY = {
     "gates for another method": (["--gate_l1=.01"], ["--gate_l1", "sparse_structure_selection", "network_slimming"]),
     "a start for another method": (["--method=l1_norm", "--pretrained"], ["--pretrained", "soft_filter", "l1_norm"]),
     "gate_l1": (["--method=sparse_structure_selection", "--gate_l1=-1"], ["--gate_l1=-1", "0 or more"]),
+    "gates": (
+        ["--method=sparse_structure_selection", "--gates=filters"],
+        ["'filters'", "blocks, neurons, groups"],
+    ),
+    "gates of a variant": (
+        ["--method=sparse_structure_selection", "--gates=neurons", "--variant=ResNet-26", "--model=imagenet_resnet50"],
+        ["--gates=neurons and --variant=ResNet-26"],
+    ),
+    "gates on what for another method": (["--method=l1_norm", "--gates=groups"], ["--gates belongs to", "l1_norm"]),
     "a ratio of blocks": (["--method=sparse_structure_selection", "--ratio=1"], ["--ratio=1", "(0, 1)"]),
     "a variant of blocks": (
         ["--method=sparse_structure_selection", "--variant=ResNet-41", "--model=resnet56"],

@@ -18,6 +18,7 @@ _CHANNELS: dict[str, Any] = {
     "frozen": {str: str},
     "views": [str],
     "bypass": {str: int},
+    "grouped": [str],
 }
 _EDIT_CHANNELS = "to remove other channels use ChannelPlan.from_removed"
 _EDIT_DESIGN = "for another architecture use DesignPlan.beside"

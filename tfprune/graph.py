@@ -66,9 +66,10 @@ class ChannelGraph:
             too: they create channels (their *view*), and the stream's own are frozen.
         bypass: Merging layer -> the operand that it passes on alone; the branches behind its other operands
             are removed.
+        grouped: Grouped convolutions that lose groups as a whole; all others lose the same channels of every group.
 
     Attributes:
-        views, bypass: As given.
+        views, bypass, grouped: As given.
         records: Operation name -> `Record`, in the order of execution; without operations of removed branches.
         calls: Every call, in the order in which `replay` makes them; None for one of a removed branch.
         group_of: (labels,) int array: the coupled group of every label.
@@ -80,9 +81,15 @@ class ChannelGraph:
         PlanError: If the model is of a kind whose graph cannot be known.
     """
 
-    def __init__(self, model: keras.Model, views: Iterable[str] = (), bypass: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        views: Iterable[str] = (),
+        bypass: Mapping[str, int] | None = None,
+        grouped: Iterable[str] = (),
+    ):
         self.model = functional(model)
-        self.views, self.bypass = tuple(views), dict(bypass or {})
+        self.views, self.bypass, self.grouped = tuple(views), dict(bypass or {}), tuple(grouped)
         self.records: dict[str, Record] = {}
         self.calls: list[Call | None] = []
         self.parts: list[tuple[np.ndarray, str]] = []
@@ -147,7 +154,7 @@ class ChannelGraph:
         return [entry.inputs[passes]]
 
     def _check_names(self) -> None:
-        for what, names in (("views", self.views), ("bypass", self.bypass)):
+        for what, names in (("views", self.views), ("bypass", self.bypass), ("grouped", self.grouped)):
             for name in names:
                 if name not in self.records:
                     raise PlanError(f"{what} names {name!r}, but {self.model.name!r} has no such layer left.")
@@ -155,6 +162,10 @@ class ChannelGraph:
             if not isinstance(self.records[name].operation, keras.layers.BatchNormalization):
                 kind = type(self.records[name].operation).__name__
                 raise PlanError(f"views names {name!r}, a {kind}; only a batch normalization can have a view.")
+        for name in self.grouped:
+            operation, kind = self.records[name].operation, type(self.records[name].operation).__name__
+            if kind not in ("Conv1D", "Conv2D", "Conv3D") or operation.groups == 1:
+                raise PlanError(f"grouped names {name!r}, a {kind}; only a convolution of several groups loses groups.")
 
     def _record(self, operation: Any) -> Record:
         record = self._by_operation.get(id(operation))
@@ -186,7 +197,7 @@ class ChannelGraph:
 
     def whole(self) -> ChannelGraph:
         """The graph of the same model with no branch removed."""
-        return ChannelGraph(self.model, self.views) if self.bypass else self
+        return ChannelGraph(self.model, self.views, grouped=self.grouped) if self.bypass else self
 
     def producers(self) -> Iterator[Record]:
         """The records of the layers that create channels, in the order of execution."""

@@ -77,50 +77,92 @@ def _fused_kernel_is_fast(channels: int) -> bool:
     return channels % 4 == 0 or bool(tf.config.list_physical_devices("GPU"))
 
 
-def _gated(kind: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
-    """The class of layers of a kind whose outputs are multiplied by a gate that starts at 1.
+class BlockConvolution2D(keras.layers.Conv2D):
+    """A grouped convolution computed as one of all channels, whose kernel is zero between the groups; same weights.
 
-    Its constructor takes `gate_l1` beside the layer's config, and `each_channel`: whether every channel, on the last
-    axis, has a gate of its own. The gate is a trainable weight beyond those of the
-    layer; `CoupledSGD` trains it with an L1 penalty of strength `gate_l1`, by proximal steps. `fold()` multiplies it
-    into the layer's weights and sets it to 1, which changes no output.
+    For training on CPUs, where the gradient of a grouped convolution is slow. Measured forward and backward on 2
+    cores, batch 64: 8 groups of 2 channels of 32x32 take 1472 ms grouped and 11 ms so, 32 groups of 16 channels of
+    14x14 30 s and 1.6 s. GPUs compute it grouped.
+    """
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Convolves (batch, height, width, channels) with the grouped kernel."""
+        if self.groups == 1 or tf.config.list_physical_devices("GPU"):
+            return super().convolution_op(inputs, kernel)
+        *_, entering, filters = self.kernel.shape
+        blocks = np.kron(np.eye(self.groups), np.ones((entering, filters // self.groups)))
+        return super().convolution_op(inputs, tf.tile(kernel, (1, 1, self.groups, 1)) * tf.cast(blocks, kernel.dtype))
+
+
+def _gated(kind: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
+    """The class of layers of a kind whose outputs are multiplied by gates, which start at 1.
+
+    Its constructor takes beside the layer's config `gate_l1` and `gates`, the number of gates: each multiplies an equal
+    run of channels; None is a scalar for all of them. They are one trainable weight beyond those of the layer;
+    `CoupledSGD` trains it with an L1 penalty of strength `gate_l1`, by proximal steps. `fold()` multiplies it into the
+    layer's weights, which changes no output, and like `open()` sets it to 1.
     """
 
     class Gated(kind):
-        def __init__(self, gate_l1: float, each_channel: bool = False, **config: Any):
+        def __init__(self, gate_l1: float, gates: int | None = None, **config: Any):
             super().__init__(**config)
-            self._gate_l1, self._each_channel = gate_l1, each_channel
+            self._gate_l1, self._gates = gate_l1, gates
 
         def build(self, input_shape: tuple) -> None:
             super().build(input_shape)
-            shape = scale_weights(self)[0].shape[-1:] if self._each_channel else ()
+            shape = () if self._gates is None else (self._gates,)
             self.gate = self.add_weight(shape=shape, initializer="ones", name="gate")
             self.gate.proximal_l1 = self._gate_l1
 
         @functools.wraps(kind.call)  # Keras reads from the signature what to pass: `training`, `mask`
         def call(self, *args: Any, **kwargs: Any) -> tf.Tensor:
             outputs = super().call(*args, **kwargs)
-            return outputs * tf.cast(self.gate, outputs.dtype)
+            gate = tf.cast(self.gate, outputs.dtype)
+            if self._gates is None:
+                return outputs * gate
+            shape = [1] * len(outputs.shape)
+            shape[_channel_axis(self)] = -1
+            return outputs * tf.reshape(tf.repeat(gate, _channels(self) // self._gates), shape)
 
         def fold(self) -> None:
             gate = self.gate.numpy()
+            if self._gates is not None:
+                gate = np.repeat(gate, _channels(self) // self._gates)
             for weight in scale_weights(self):
                 weight.assign(weight.numpy() * gate)
-            self.gate.assign(np.ones(self.gate.shape))
+            self.open()
+
+        def open(self) -> None:
+            self.gate.assign(np.ones(self.gate.shape, "float32"))
 
     Gated.__name__ = f"Gated{kind.__name__}"
     return Gated
 
 
-# Layer -> the gated layer that takes its place in training.
-GATED = {kind: _gated(kind) for kind in (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense)}
-GATED[layers.BatchNormalization] = _gated(FusedBatchNormalization)
+# Layer -> the layer that takes its place in training, which computes the same faster; and the gated one.
+TRAINED = {layers.BatchNormalization: FusedBatchNormalization, layers.Conv2D: BlockConvolution2D}
+GATED = {
+    kind: _gated(TRAINED.get(kind, kind))
+    for kind in (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, layers.BatchNormalization)
+}
 
 
 def scale_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The weights of a layer of a kind in `GATED` whose product with a number is that of the outputs with it."""
+    """The weights of a layer of a kind in `GATED` whose product with a number is that of the outputs with it.
+
+    The channels are their last axis, so that this holds for every channel and a number of its own.
+    """
     names = ("gamma", "beta") if isinstance(layer, layers.BatchNormalization) else ("kernel", "bias")
     return [weight for weight in (getattr(layer, name) for name in names) if weight is not None]
+
+
+def _channels(layer: keras.layers.Layer) -> int:
+    return scale_weights(layer)[0].shape[-1]
+
+
+def _channel_axis(layer: keras.layers.Layer) -> int:
+    axis = getattr(layer, "axis", -1)
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else axis
 
 
 def plain_weights(layer: keras.layers.Layer) -> list[keras.Variable]:

@@ -45,6 +45,7 @@ class ChannelPlan:
         flops: FLOPs per example before and after, as the paper counts them.
         views: Batch normalizations that select for themselves among the channels of a stream.
         bypass: Addition -> the operand that it passes on alone; the branches behind the others are removed.
+        grouped: Grouped convolutions that lose groups as a whole.
         frozen: Layer -> why (some of) its channels cannot be removed.
         notes: What the planner wants told, such as a layer that was held at its minimum.
         origin: How the plan was made (criterion, ratio, ...), for people and for the record.
@@ -57,6 +58,7 @@ class ChannelPlan:
     frozen: Mapping[str, str]
     views: tuple[str, ...] = ()
     bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    grouped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -71,6 +73,7 @@ class ChannelPlan:
         *,
         views: Sequence[str] = (),
         bypass: Mapping[str, int] | None = None,
+        grouped: Sequence[str] = (),
         notes: Sequence[str] = (),
         origin: Mapping[str, Any] | None = None,
     ) -> ChannelPlan:
@@ -83,6 +86,8 @@ class ChannelPlan:
                 read too (the blocks of a PreResNet or DenseNet); `removed` may name them.
             bypass: Addition -> the number of the operand that it passes on alone: the branches behind the others
                 (residual blocks) are removed.
+            grouped: Grouped convolutions that lose groups as a whole, with all that enters and leaves a group;
+                `removed` may name one channel of each. Others lose the same channels of every group.
             notes: Shown with the plan.
             origin: Shown with the plan.
 
@@ -90,7 +95,8 @@ class ChannelPlan:
             PlanError: For an unknown layer, an index out of range, a channel that is frozen, or a layer that
                 would be left empty.
         """
-        graph = ChannelGraph(model, names("views", views), by_layer("bypass", bypass or {}, "number of the operand"))
+        bypass = by_layer("bypass", bypass or {}, "number of the operand")
+        graph = ChannelGraph(model, names("views", views), bypass, names("grouped", grouped))
         groups: set[int] = set()
         for layer, channels in by_layer("removed", removed, "channels to remove").items():
             groups.update(_groups_of(graph, layer, channels))
@@ -125,12 +131,12 @@ class ChannelPlan:
         keep = {layer: keep.get(layer, ()) for layer in widths}  # nothing of a removed branch
         flops = (before.flops, after.flops)
         notes = (*notes, *_notes(graph, frozen), *(() if groups or graph.bypass else ("removes nothing",)))
-        rows = plan_rows.paired(before, after)
-        return cls(keep, widths, rows, flops, frozen, graph.views, graph.bypass, notes, dict(origin or {}))
+        how = (graph.views, graph.bypass, graph.grouped)
+        return cls(keep, widths, plan_rows.paired(before, after), flops, frozen, *how, notes, dict(origin or {}))
 
     def graph(self, model: keras.Model) -> ChannelGraph:
         """The channel graph of a model as this plan sees it: with its views, without the branches that it removes."""
-        return ChannelGraph(model, self.views, self.bypass)
+        return ChannelGraph(model, self.views, self.bypass, self.grouped)
 
     def kept(self, graph: ChannelGraph) -> Kept:
         """(labels,) bool: the labels of a model's graph that stay.
@@ -213,10 +219,12 @@ class ChannelPlan:
             second: A plan for the network that this plan makes of it.
 
         Raises:
-            PlanError: If the second plan is for another network, or one of them selects with views.
+            PlanError: If the second plan is for another network, or one of them has views or removes whole groups.
         """
-        if self.views or second.views:
-            raise PlanError("Plans with views cannot be put together. Make one plan for the whole, or apply both.")
+        if any((self.views, second.views, self.grouped, second.grouped)):
+            raise PlanError(
+                "Plans with views or whole groups cannot be put together. Make one plan for the whole, or apply both."
+            )
         removed = {}
         for layer, kept in self.keep.items():
             if len(kept) != second.widths.get(layer, 0):
@@ -275,6 +283,7 @@ class ChannelPlan:
     @classmethod
     def from_content(cls, content: dict[str, Any], path: str) -> ChannelPlan:
         """The plan of a file's content; raises a PlanError if it is damaged."""
+        content = {"grouped": [], **content}  # files from before there was such a field
         check_channels(content, path)
         return cls(
             keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
@@ -284,6 +293,7 @@ class ChannelPlan:
             frozen=content["frozen"],
             views=tuple(content["views"]),
             bypass=content["bypass"],
+            grouped=tuple(content["grouped"]),
             notes=tuple(content["notes"]),
             origin=content["origin"],
         )

@@ -17,7 +17,7 @@ class Recipe:
         weight_decay: Coupled.
         nesterov: Whether the momentum is Nesterov's.
         gamma_l1: Strength of Network Slimming's penalty.
-        gate_l1: Strength of Sparse Structure Selection's; its authors' for ResNet-50.
+        gate_l1: Strength of Sparse Structure Selection's on blocks; its authors' for ResNet-50.
         width: Width multiplier where no model is named.
         finetune_epochs: A fraction of the epochs, as numerator and denominator.
         budget_cap: The most by which Scratch-B multiplies the epochs; None for no cap.
@@ -45,6 +45,9 @@ _MINUTES = Recipe(epochs=6, gamma_l1=1e-3, gate_l1=1e-1, width=NARROW)
 # The paper's settings on ImageNet.
 _IMAGENET = Recipe(epochs=90, batch_size=256, drops="imagenet", finetune_epochs=(20, 90), budget_cap=2.0)
 RECIPES = {"fashion_mini": _MINUTES, "synthetic": _MINUTES, "imagenet": _IMAGENET}
+
+# By what the penalty is divided for gates on neurons or groups, which get less gradient than those on blocks.
+FINE_GATES = 20
 
 # Soft filter pruning on CIFAR, and Sparse Structure Selection on ImageNet as its authors' code has it.
 METHOD_RECIPES = {

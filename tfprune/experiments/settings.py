@@ -17,9 +17,9 @@ from absl import flags
 
 from tfprune.data import DATASETS, IMAGE_SIZES, check_image_size
 from tfprune.errors import UsageError
-from tfprune.experiments.recipes import A_TENTH, NARROW, recipe_for
+from tfprune.experiments.recipes import A_TENTH, FINE_GATES, NARROW, recipe_for
 from tfprune.files import check_writable
-from tfprune.methods import METHODS
+from tfprune.methods import GATES, METHODS
 from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import MODELS, check_model, is_file
 from tfprune.registry import unknown_name
@@ -37,7 +37,6 @@ _OWN_FLAGS = {
     "scratch_rescale": "magnitude",
 }
 PATTERNS, SCHEDULES = ("2:4", "block"), ("polynomial",)
-GATES = ("blocks", "neurons")
 _SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
 _MOST_SEEDS = 1000
 # Flags that take several values, of which every combination is a setting.
@@ -157,8 +156,8 @@ def define_flags(values: flags.FlagValues) -> None:
     several(
         "ratio",
         None,
-        "Fraction of channels to remove, of weights in magnitude, of what has gates in sparse_structure_selection; in "
-        "(0, 1). Default: 0.5, unless --variant is given; with gates what those have closed.",
+        "Fraction of channels to remove, of weights in magnitude, of what --gates names in sparse_structure_selection; "
+        "in (0, 1). Default: 0.5, unless --variant is given; of what is gated that whose gates are zero.",
     )
     several(
         "skip",
@@ -173,12 +172,15 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     number(
         "gate_l1",
-        "L1 on the gates of sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini.",
+        "L1 on the gates in sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini; a twentieth of it for "
+        "neurons and groups.",
     )
     string(
         "gates",
         None,
-        f"What sparse_structure_selection has gates on: {', '.join(GATES)}. Default: blocks.",
+        "What sparse_structure_selection gates and removes: residual blocks, neurons (channels that no other layer "
+        "makes), or groups of grouped convolutions, as in imagenet_resnext50. One of "
+        f"{', '.join(GATES)}. Default: {GATES[0]}.",
     )
     switch("pretrained", None, "Start soft_filter from the trained network, at a tenth of the learning rate.")
     string("pattern", None, f"Weights that magnitude removes together: {', '.join(PATTERNS)}. Default: single ones.")
@@ -351,6 +353,10 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         value = own[name] if name in own else values[name].value
         return default if value is None or _OWN_FLAGS.get(name, method) != method else value
 
+    gates = given("gates", GATES[0])
+    if gates not in GATES:
+        raise unknown_name("gates", gates, GATES)
+    gate_l1 = recipe.gate_l1 if method == "sparse_structure_selection" else 0.0
     epochs, share = given("epochs", recipe.epochs), recipe.finetune_epochs
     cap = given("budget_cap", recipe.budget_cap)
     settings = Settings(
@@ -365,8 +371,8 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         variant=variant,
         skip=tuple(values.skip or ()),
         gamma_l1=given("gamma_l1", recipe.gamma_l1 if method == "network_slimming" else 0.0),
-        gate_l1=given("gate_l1", recipe.gate_l1 if method == "sparse_structure_selection" else 0.0),
-        gates=given("gates", "blocks"),
+        gate_l1=given("gate_l1", gate_l1 if gates == "blocks" else gate_l1 / FINE_GATES),
+        gates=gates,
         pretrained=given("pretrained", False),
         pattern=given("pattern", None),
         schedule=given("schedule", None),
@@ -448,7 +454,7 @@ def _check_pattern(settings: Settings) -> None:
             f"--skip goes with a --ratio of {', '.join(_SKIPPING)}, without --schedule; received "
             f"--method={settings.method} {settings.name}."
         )
-    for name, valid in (("pattern", PATTERNS), ("schedule", SCHEDULES), ("gates", GATES)):
+    for name, valid in (("pattern", PATTERNS), ("schedule", SCHEDULES)):
         if getattr(settings, name) not in (None, *valid):
             raise unknown_name(name, getattr(settings, name), valid)
     if settings.variant and settings.gates != "blocks":

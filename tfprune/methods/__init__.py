@@ -6,6 +6,8 @@ A method says how a network is trained to be pruned and how the plan is made; se
 from tfprune.registry import Registry
 
 METHODS = Registry("method")
+# What sparse_structure_selection gates; here, so that a command line can check it before it pays for TensorFlow.
+GATES = ("blocks", "neurons", "groups")
 _NAMES = (
     *("l1_norm", "thinet", "regression", "network_slimming", "sparse_structure_selection", "soft_filter"),
     *("magnitude", "uniform", "random"),

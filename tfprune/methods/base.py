@@ -30,7 +30,7 @@ class MethodSettings:
         skip: Names or patterns of layers that keep everything, for the methods that choose the layers themselves.
         gamma_l1: Strength of the L1 penalty on gamma, for the methods that train with one.
         gate_l1: Strength of the L1 penalty on gates, likewise.
-        gates: What they are on: `"blocks"` or `"neurons"`.
+        gates: What they are on, one of `tfprune.methods.GATES`.
         pretrained: Whether the network to prune starts as the trained large one.
         learned: What `Method.learned` has told of the training of the network to prune.
         pattern: Of the weights to remove, as `plan_weights` takes it.

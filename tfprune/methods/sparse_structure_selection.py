@@ -1,19 +1,24 @@
-"""Sparse Structure Selection of residual blocks.
+"""Sparse Structure Selection of residual blocks, neurons, or groups of grouped convolutions.
 
-Source: Huang & Wang, "Data-Driven Sparse Structure Selection for Deep Neural Networks" (ECCV 2018).
+Source: Huang & Wang, "Data-Driven Sparse Structure Selection for Deep Neural Networks" (ECCV 2018). The runs of Liu et
+al. (ICLR 2019) gate blocks.
 
-A gate, a scalar that starts at 1, multiplies the branch of every residual block in front of its addition. Gates are
-trained with an L1 penalty by the source's accelerated proximal gradient (`CoupledSGD`), everything else as always,
-and the blocks whose gates are exactly zero at the end are removed: their additions pass on the shortcut alone. Of a
-block whose shortcut is a convolution (the first of a stage) this shortcut stays.
+A gate, a number that starts at 1, multiplies what a structure puts out. Gates are trained with an L1 penalty by the
+source's accelerated proximal gradient (`CoupledSGD`), everything else as always, and the structures whose gates are
+exactly zero at the end are removed, which changes no output.
 
-The gate sits in the last layer of its branch, a batch normalization or a convolution. After the training it is
-multiplied into that layer's weights (gamma and beta, or kernel and bias), which changes no output: what is stored,
-proved and exported is a plain network. Gates are never negative, as in the source's code.
+- `blocks`: the branch of every residual block has a gate in front of its addition. Where it closes, the addition passes
+  on the shortcut alone; a shortcut that is a convolution (in the first block of a stage) stays.
+- `neurons`: every channel that one layer makes has a gate, and goes with it; see `tfprune.methods.channel_gates`.
+- `groups`: every group of a grouped convolution (ResNeXt) has one, and goes with all channels that enter and leave it.
 
-The penalty alone decides what goes. If a ratio is given, that fraction of the blocks is removed instead, those with
-the smallest gates; a variant says itself which blocks go. The source also gates neurons, which is
-`tfprune.methods.neuron_selection`, and the groups of grouped convolutions, which is not done here.
+A gate sits in a batch normalization or a convolution; the last one of a branch, or the last one in front of what reads
+the channels. After the training it is multiplied into that layer's weights (gamma and beta, or kernel and bias), which
+changes no output either: what is stored, proved and exported is a plain network. Gates are never negative, as in the
+source's code.
+
+The penalty alone decides what goes. If a ratio is given, that fraction of the gated structures is removed instead,
+those with the smallest gates of the whole network; a variant says itself which blocks go.
 """
 
 from __future__ import annotations
@@ -25,15 +30,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers
 
+from tfprune.checks import one_of
 from tfprune.cutting import kept_channels
 from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Record
 from tfprune.layers import GATED, scale_weights
+from tfprune.methods import GATES
 from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.channel_gates import ChannelGates, all_open, can_be_gated
 from tfprune.plans import ChannelPlan
 from tfprune.surgery import Edit
 from tfprune.walk import wiring
@@ -60,28 +67,25 @@ class Block:
 
 
 class SparseStructureSelection(Method):
-    """Gates on residual blocks, and the removal of the blocks whose gates are zero."""
+    """Gates on blocks, neurons or groups, and the removal of those whose gates are zero."""
 
     trains_sparse = True
     automatic = True
 
-    def configured(self, settings: MethodSettings) -> Method:
-        """With gates on neurons, the method that has these."""
-        if settings.gates == "blocks":
-            return self
-        from tfprune.methods.neuron_selection import NeuronSelection
-
-        return NeuronSelection()
-
     def edit(self, settings: MethodSettings) -> Edit:
-        """Puts a gate into the last layer of every block's branch."""
-        gated = functools.cache(lambda graph: {block.last for block in residual_blocks(graph)})
+        """Puts gates into the last layer of every block's branch, or in front of what reads the channels."""
+
+        @functools.cache
+        def counts(graph: ChannelGraph) -> dict[str, int | None]:
+            if _of_blocks(settings):
+                return dict.fromkeys(block.last for block in residual_blocks(graph))
+            return {name: len(gates) for name, gates in ChannelGates.find(graph.model, settings.gates).layers.items()}
 
         def gate(record: Record, config: dict) -> tuple[type, dict]:
-            kind = type(record.operation)
-            if record.name not in gated(record.calls[0].graph):
+            kind, gated = type(record.operation), counts(record.calls[0].graph)
+            if record.name not in gated:
                 return kind, config
-            return GATED[kind], {**config, "gate_l1": settings.gate_l1}
+            return GATED[kind], {**config, "gate_l1": settings.gate_l1, "gates": gated[record.name]}
 
         return gate
 
@@ -90,31 +94,37 @@ class SparseStructureSelection(Method):
         return [Gates()]
 
     def sparse_key(self, settings: MethodSettings) -> str:
-        """The penalty."""
-        return f"L1 on gates {settings.gate_l1:g}"
+        """The penalty, and on what."""
+        return f"L1 on gates{'' if _of_blocks(settings) else f' of {settings.gates}'} {settings.gate_l1:g}"
 
     def learned(self, callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, Any]:
-        """The gates of the last step, by the layers that they sat in."""
+        """The gates of the last step, by the layers that they sat in: numbers for blocks, lists otherwise."""
         return {"gates": next(own.values for own in callbacks if isinstance(own, Gates))}
 
     def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[ChannelPlan, bool]:
-        """Which blocks go is known for a variant only; the guess is the first half of them, or of the ratio."""
+        """Which blocks go is known for a variant only; the guess is half of all, or the ratio, the first ones."""
         if settings.bypass:
             return self.plan(model, settings), True
-        blocks = _blocks(ChannelGraph(model))
         ratio = 0.5 if settings.ratio is None else settings.ratio
+        if not _of_blocks(settings):
+            places = ChannelGates.find(model, settings.gates)
+            return places.plan(places.guessed(), ratio, _origin({}, settings.gates)), False
+        blocks = _blocks(ChannelGraph(model))
         return _plan(model, blocks, _smallest(blocks, dict.fromkeys((b.last for b in blocks), 1.0), ratio), {}), False
 
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan for a network whose gates are folded into its weights.
 
-        `settings.learned` has the gates. Without them a branch that ends in zero weights had a gate of zero, and of
-        the others nothing is known.
+        `settings.learned` has the gates. Without them those were zero of which the weights are zero, and of the others
+        nothing is known.
 
         Raises:
-            PlanError: If the network has no residual block, no gate is zero and no ratio given, or the ratio is that
-                of less than one block.
+            PlanError: If the network has nothing to gate, or no gate is zero and no ratio given.
         """
+        if not _of_blocks(settings):
+            places = ChannelGates.find(model, settings.gates)
+            gates = settings.learned.get("gates") or places.folded()
+            return places.plan(gates, settings.ratio, _origin(gates, settings.gates))
         graph = ChannelGraph(model)
         blocks = _blocks(graph)
         gates = settings.learned.get("gates") or {b.last: _is_open(graph.records[b.last].operation) for b in blocks}
@@ -125,11 +135,7 @@ class SparseStructureSelection(Method):
         removed = [block for block in blocks if gates[block.last] == 0.0]
         if not removed:
             least = min(blocks, key=lambda block: gates[block.last])
-            raise PlanError(
-                f"No gate of the {len(blocks)} residual blocks of {model.name!r} is zero; the smallest is "
-                f"{gates[least.last]:.3g}, of {least.addition}. Train with a larger --gate_l1 or for longer, or give "
-                "--ratio, the fraction of blocks to remove."
-            )
+            raise all_open(f"{len(blocks)} residual blocks", graph, gates[least.last], least.addition)
         return _plan(model, blocks, removed, gates)
 
 
@@ -137,17 +143,17 @@ class Gates(keras.callbacks.Callback):
     """Sets all gates to 1 before a training, and folds them into the weights after it.
 
     Attributes:
-        values: Layer -> its gate, or gates, at the end of the training.
+        values: Layer -> its gate at the end of the training, or the list of its gates.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: dict[str, Any] = {}
+        self.values: dict[str, float | list[float]] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the gates; an earlier run may have left others."""
         for layer in self._layers():
-            layer.gate.assign(np.ones(layer.gate.shape))
+            layer.open()
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Notes the gates and folds them."""
@@ -164,7 +170,7 @@ def residual_blocks(graph: ChannelGraph) -> list[Block]:
 
     A block is an addition of two operands of which one, the branch, needs more layers with weights of its own than
     the other, the shortcut. The last layer of the branch must be a batch normalization with a gamma, a convolution
-    or a dense layer, without activation or with relu, and only the addition may read it.
+    or a dense layer, without activation or with a ReLU, leaky or not, and only the addition may read it.
     """
     calls, _, outputs = wiring(graph.model)
     maker = {id(tensor): number for number, (_, _, made) in enumerate(calls) for tensor in made}
@@ -198,16 +204,6 @@ def residual_blocks(graph: ChannelGraph) -> list[Block]:
     return blocks
 
 
-def can_be_gated(record: Record) -> bool:
-    """Whether a gate on the outputs of a layer is a factor of its weights, and the layer is called once."""
-    operation = record.operation
-    if type(operation) not in GATED or len(record.calls) > 1:
-        return False
-    if isinstance(operation, layers.BatchNormalization):
-        return operation.gamma is not None
-    return operation.activation in (keras.activations.linear, keras.activations.relu)  # gates are never negative
-
-
 def _blocks(graph: ChannelGraph) -> list[Block]:
     blocks = residual_blocks(graph)
     if not blocks:
@@ -234,8 +230,13 @@ def _plan(
     return ChannelPlan.from_removed(model, {}, bypass=bypass, notes=notes, origin=_origin(gates))
 
 
-def _origin(gates: Mapping[str, float]) -> dict[str, Any]:
-    return {"method": "sparse_structure_selection", "gates": dict(gates)}
+def _of_blocks(settings: MethodSettings) -> bool:
+    one_of("gates", settings.gates, GATES)
+    return settings.gates == "blocks"
+
+
+def _origin(gates: Mapping[str, Any], kind: str = "blocks") -> dict[str, Any]:
+    return {"method": "sparse_structure_selection", "of": kind, "gates": dict(gates)}
 
 
 def _is_open(layer: keras.layers.Layer) -> float:

@@ -24,7 +24,7 @@ for _target, _names in {
     "densenet:densenet": "densenet40 densenet_bc100",
     "imagenet_vgg:imagenet_vgg": "imagenet_vgg11_bn imagenet_vgg16 imagenet_vgg16_bn",
     "imagenet_vgg:imagenet_vgg_pooled": "imagenet_vgg_gap imagenet_vgg_tiny",
-    "imagenet_resnet:imagenet_resnet": "imagenet_resnet34 imagenet_resnet50 imagenet_resnet50_2x",
+    "imagenet_resnet:imagenet_resnet": "imagenet_resnet34 imagenet_resnet50 imagenet_resnet50_2x imagenet_resnext50",
 }.items():
     for _name in _names.split():
         MODELS.add(_name, f"tfprune.models.{_target}")

@@ -19,6 +19,7 @@ def convolution(
     strides: int = 1,
     bias: bool = False,
     fan: str = "fan_out",
+    groups: int = 1,
 ) -> keras.KerasTensor:
     """A convolution `conv_<suffix>` that keeps the size of the map, or divides it by `strides`.
 
@@ -35,6 +36,7 @@ def convolution(
         strides=strides,
         padding="valid" if explicit else "same",
         use_bias=bias,
+        groups=groups,
         kernel_initializer=keras.initializers.VarianceScaling(2.0, fan, "untruncated_normal"),
         name=f"conv_{suffix}",
     )(x)

@@ -29,6 +29,8 @@ def _convolution(call: Call) -> np.ndarray:
     rank = len(layer.kernel.shape)
     if layer.groups > 1 and layer.groups == call.input_shapes[0][axis]:
         return _one_channel_groups(call, axis, rank)
+    if call.record.name in call.graph.grouped:
+        return _whole_groups(call, axis, rank)
     source, created = call.mix(0, axis), call.create(layer.filters)
     axes = {rank - 2: source, rank - 1: created}
     if layer.groups > 1:
@@ -57,6 +59,26 @@ def _one_channel_groups(call: Call, axis: int, rank: int) -> np.ndarray:
     call.count("filters", repeated)
     call.count("groups", source)
     return activated(call, call.place(repeated, axis))
+
+
+def _whole_groups(call: Call, axis: int, rank: int) -> np.ndarray:
+    """Groups that go with all that enters and leaves them: none reads another's channels, so nothing is mixed."""
+    layer = call.operation
+    source, created = call.channels(0, axis), call.create(layer.filters)
+    first = _tie_within_groups(call, source, layer.groups)
+    call.tie(_tie_within_groups(call, created, layer.groups), first)
+    call.weight(layer.kernel, {rank - 1: created}, positions(call.output_shape, axis))
+    call.weight(layer.bias, {0: created})
+    call.count("filters", created)
+    call.count("groups", first)
+    return activated(call, call.place(created, axis))
+
+
+def _tie_within_groups(call: Call, labels: np.ndarray, groups: int) -> np.ndarray:
+    """Ties the channels of each group; returns the first of each."""
+    parts = labels.reshape(groups, -1)
+    call.tie(parts, parts[:, :1])
+    return parts[:, 0]
 
 
 @rule("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")

@@ -23,7 +23,7 @@ from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import DivergedError, UsageError
 from tfprune.labels import Record
-from tfprune.layers import FusedBatchNormalization, plain_weights
+from tfprune.layers import TRAINED, plain_weights
 from tfprune.surgery import Edit, clone
 from tfprune.training.checkpoints import Checkpoint, Stateful
 from tfprune.training.distribution import all_equal
@@ -83,7 +83,7 @@ class Trainer:
     Tracing a network takes seconds, and a study trains one architecture many times: every run sets the
     variables anew and reuses the traced step.
 
-    The network that is trained is a twin of `model` with fused batch normalization; `model` itself is left
+    The network that is trained is a twin of `model` with faster layers; `model` itself is left
     as it is, and gets no layer of ours.
 
     Args:
@@ -378,15 +378,14 @@ def _ends_in_softmax(model: keras.Model) -> bool:
 
 
 def _training_layers(model: keras.Model, precision: str, edit: Edit | None) -> Callable[[Record, dict], tuple]:
-    """The change of layers that makes the network to train: fused normalization, precision, the method's own."""
+    """The change of layers that makes the network to train: faster layers, precision, the method's own."""
     outputs = {tensor._keras_history.operation.name for tensor in model.outputs}
 
     def change(record: Record, config: dict) -> tuple[type, dict]:
         kind = type(record.operation)
         if edit is not None:
             kind, config = edit(record, config)
-        if kind is keras.layers.BatchNormalization:
-            kind = FusedBatchNormalization
+        kind = TRAINED.get(kind, kind)
         if precision != "float32" and record.name not in outputs and "dtype" in config:
             config = {**config, "dtype": precision}
         return kind, config
