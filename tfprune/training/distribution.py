@@ -31,7 +31,13 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
         name = "multi_worker" if "TF_CONFIG" in os.environ else "mirrored" if len(gpus) > 1 else "one_device"
     if name == "multi_worker":
         _check_cluster(os.environ.get("TF_CONFIG"))
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.OpError as error:
+            raise UsageError(
+                f"The workers of TF_CONFIG cannot be joined ({error.message}). Each listens on a port "
+                f"of its own, which no other process may use; received TF_CONFIG={os.environ['TF_CONFIG']}."
+            ) from error
     if name == "mirrored":
         devices = gpus or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])

@@ -26,7 +26,7 @@ from tfprune.labels import Record
 from tfprune.layers import TRAINED, plain_weights
 from tfprune.surgery import Edit, clone
 from tfprune.training.checkpoints import Checkpoint, Stateful
-from tfprune.training.distribution import all_equal
+from tfprune.training.distribution import all_equal, several_workers
 from tfprune.training.optimizer import CoupledSGD
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import Source, check_batch_size, make_sources
@@ -119,7 +119,7 @@ class Trainer:
             self.model.optimizer.build(self.model.trainable_variables)
             self._train, self._evaluated = make_sources(data, config.batch_size, strategy)
         self.steps_per_epoch = self._train.steps
-        self._train_pace, self._test_pace = _Pace(), _Pace()
+        self._train_pace, self._test_pace = (_Pace(alike=several_workers(strategy)) for _ in range(2))
         self._from_logits = not _ends_in_softmax(self.model)
         self._train_steps = tf.function(self._train_steps)
         self._test_steps = tf.function(self._test_steps)
@@ -332,10 +332,15 @@ class Trainer:
 
 
 class _Pace:
-    """Divides steps into calls of the compiled function that are short enough to answer signals in between."""
+    """Divides steps into calls of the compiled function that are short enough to answer signals in between.
 
-    def __init__(self) -> None:
-        self._steps = 1
+    Args:
+        alike: Whether calls have to be of the same steps on all workers, whose collective operations find each other by
+            their place in a call. They are as long as they may be then.
+    """
+
+    def __init__(self, alike: bool) -> None:
+        self._alike, self._steps = alike, _STEPS_BETWEEN_CALLBACKS if alike else 1
 
     def parts(self, first: int, end: int) -> Iterator[tuple[int, int]]:
         """The first step and the number of steps of every call; each is done when the next one is asked for."""
@@ -343,7 +348,8 @@ class _Pace:
             count, start = min(self._steps, end - first), time.perf_counter()
             yield first, count
             seconds = (time.perf_counter() - start) / count
-            self._steps = max(1, min(_STEPS_BETWEEN_CALLBACKS, int(_SECONDS_PER_CALL / seconds)))
+            if not self._alike:
+                self._steps = max(1, min(_STEPS_BETWEEN_CALLBACKS, int(_SECONDS_PER_CALL / seconds)))
             first += count
 
 
