@@ -257,7 +257,11 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     number("train_examples", "Use a stratified subset of so many training images.", flags.DEFINE_integer)
     string("strategy", "auto", f"Where to train: {', '.join(STRATEGIES)}.")
-    string("precision", "float32", f"{' or '.join(PRECISIONS)}.")
+    string(
+        "precision",
+        "float32",
+        f"{', '.join(PRECISIONS)}. mixed_float16 scales the loss and leaves out steps whose gradients overflow.",
+    )
     string("workdir", "runs", "Folder for results; finished stages that are there are used. With --smoke: runs/smoke.")
     string(
         "shard",
