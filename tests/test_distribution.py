@@ -47,11 +47,12 @@ def make_model(normalize):
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
     return randomize(keras.Model(inputs, layers.Dense(3, name="logits")(x)), 1)
 
-def train(strategy, normalize, epochs=3, callbacks=(), batch_size=8, **config):
+def train(strategy, normalize, epochs=3, callbacks=(), batch_size=8, held_out=0, **config):
     from tfprune.training.loop import Trainer, TrainingConfig
     from tfprune.training.schedules import Schedule
-    model = make_model(normalize)
-    trainer = Trainer(model, make_data(), TrainingConfig(batch_size=batch_size, weight_decay=1e-3, **config), strategy)
+    model, data = make_model(normalize), make_data()
+    data = data.holding_out(held_out) if held_out else data
+    trainer = Trainer(model, data, TrainingConfig(batch_size=batch_size, weight_decay=1e-3, **config), strategy)
     return trainer, trainer.run(model.get_weights(), epochs, Schedule(0.1, (2,)), 5, callbacks)
 """
 
@@ -174,8 +175,8 @@ from tfprune.training.schedules import Schedule
 
 mirrored, one = make_strategy("mirrored"), make_strategy("one_device")
 report = {"replicas": mirrored.num_replicas_in_sync, "worker": worker_index(mirrored)}
-report["one"] = train(one, normalize=False)[1].history
-report["mirrored"] = train(mirrored, normalize=False)[1].history
+report["one"] = train(one, normalize=False, held_out=0.25)[1].history
+report["mirrored"] = train(mirrored, normalize=False, held_out=0.25)[1].history
 
 def spread(trainer):
     copies = [[copy.numpy() for copy in v.value.values] for v in trainer.model.variables]
@@ -245,6 +246,7 @@ def mirrored(tmp_path_factory):
 def test_two_replicas_have_the_losses_of_one_device_without_normalization(mirrored):
     assert (mirrored["replicas"], mirrored["worker"]) == (2, 0)
     assert len(mirrored["one"]) == 3
+    assert "validation_loss" in mirrored["one"][0]
     for one, other in zip(mirrored["one"], mirrored["mirrored"], strict=True):
         assert other == pytest.approx(one, abs=1e-5)
 
