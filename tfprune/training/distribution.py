@@ -63,16 +63,21 @@ def agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether a flag is true on every worker; all workers have to ask together."""
     if not several_workers(strategy):
         return flag
-    votes = strategy.run(lambda: tf.constant(0 if flag else 1))
-    return int(strategy.reduce(tf.distribute.ReduceOp.SUM, votes, axis=None)) == 0
+    return all(_gathered(strategy, tf.constant(flag)).numpy())
 
 
 def all_equal(strategy: tf.distribute.Strategy, number: int) -> bool:
     """Whether every worker has the same number; all workers have to ask together."""
     if not several_workers(strategy):
         return True
-    numbers = strategy.gather(strategy.run(lambda: tf.constant([number])), axis=0)
-    return len(set(numbers.numpy().tolist())) == 1
+    return len(set(_gathered(strategy, tf.constant(number)).numpy().tolist())) == 1
+
+
+@tf.function
+def _gathered(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
+    """The scalar of every replica."""
+    values = strategy.run(lambda: tf.reshape(tf.cast(value, tf.int64), [1]))
+    return strategy.gather(values, axis=0)
 
 
 def _check_cluster(config: str | None) -> None:

@@ -178,7 +178,8 @@ class Trainer:
             self.model.optimizer.learning_rate = rate
             watchers.on_epoch_begin(epoch)
             logs = self._train_epoch(epoch, seed, watchers)
-            self._average_statistics()
+            if self.strategy.num_replicas_in_sync > 1:
+                self._average_statistics()
             logs |= self._evaluate(watchers)
             watchers.on_epoch_end(epoch, dict(logs))
             history.append({"epoch": epoch + 1, "learning_rate": rate, **logs})
@@ -327,7 +328,7 @@ class Trainer:
     def _average_statistics(self) -> None:
         """Gives all replicas the mean of their moving statistics; each gathered its own."""
         statistics = [v.value for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
-        if self.strategy.num_replicas_in_sync > 1 and statistics:
+        if statistics:
             self.strategy.run(_average, args=(statistics,))
 
 
