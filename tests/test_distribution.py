@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tfprune.errors import UsageError
 from tfprune.training.distribution import agree, make_strategy, worker_index
 
 ROOT = Path(__file__).parents[1]
+FOLDERS = ("", "workers/1/")  # of the stages of two workers
 
 # What every script starts with: data, and networks with and without normalization.
 SHARED = """
@@ -47,11 +50,12 @@ def make_model(normalize):
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
     return randomize(keras.Model(inputs, layers.Dense(3, name="logits")(x)), 1)
 
-def train(strategy, normalize, epochs=3, callbacks=(), batch_size=8, **config):
+def train(strategy, normalize, epochs=3, callbacks=(), batch_size=8, held_out=0, **config):
     from tfprune.training.loop import Trainer, TrainingConfig
     from tfprune.training.schedules import Schedule
-    model = make_model(normalize)
-    trainer = Trainer(model, make_data(), TrainingConfig(batch_size=batch_size, weight_decay=1e-3, **config), strategy)
+    model, data = make_model(normalize), make_data()
+    data = data.holding_out(held_out) if held_out else data
+    trainer = Trainer(model, data, TrainingConfig(batch_size=batch_size, weight_decay=1e-3, **config), strategy)
     return trainer, trainer.run(model.get_weights(), epochs, Schedule(0.1, (2,)), 5, callbacks)
 """
 
@@ -174,8 +178,8 @@ from tfprune.training.schedules import Schedule
 
 mirrored, one = make_strategy("mirrored"), make_strategy("one_device")
 report = {"replicas": mirrored.num_replicas_in_sync, "worker": worker_index(mirrored)}
-report["one"] = train(one, normalize=False)[1].history
-report["mirrored"] = train(mirrored, normalize=False)[1].history
+report["one"] = train(one, normalize=False, held_out=0.25)[1].history
+report["mirrored"] = train(mirrored, normalize=False, held_out=0.25)[1].history
 
 def spread(trainer):
     copies = [[copy.numpy() for copy in v.value.values] for v in trainer.model.variables]
@@ -245,6 +249,7 @@ def mirrored(tmp_path_factory):
 def test_two_replicas_have_the_losses_of_one_device_without_normalization(mirrored):
     assert (mirrored["replicas"], mirrored["worker"]) == (2, 0)
     assert len(mirrored["one"]) == 3
+    assert "validation_loss" in mirrored["one"][0]
     for one, other in zip(mirrored["one"], mirrored["mirrored"], strict=True):
         assert other == pytest.approx(one, abs=1e-5)
 
@@ -339,20 +344,30 @@ def test_two_workers_train_together_and_end_equal(tmp_path):
         assert received == pytest.approx(expected, abs=1e-5)
 
 
-WORKER_COMMAND = """
-from tfprune.experiments.run import main
-argv = ["--smoke", "--strategy=multi_worker", "--model=vgg11", "--width=.05", "--workdir=w"]
-print(json.dumps({"status": main(argv)}))
-"""
-
-
 @pytest.mark.slow
-def test_the_command_runs_on_two_workers_and_only_the_chief_writes_results(tmp_path):
-    chief, other = finish(*start_workers(tmp_path, "command", WORKER_COMMAND))
-    assert last_json(chief) == last_json(other) == {"status": 0}
-    assert "report.md" in chief
-    assert other.strip() == '{"status": 0}'  # the others are silent
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("results.csv")] == ["w/results.csv"]
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("report.md")] == ["w/report.md"]
-    assert len((tmp_path / "w" / "results.csv").read_text(encoding="utf-8").splitlines()) == 6
-    assert len(list((tmp_path / "w" / "export").rglob("model.keras"))) == 5
+def test_the_command_of_the_page_runs_on_two_workers_and_only_the_chief_writes_results(tmp_path):
+    text = (ROOT / "docs" / "distribution.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```bash\n(for .*?)^```", text, re.MULTILINE | re.DOTALL)
+    for told, free in zip(("12345", "12346"), free_ports(2), strict=True):
+        assert told in block
+        block = block.replace(told, str(free))
+    done = subprocess.run(
+        ["bash", "-c", f'python() {{ "{sys.executable}" "$@" || echo "status $?"; }}\n{block}'],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert "status" not in done.stdout, done.stderr[-3000:]
+    assert done.stdout.count("seed 0: train sparse, 1 epoch") == 1  # the others are silent
+    assert "2 CPU replicas" in done.stdout
+    written = {path.relative_to(tmp_path / "two_workers").as_posix() for path in tmp_path.rglob("*")}
+    assert {name for name in written if name.endswith(("results.csv", "report.md"))} == {"results.csv", "report.md"}
+    rows = (tmp_path / "two_workers" / "results.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 6
+    finished = [sorted(name.removeprefix(p) for name in written if fnmatch(name, f"{p}stages/*/DONE")) for p in FOLDERS]
+    assert finished[0] == finished[1]
+    assert len(finished[0]) == 6
+    assert {name.split("/")[2] for name in written if name.startswith("workers/1/")} <= {
+        "stages",
+        "locks",
+        "unfinished",
+    }
+    assert len([name for name in written if name.endswith("model.keras")]) == 5

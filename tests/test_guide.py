@@ -28,12 +28,18 @@ def test_every_block_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     assert accuracy > 0.7
 
 
-def test_links_of_the_guide_lead_somewhere():
-    text = GUIDE.read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", line[3:].lower()).replace(" ", "-")
-        for line in text.splitlines()
-        if line.startswith("## ")
-    }
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert target[1:] in headings if target.startswith("#") else (GUIDE.parent / target).is_file(), target
+def headings(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = [line[3:] for line in lines if line.startswith("## ")]
+    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("name", ["docs/guide.md", "docs/distribution.md", "README.md"])
+def test_links_lead_somewhere(name):
+    page = GUIDE.parents[1] / name
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("https:"):
+            path, _, heading = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), target
+            assert not heading or heading in headings(file), target

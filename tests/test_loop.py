@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import re
 
 import keras
@@ -561,6 +562,63 @@ def test_mixed_float16_has_the_losses_of_float32(monkeypatch):
         losses.append([logs["loss"] for logs in seen.batch_logs])
     np.testing.assert_allclose(*losses, rtol=5e-3)
     assert losses[0] != losses[1]
+
+
+class StateOfSteps(keras.callbacks.Callback):
+    """After every call: the trained variables with their momentum; the scale of the loss; the loss so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.trained, self.scales, self.losses = [], [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        optimizer = self.model.optimizer
+        self.trained.append([v.numpy() for v in (*self.model.trainable_variables, *optimizer.momentums)])
+        self.scales.append(float(optimizer.loss_scale.numpy()))
+        self.losses.append(logs["loss"])
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_an_overflow_leaves_out_one_step_of_the_loop_and_is_no_divergence(monkeypatch, bad):
+    model, seen = conv_bn_dense(), {}
+    for calls in (1, 16):  # steps between callbacks
+        monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", calls)
+        trainer, steps = make_trainer(model, precision="mixed_float16"), StateOfSteps()
+        optimizer, scaled = trainer.model.optimizer, trainer.model.optimizer.scaled
+
+        def overflowing(loss, optimizer=optimizer, scaled=scaled):
+            return scaled(loss) * tf.where(optimizer.iterations.value == 2, np.float32(bad), np.float32(1))
+
+        monkeypatch.setattr(optimizer, "scaled", overflowing)
+        trainer.run(model.get_weights(), 1, Schedule(0.1), 0, [steps])
+        seen[calls] = steps
+    assert [scale / 2**15 for scale in seen[1].scales] == [1, 1, 0.5, 0.5, 0.5]
+    same = [all(map(np.array_equal, *pair)) for pair in itertools.pairwise(seen[1].trained)]
+    assert same == [False, True, False, False]
+    assert np.isfinite(seen[1].losses).all()
+    assert all(map(np.array_equal, seen[1].trained[-1], seen[16].trained[-1]))
+    assert (seen[16].scales, seen[16].losses) == (seen[1].scales[-1:], seen[1].losses[-1:])
+
+
+def test_a_float16_network_that_is_killed_goes_on_with_its_scale(tmp_path, monkeypatch):
+    monkeypatch.setattr("tfprune.training.optimizer._STEPS_TO_GROW", 7)  # in the middle of the second of 4 epochs
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 1)
+    model, path, seen = conv_bn_dense(), tmp_path / "state.npz", [StateOfSteps(), StateOfSteps()]
+    trainers = [make_trainer(model, precision="mixed_float16") for _ in range(3)]
+    whole = trainers[0].run(model.get_weights(), 4, Schedule(0.1), 3, [seen[0]])
+    with pytest.raises(Killed):
+        trainers[1].run(model.get_weights(), 4, Schedule(0.1), 3, [KillBefore(2)], checkpoint=path)
+    assert_equal_runs(whole, trainers[2].run(model.get_weights(), 4, Schedule(0.1), 3, [seen[1]], checkpoint=path))
+    assert seen[0].scales[-10:] == seen[1].scales
+    assert set(seen[1].scales) == {2.0**16, 2.0**17}
+
+
+def test_a_float16_network_whose_outputs_are_no_numbers_is_told_with_a_way_out():
+    model = conv_bn_dense()
+    weights = model.get_weights()
+    weights[0] = weights[0] * 1e6  # of the convolution: its outputs are no numbers in float16
+    with pytest.raises(DivergedError, match=r"loss is nan in step 1 of 5 .* Try a lower learning rate or mixed_bf"):
+        make_trainer(model, precision="mixed_float16").run(weights, 1, Schedule(0.1), seed=0)
 
 
 def test_a_float16_network_whose_gradients_are_never_numbers_is_told(monkeypatch):

@@ -141,3 +141,26 @@ def test_the_scale_doubles_after_so_many_good_steps_in_a_row(monkeypatch):
     good, broken = [np.ones(3), np.ones(2)], [np.full(3, np.inf), np.ones(2)]
     scales = [scale for _, scale in scaled_steps([good, good, broken, good, good, good, good])]
     assert [scale / 2**15 for scale in scales] == [1, 1, 0.5, 0.5, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_on_one_device_steps_and_scales_are_those_of_keras_own_wrapper(nesterov, monkeypatch):
+    monkeypatch.setattr("tfprune.training.optimizer._STEPS_TO_GROW", 3)
+    generator = np.random.default_rng(7)
+    gradients = [[generator.normal(size=3), generator.normal(size=2)] for _ in range(14)]
+    for step, place, bad in ((1, 0, np.nan), (6, 1, np.inf), (7, 0, -np.inf)):
+        gradients[step][place][-1] = bad
+    variables = [keras.Variable(np.float32([2.0, -3.0, 1e-3])), keras.Variable(np.float32([1.0, 0.5]))]
+    variables[1].proximal_l1 = 0.2
+    inner = CoupledSGD(0.1, momentum=0.9, coupled_weight_decay=0.1, nesterov=nesterov)
+    theirs = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**15, dynamic_growth_steps=3)
+    theirs.build(variables)
+    scales = set()
+    for step, (received, scale) in zip(gradients, scaled_steps(gradients, nesterov=nesterov), strict=True):
+        before = float(theirs.scale_loss(np.float32(1.0)))
+        theirs.apply([tf.constant(np.float32(g) * np.float32(before)) for g in step], variables)
+        expected = [v.numpy() for v in (*variables, *inner.momentums)]
+        assert all(map(np.array_equal, received, expected))
+        assert scale == float(theirs.scale_loss(np.float32(1.0)))
+        scales.add(scale / 2**15)
+    assert scales == {0.25, 0.5, 1.0}

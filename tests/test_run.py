@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.test_results import CONTRACT
 from tfprune.data import load
 from tfprune.experiments import settings as settings_module
 from tfprune.experiments.run import main
-from tfprune.experiments.study import Study
+from tfprune.experiments.study import Study, _best
 from tfprune.models import build_model
 from tfprune.training.loop import Trainer
 
@@ -492,7 +493,7 @@ def test_b_may_spend_the_flops_of_fine_tuning_too(small, tmp_path, trained):
     smoke(tmp_path, *argv)
     smoke(tmp_path, *argv, "--budget=flops_plus_finetune", "--regimes=scratch_b")
     rows = {row["budget"]: int(row["epochs"]) for row in read(tmp_path) if row["regime"] == "scratch_b"}
-    plain, more = rows["at most 2 x the epochs"], rows["at most 2 x the epochs, and 1 epoch"]
+    plain, more = rows["at most 2 x the epochs"], rows["at most 2 x the epochs, plus 1 epoch of fine-tuning"]
     assert more == plain + 1
     assert trained == [1, 1, 1, plain, more]
 
@@ -501,6 +502,7 @@ def test_a_budget_of_epochs_leaves_out_b_which_would_be_e(small, tmp_path, train
     argv = [f"--model={small}", "--noexport", "--method=uniform", "--budget=epochs"]
     smoke(tmp_path, *argv)
     assert trained == [1, 1, 1]
+    assert "epochs of the large network, which is Scratch-E" in capsys.readouterr().out
     assert main(["--smoke", f"--workdir={tmp_path}", *argv, "--regimes=scratch_e,scratch_b"]) == 2
     assert "With --budget=epochs scratch_b is scratch_e" in capsys.readouterr().err
     smoke(tmp_path, *argv, "--regimes=scratch_b")
@@ -520,6 +522,22 @@ def test_the_best_epoch_is_chosen_on_held_out_images(small, tmp_path):
     assert float(rows[0]["best_accuracy"]) == epochs[judged.index(max(judged))]["val_accuracy"]
     assert float(rows[0]["test_accuracy"]) == epochs[-1]["val_accuracy"]
     assert "validation_fraction=0.25" in rows[0]["training"]
+
+
+def test_a_budget_of_epochs_is_known_before_the_plan_is(small, tmp_path, capsys):
+    argv = [f"--model={small}", "--method=network_slimming", "--regimes=scratch_b", "--dry_run"]
+    for budget, told in (("flops", "about 2"), ("epochs", "1")):
+        smoke(tmp_path, *argv, f"--budget={budget}")
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("0  scratch_b"))
+        assert re.split("  +", line.strip())[2] == told
+
+
+def test_the_first_of_the_best_epochs_is_chosen():
+    test, held_out = (0.2, 0.9, 0.9, 0.5), (0.3, 0.1, 0.8, 0.8)
+    history = [{"epoch": n, "val_accuracy": accuracy} for n, accuracy in enumerate(test)]
+    assert _best(history)["epoch"] == 1
+    judged = [{**epoch, "validation_accuracy": accuracy} for epoch, accuracy in zip(history, held_out, strict=True)]
+    assert _best(judged) == {"epoch": 2, "val_accuracy": 0.9, "validation_accuracy": 0.8}
 
 
 @pytest.mark.parametrize(

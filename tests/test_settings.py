@@ -299,6 +299,10 @@ EARLY = {
     ),
     "fine-tuning of a design too": ([*TINY, "--regimes=scratch_b,all,finetune"], ["VGG-Tiny is a network of its own"]),
     "a ticket of a design": ([*TINY, "--regimes=winning_ticket"], ["winning_ticket is of what pruning leaves"]),
+    "the budget of fine-tuning for a design": (
+        [*TINY, "--budget=flops_plus_finetune"],
+        ["--budget=flops_plus_finetune", "VGG-Tiny is a network of its own"],
+    ),
     "a design of another network": (
         ["--method=regression", "--variant=ResNet-50-2x", "--model=imagenet_vgg16"],
         ["'ResNet-50-2x'", "--model=imagenet_resnet50", "VGG-GAP, VGG-Tiny"],

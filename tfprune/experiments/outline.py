@@ -61,8 +61,8 @@ def overview(studies: Iterable[Study], shared: Shared) -> str:
 
 def _budget_lines(study: Study, plan: Plan, about: str) -> Iterator[str]:
     s = study.settings
-    if "scratch_b" in s.regimes and s.budget == "epochs":
-        yield "budget    Scratch-B trains for the epochs of the large network"
+    if s.budget == "epochs":
+        yield "budget    Scratch-B trains for the epochs of the large network, which is Scratch-E"
     elif "scratch_b" in s.regimes:
         cap, ratio = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}", flops_ratio(plan)
         more = f"{about}{ratio:.2f} x"
@@ -81,7 +81,7 @@ def _stage_lines(study: Study, seed: int, plan: Plan, known: bool) -> Iterator[t
         plan, known = load_plan(planned.file("plan.json")), True
     for regime in s.regime_list:
         epochs = study.epochs(regime, plan)
-        sure = known or regime.budget != "flops"
+        sure = known or regime.budget != "flops" or s.budget == "epochs"
         rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
         done = _progress(study.stages.regime(seed, regime, epochs)) if known else ""
         epochs -= study.first_epoch(regime)

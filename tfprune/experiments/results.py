@@ -34,16 +34,18 @@ class Row:
         regime: One of `REGIME_ORDER`.
         seed: Of weights, shuffling and augmentation.
         test_accuracy: After the last epoch, as a fraction.
-        best_accuracy: The best over the epochs, as the paper's code logs it.
+        best_accuracy: The best over the epochs, as the paper's code logs it; with --validation_fraction that of the
+            epoch that is best on the images held out.
         params: Parameters.
         nonzero_params: Those that are not zero.
         macs: Multiply-accumulates of one example.
         flops: FLOPs of one example, as the paper counts them.
         epochs: Of this regime's training.
         train_seconds: Wall time of it.
-        train_examples: Images trained on.
+        train_examples: Images trained on, without those held out.
         test_examples: Images tested on.
-        budget: What sets the regime apart: the epochs of fine-tuning, the cap of Scratch-B, rescaled initial weights.
+        budget: What sets the regime apart: the epochs of fine-tuning, what Scratch-B may spend, rescaled
+            initial weights.
         training: Settings of the training that are not the paper's.
         study: Eight hex digits that rows of different seeds of the same setting share.
     """

@@ -246,7 +246,9 @@ def define_flags(values: flags.FlagValues) -> None:
         "flops",
         "What scratch_b may spend: flops, those of the large network's training; flops_plus_finetune, these and those "
         "of fine-tuning, which together is what the fine-tuned network has had; or epochs, those of the large network, "
-        "where scratch_b is scratch_e, so that --regimes=all leaves it out.",
+        "where scratch_b is scratch_e, so that --regimes=all leaves it out. Of a method that trains sparse, its "
+        "training is the large network's, in the same epochs; that soft_filter --pretrained comes after another one, "
+        "and what pruning itself takes, is not counted.",
     )
     number("budget_cap", "The most by which Scratch-B multiplies the epochs. Default: no cap (inf), or 2 on imagenet.")
     number(
@@ -257,7 +259,11 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     number("train_examples", "Use a stratified subset of so many training images.", flags.DEFINE_integer)
     string("strategy", "auto", f"Where to train: {', '.join(STRATEGIES)}.")
-    string("precision", "float32", f"{' or '.join(PRECISIONS)}.")
+    string(
+        "precision",
+        "float32",
+        f"{', '.join(PRECISIONS)}. mixed_float16 scales the loss and leaves out steps whose gradients overflow.",
+    )
     string("workdir", "runs", "Folder for results; finished stages that are there are used. With --smoke: runs/smoke.")
     string(
         "shard",
@@ -430,7 +436,7 @@ def _regimes(names: list[str], variant: str | None, budget: str) -> tuple[str, .
     """The regimes by name; `all` for a design are those of new weights, and with a budget of epochs not Scratch-B."""
     regimes = parse_regimes(names)
     if budget == "epochs" and {"scratch_e", "scratch_b"} <= {regime.name for regime in regimes}:
-        if {"scratch_e", "scratch_b"} <= set(names):
+        if "scratch_b" in names:
             raise UsageError(
                 f"With --budget=epochs scratch_b is scratch_e; received --regimes={','.join(names)}. Leave one out."
             )
@@ -439,6 +445,10 @@ def _regimes(names: list[str], variant: str | None, budget: str) -> tuple[str, .
         return tuple(regime.name for regime in regimes)
     fresh = tuple(regime.name for regime in regimes if regime.weights == "fresh")
     others = [name for name in names if name not in (*fresh, "all")]
+    if budget == "flops_plus_finetune":
+        raise UsageError(
+            f"--budget=flops_plus_finetune: {variant} is a network of its own, which is not fine-tuned. Leave it out."
+        )
     if others:
         valid = ", ".join(name for name, regime in REGIMES.items() if regime.weights == "fresh")
         raise UsageError(

@@ -444,7 +444,7 @@ class Study:
         elif regime == "scratch_b" and cap is not None:
             parts.append(f"at most {cap:g} x the epochs")
         if regime == "scratch_b" and self.settings.budget == "flops_plus_finetune":
-            parts.append(f"and {in_epochs(self.settings.finetune_epochs)}")
+            parts.append(f"plus {in_epochs(self.settings.finetune_epochs)} of fine-tuning")
         if regime in ("scratch_e", "scratch_b") and self.settings.scratch_rescale:
             parts.append("rescaled initial weights")
         return ", ".join(parts)

@@ -51,7 +51,7 @@ class TrainingConfig:
         momentum: Of SGD.
         weight_decay: Coupled; see `CoupledSGD`.
         nesterov: The paper says yes, its code says no (except for soft filter pruning); we follow the code.
-        precision: A Keras dtype policy; variables are float32 in either.
+        precision: A Keras dtype policy; variables are float32 in all.
     """
 
     batch_size: int = 64
@@ -242,16 +242,17 @@ class Trainer:
             for begin, count in self._train_pace.parts(first, seen):
                 with _explaining(self._train, seed, epoch, begin, count):
                     sums = self._train_steps(batches, tf.constant(begin), tf.constant(count), sums).numpy()
-            if sums[2] != _NONE:
+            optimizer = self.model.optimizer
+            advice = f"Try a lower learning rate{' or mixed_bfloat16' * optimizer.scales_loss}."
+            if sums[2] != _NONE:  # the loss without its scale, so in float16 too no step that is merely left out
                 raise DivergedError(
                     f"The loss is {sums[3]:g} in step {int(sums[2]) + 1} of {steps} of epoch {epoch + 1}, at learning "
-                    f"rate {self.model.optimizer.learning_rate.numpy():g}. Try a lower learning rate."
+                    f"rate {optimizer.learning_rate.numpy():g}. {advice}"
                 )
-            optimizer = self.model.optimizer
             if optimizer.scales_loss and optimizer.loss_scale.numpy() < _LEAST_SCALE:
                 raise DivergedError(
                     f"In float16 the gradients of epoch {epoch + 1} are no finite numbers at any loss scale, at "
-                    f"learning rate {optimizer.learning_rate.numpy():g}. Try a lower learning rate or mixed_bfloat16."
+                    f"learning rate {optimizer.learning_rate.numpy():g}. {advice}"
                 )
             logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * self.config.batch_size))}
             watchers.on_train_batch_end(seen - 1, logs)
