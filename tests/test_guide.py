@@ -34,7 +34,7 @@ def headings(path):
     return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-@pytest.mark.parametrize("name", ["docs/guide.md", "docs/distribution.md", "README.md"])
+@pytest.mark.parametrize("name", ["docs/guide.md", "docs/distribution.md", "docs/tutorial.md", "README.md"])
 def test_links_lead_somewhere(name):
     page = GUIDE.parents[1] / name
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):

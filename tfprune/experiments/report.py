@@ -36,6 +36,13 @@ def write_report(workdir: Path) -> str:
     Raises:
         UsageError: If the workdir holds neither finished results nor failed runs, or cannot be written.
     """
+    from tfprune.experiments.store import reporting
+
+    with reporting(workdir):
+        return _write_report(workdir)
+
+
+def _write_report(workdir: Path) -> str:
     from tfprune.experiments import document, sections
     from tfprune.experiments.board import write_board
     from tfprune.experiments.results import failed_runs, replace_csv

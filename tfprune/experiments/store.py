@@ -88,9 +88,7 @@ class Stage:
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Keeps other processes from doing the stage; raises a BusyError if one of them is doing it."""
-        path = self._beside("locks", "lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        lock = _lock(self.folder.parent.parent, self.name)
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -242,9 +240,7 @@ def own_workdir(workdir: Path) -> Iterator[None]:
     Raises:
         UsageError: If such a run is there.
     """
-    path = Path(workdir) / "locks" / "workers.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = _lock(Path(workdir), "workers")
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -255,6 +251,19 @@ def own_workdir(workdir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def reporting(workdir: Path) -> Iterator[None]:
+    """Waits until no other process writes the report of a workdir, and keeps others from it."""
+    with _lock(workdir, "report"):
+        yield
+
+
+def _lock(workdir: Path, name: str) -> FileLock:
+    folder = workdir / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock")
 
 
 def _digest(path: Path) -> str:
