@@ -38,6 +38,8 @@ def write_report(workdir: Path) -> str:
     """
     from tfprune.experiments.store import reporting
 
+    if not any((workdir / folder).is_dir() for folder in ("stages", "failed")):  # nothing is written there
+        raise _nothing_in(workdir)
     with reporting(workdir):
         return _write_report(workdir)
 
@@ -85,10 +87,12 @@ def _collect(workdir: Path, or_failed: bool = False) -> Results:
 
     results = collect(workdir)
     if not results.rows and not or_failed:
-        raise UsageError(
-            f"{str(workdir)!r} holds no finished results. Run tfprune.experiments.run with this --workdir."
-        )
+        raise _nothing_in(workdir)
     return results
+
+
+def _nothing_in(workdir: Path) -> UsageError:
+    return UsageError(f"{str(workdir)!r} holds no finished results. Run tfprune.experiments.run with this --workdir.")
 
 
 def main(argv: Sequence[str]) -> int:
