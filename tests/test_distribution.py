@@ -371,3 +371,47 @@ def test_the_command_of_the_page_runs_on_two_workers_and_only_the_chief_writes_r
         "unfinished",
     }
     assert len([name for name in written if name.endswith("model.keras")]) == 5
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tfprune.training.distribution import make_strategy, worker_index
+from tfprune.training.schedules import Schedule
+strategy = make_strategy("multi_worker")
+worker = worker_index(strategy)
+import keras
+from tfprune.training.loop import Trainer, TrainingConfig
+
+class Pause(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if sys.argv[1] == "killed" and self.epoch == 2:
+            import os
+            os._exit(9)  # in the middle of the third epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        begun.append(epoch)
+        if worker:
+            import time
+            time.sleep(0.05)  # the other one is faster, which must not matter
+
+begun = []
+model, data = make_model(True), make_data()
+trainer = Trainer(model, data, TrainingConfig(batch_size=2), strategy)
+state = Path(f"state{worker}.npz") if sys.argv[1] != "whole" else None
+result = trainer.run(model.get_weights(), 6, Schedule(0.1, (4,)), 5, [Pause()], checkpoint=state)
+print(json.dumps({"begun": begun, "history": result.history, "sums": [float(w.sum()) for w in result.weights]}))
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_that_are_killed_go_on_together(tmp_path):
+    for process in start_workers(tmp_path, "killed", KILLED, "killed"):
+        process.communicate(timeout=240)
+        assert process.returncode == 9
+    whole = [last_json(output) for output in finish(*start_workers(tmp_path, "whole", KILLED, "whole"))]
+    resumed = [last_json(output) for output in finish(*start_workers(tmp_path, "resumed", KILLED, "resumed"))]
+    for one, other in zip(whole, resumed, strict=True):
+        assert (one["begun"], other["begun"]) == ([0, 1, 2, 3, 4, 5], [2, 3, 4, 5])
+        assert (one["history"], one["sums"]) == (other["history"], other["sums"])
