@@ -755,7 +755,7 @@ def test_gates_go_on_bit_for_bit(tmp_path, monkeypatch):
     assert set(gates[0].values.values()) != {1.0}
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other", "another network's"])
 def test_a_damaged_checkpoint_is_named_and_kept_aside(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 1)
     model, path = conv_bn_dense(), tmp_path / "state.npz"
@@ -766,6 +766,11 @@ def test_a_damaged_checkpoint_is_named_and_kept_aside(tmp_path, monkeypatch, dam
     if damage == "flipped":
         middle = content.index(b"model.0.npy") + 200
         content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    if damage == "another network's":
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        np.savez(path, **{**arrays, "model.0": arrays["model.0"][..., 1:]})
+        content = path.read_bytes()
     damaged = {"cut": content[: len(content) // 2], "empty": b"", "other": b"PK" + bytes(100)}.get(damage, content)
     path.write_bytes(damaged)
     with pytest.warns(UserWarning, match=r"state\.npz' is damaged .* state\.damaged"):

@@ -49,15 +49,22 @@ class Checkpoint:
             np.savez(scratch, **self.arrays, **{_CONTENT: text})
 
     @classmethod
-    def load(cls, path: Path) -> Checkpoint | None:
+    def load(cls, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint | None:
         """Reads a file; None if there is none, or it is damaged.
 
         A damaged file is moved aside, and a warning names it. Damage shows in the checksums of the archive.
+
+        Args:
+            path: The file.
+            shapes: Of arrays that have to be there.
         """
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-            return cls(arrays, json.loads(arrays.pop(_CONTENT).tobytes()))
+            found = cls(arrays, json.loads(arrays.pop(_CONTENT).tobytes()))
+            if {name: arrays[name].shape for name in shapes} != dict(shapes):
+                raise ValueError("its arrays are of another network")
+            return found
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -210,7 +210,8 @@ class Trainer:
 
     def _find(self, path: Path | None) -> Checkpoint | None:
         """The checkpoint to go on from; every worker has its own, and goes on if all have the same epoch."""
-        found = Checkpoint.load(path) if path is not None else None
+        shapes = {name: tuple(variable.shape) for name, variable in self._variables().items()}
+        found = Checkpoint.load(path, shapes) if path is not None else None
         return found if all_equal(self.strategy, found.content["epoch"] if found else 0) else None
 
     def _variables(self) -> dict[str, keras.Variable]:
