@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from absl import flags
 from tfprune.errors import TfpruneError, UsageError
 
 DONE, FAILED, USAGE = 0, 1, 2
+_OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT)
 _SIGNAL = 128  # what shells add to the number of a signal
 
 
@@ -68,11 +70,24 @@ def run_command(
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except OSError as error:  # the machine's: a full disk, a folder that is gone
-        where = f"{error.filename!r}: " if error.filename else ""
-        print(f"{program}: {where}{error.strerror or error}. {going_on}".rstrip(), file=sys.stderr)
+    except Exception as error:
+        message = _refused(error)
+        if message is None:
+            raise
+        print(f"{program}: {message}. {going_on}".rstrip(), file=sys.stderr)
         return FAILED
     return DONE
+
+
+def _refused(error: Exception) -> str | None:
+    """What the machine refuses (a full disk, a folder that is gone), as Python or TensorFlow tell it; or None."""
+    if isinstance(error, OSError):
+        where = f"{error.filename!r}: " if error.filename else "a file cannot be written or read: "
+        return f"{where}{error.strerror or error}"
+    if type(error).__module__.startswith("tensorflow"):
+        text = " ".join(str(error).split())
+        return text if any(os.strerror(code) in text for code in _OF_FILES) else None
+    return None
 
 
 @contextmanager

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tfprune.errors import UsageError
 
+_LONGEST = 150  # of 255 bytes, with room for what is put before and behind
+
 
 def check_writable(folder: Path) -> None:
     """Makes a folder if there is none; raises a UsageError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UsageError(
             f"The folder {str(folder)!r} cannot be written ({error.strerror}). Name a folder that can."
@@ -24,14 +28,18 @@ def check_writable(folder: Path) -> None:
 
 
 def file_name(text: str) -> str:
-    """A text with what shells and file systems take amiss replaced."""
-    return text.translate(str.maketrans("= :*?", "-----"))
+    """A text with what shells and file systems take amiss replaced, and cut where it is too long for a name."""
+    name = text.translate(str.maketrans("= :*?", "-----"))
+    if len(name) <= _LONGEST:
+        return name
+    return f"{name[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path to write to, which takes the place of `path` when the block ends without an error."""
-    scratch = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # Not named by the process: on a shared file system those of several machines, or pods, may have one number.
+    scratch = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         yield scratch
         os.replace(scratch, path)

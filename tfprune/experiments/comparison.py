@@ -110,7 +110,11 @@ def _length_differences(cell: paper.Cell, rows: Sequence[Row], trained_otherwise
     if cell.regime == "scratch_b":
         cap = paper.recipe(cell.recipe).budget_cap
         budget = "" if cap is None else f"at most {cap:g} x the epochs"
-        if rows[0].budget != budget:
+        # A cap that is above the ratio of FLOPs is none.
+        unbound = (
+            not rows[0].budget and max(row.epochs for row in rows) <= (cap or 0) * paper.recipe(cell.recipe).epochs
+        )
+        if rows[0].budget != budget and not unbound:
             found.append(f"scratch_b {rows[0].budget or 'without a cap'} (paper: {budget or 'no cap'})")
         if cell.epochs is not None and epochs != str(cell.epochs) and not trained_otherwise:
             found.append(f"scratch_b for {epochs} epochs (paper: {cell.epochs})")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import tensorflow as tf
 from tabulate import tabulate
 
-from tfprune.experiments.store import Stage
+from tfprune.experiments.store import DamagedError, Stage
 from tfprune.experiments.study import Shared, Study, flops_ratio, in_epochs
 from tfprune.plans import Plan, load_plan
+from tfprune.training.regimes import REGIMES
 from tfprune.training.schedules import Schedule
 
 
@@ -48,14 +50,18 @@ def overview(studies: Iterable[Study], shared: Shared) -> str:
     The trainings that are left are noted in `shared`.
     """
     header = ("data set", "model", "method", "setting", "rate", "params", "FLOPs", "stages done")
-    table, left = [], shared.left
+    table, left, regimes, seeds, lengths = [], shared.left, set(), set(), set()
     for study in studies:
         table.append(_line(study))
         left |= _trainings(study)
-    s, lines = study.settings, tabulate(table, header, disable_numparse=True, colalign=("left",) * 5 + ("right",) * 3)
+        regimes.update(study.settings.regimes)
+        seeds.update(study.settings.seeds)
+        lengths.add(study.settings.epochs)
+    lines = tabulate(table, header, disable_numparse=True, colalign=("left",) * 5 + ("right",) * 3)
     return (
-        f"{lines}\nregimes {', '.join(s.regimes)}; seeds {', '.join(map(str, s.seeds))}; {in_epochs(s.epochs)} of the "
-        f"large model; {len(left)} trainings left, about {sum(left.values()):.1e} FLOPs"
+        f"{lines}\nregimes {', '.join(name for name in REGIMES if name in regimes)}; "
+        f"seeds {', '.join(map(str, sorted(seeds)))}; {' or '.join(map(in_epochs, sorted(lengths)))} of the large "
+        f"network; {len(left)} trainings left, about {sum(left.values()):.1e} FLOPs"
     )
 
 
@@ -78,7 +84,8 @@ def _stage_lines(study: Study, seed: int, plan: Plan, known: bool) -> Iterator[t
     planned = study.stages.plan(seed)
     yield "plan", "", "", _progress(planned)
     if planned.done:
-        plan, known = load_plan(planned.file("plan.json")), True
+        with suppress(DamagedError):  # told when the plan is needed
+            plan, known = load_plan(planned.file("plan.json")), True
     for regime in s.regime_list:
         epochs = study.epochs(regime, plan)
         sure = known or regime.budget != "flops" or s.budget == "epochs"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tfprune.experiments.store import Stage, Store
+from tfprune.experiments.store import DamagedError, Stage, Store
 from tfprune.files import replacing
 from tfprune.plans import Plan, load_plan
 from tfprune.training.regimes import REGIMES
@@ -105,6 +105,11 @@ def collect(workdir: Path) -> Results:
     trained, origins, latencies = {}, {}, {}
     for kind in ("plan", *REGIME_ORDER[2:]):
         for stage in store.finished(kind):
+            try:
+                stage.check()
+            except DamagedError as error:
+                warnings.warn(f"{error} Its results are left out.", stacklevel=2)
+                continue
             found = [Row(**content) for content in stage.read("rows.json")]
             rows.extend(found)
             last = found[-1]

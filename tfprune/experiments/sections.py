@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from tfprune.experiments.comparison import Footnotes, format_cell, nearest
 from tfprune.experiments.document import Picture, Section, Table
 from tfprune.experiments.results import REGIME_ORDER, Failure, Results, Row
 from tfprune.experiments.statistics import verdict, verdict_on_design
+from tfprune.experiments.store import DamagedError, Stage
 from tfprune.experiments.summary import Summary
 from tfprune.experiments.tickets import HEADER, draw_tickets, ticket_lines, ticket_points
 from tfprune.files import file_name
@@ -68,15 +70,13 @@ def study_section(workdir: Path, summaries: Sequence[Summary], results: Results)
     judge = verdict if plans[0].inherits else verdict_on_design
     words = [judge(accuracies, first.test_examples), *_words_on_latency(summaries, plans[0].unit)]
     histories = {
-        regime: found
-        for regime, summary in by_regime.items()
-        if (found := [results.trained[row].read("history.json")["epochs"] for row in summary.rows if row.epochs])
+        regime: found for regime, summary in by_regime.items() if (found := list(_histories(results, summary)))
     }
-    weights = {regime: stages[regime].weights() for regime in REGIME_ORDER if regime in stages}
+    weights = {regime: own for regime in REGIME_ORDER if regime in stages and (own := _weights(stages[regime]))}
     unit = plans[0].unit
     seed = min(row.seed for row in rows)
     name = f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{first.study}"
-    slug = file_name(f"{name}.png")
+    slug = f"{file_name(name)}.png"
     drawn = (
         ("accuracy by regime", f"accuracy-{slug}", figures.accuracy_by_regime,
          {regime: list(own.values()) for regime, own in accuracies.items()}),
@@ -89,6 +89,24 @@ def study_section(workdir: Path, summaries: Sequence[Summary], results: Results)
         draw(workdir / _FOLDER / file, title, content)
         pictures.append(Picture(text, f"{_FOLDER}/{file}"))
     return Section(title, [_accuracy_table(summaries), _cost_table(summaries)], words, pictures)
+
+
+def _histories(results: Results, summary: Summary) -> Iterator[list]:
+    """The epochs of every seed; of trainings that are not as they were stored a warning."""
+    for row in summary.rows:
+        if row.epochs:
+            try:
+                yield results.trained[row].read("history.json")["epochs"]
+            except DamagedError as error:
+                warnings.warn(f"{error} It is not in the learning curves.", stacklevel=2)
+
+
+def _weights(stage: Stage) -> list:
+    try:
+        return stage.weights()
+    except DamagedError as error:
+        warnings.warn(f"{error} Its weights are not in the figure.", stacklevel=2)
+        return []
 
 
 def _accuracy_table(summaries: Sequence[Summary]) -> Table:

@@ -51,11 +51,12 @@ class Comparison:
     def sign(self) -> int:
         """1 or -1 if a difference is shown, else 0.
 
-        With several seeds when the confidence interval excludes zero. One seed has no spread; there the difference has
-        to be larger than the sampling error of the test set.
+        With several seeds when the confidence interval excludes zero. One seed has no spread, and a few may have none
+        by chance; there the difference has to be larger than the sampling error of the test set.
         """
         difference = self.difference
-        is_shown = difference.shown if difference.n > 1 else abs(difference.mean) > self.limit
+        has_spread = difference.n > 1 and difference.high > difference.low
+        is_shown = difference.shown if has_spread else abs(difference.mean) > self.limit
         return int(np.sign(difference.mean)) if is_shown else 0
 
     def said(self, baseline: str) -> str:

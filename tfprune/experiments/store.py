@@ -51,6 +51,10 @@ class BusyError(TfpruneError):
         self.stage = stage
 
 
+class DamagedError(TfpruneError):
+    """A finished stage is not as it was stored, or not there any more."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One step of a study and where its results are.
@@ -163,8 +167,10 @@ class Stage:
         return content if isinstance(content, dict) else {}
 
     def file(self, name: str) -> Path:
-        """The path of one of the stage's files; raises a TfpruneError if it is not what the stage stored."""
+        """The path of one of the stage's files; raises a DamagedError if it is not what the stage stored."""
         path = self.folder / name
+        if not self.folder.is_dir():
+            raise DamagedError(f"The stage {str(self.folder)!r} is not there any more. Run the study again.")
         try:
             digests = json.loads((self.folder / _DONE).read_text(encoding="utf-8"))
             intact = digests[name] == _digest(path)
@@ -174,8 +180,18 @@ class Stage:
             raise self._damaged(name)
         return path
 
-    def _damaged(self, file: str) -> TfpruneError:
-        return TfpruneError(
+    def check(self) -> None:
+        """Raises a DamagedError if a file that is no array is not as it was stored."""
+        try:
+            names = list(json.loads((self.folder / _DONE).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise self._damaged(_DONE) from error
+        for name in names:
+            if not name.endswith(".npz"):
+                self.file(name)
+
+    def _damaged(self, file: str) -> DamagedError:
+        return DamagedError(
             f"The finished stage {str(self.folder)!r} is damaged: {file} is not as it was stored. Delete this "
             "folder to redo it."
         )
@@ -219,7 +235,7 @@ class Store:
         """All finished stages of a kind, by name; those of another version of tfprune are left out with a warning."""
         folders = sorted(marker.parent for marker in self.folder.glob(f"{kind}-*/{_DONE}"))
         stages = [Stage(kind, {}, folder) for folder in folders]
-        usable = [stage for stage in stages if stage.stored_config().get("schema") == _SCHEMA]
+        usable = [stage for stage in stages if stage.stored_config().get("schema", _SCHEMA) == _SCHEMA]
         if len(usable) < len(stages):
             warnings.warn(
                 f"{len(stages) - len(usable)} of the stages {kind}-* in {str(self.folder)!r} cannot be used: another "

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ import tensorflow as tf
 from tfprune.data import load
 from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
-from tfprune.errors import DivergedError, PlanError, RunsFailedError, UsageError
+from tfprune.errors import DivergedError, NothingProvedError, PlanError, RunsFailedError, UsageError
 from tfprune.experiments.costs import latency_beside
 from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog, TimeLeft
 from tfprune.experiments.provenance import provenance
 from tfprune.experiments.results import LATENCY, Row
 from tfprune.experiments.settings import Settings
 from tfprune.experiments.stages import StudyStages
-from tfprune.experiments.store import BusyError, Stage, save_weights, write_json
+from tfprune.experiments.store import BusyError, DamagedError, Stage, save_weights, write_json
 from tfprune.exporting import export
 from tfprune.files import file_name
 from tfprune.methods import METHODS
@@ -112,8 +112,10 @@ class Study:
         if self.settings not in self._shared.expected:
             planned = self.stages.plan(self.settings.seeds[0])
             stored = planned.done and len(self.settings.seeds) == 1
-            found = (load_plan(planned.file("plan.json")), True) if stored else self._expected_round()
-            self._shared.expected[self.settings] = found
+            found = None
+            with suppress(DamagedError):  # told when the plan is needed
+                found = (load_plan(planned.file("plan.json")), True) if stored else None
+            self._shared.expected[self.settings] = found or self._expected_round()
         return self._shared.expected[self.settings]
 
     def _expected_round(self) -> tuple[Plan, bool]:
@@ -172,6 +174,10 @@ class Study:
                 waiting = [error.stage]
             except RunsFailedError:
                 continue
+            except DamagedError as error:
+                self._say(f"failed: {error}")
+                self._shared.failed[f"seed {seed} of {self.settings.name}"] = str(error)
+                continue
             if waiting:
                 busy[seed] = waiting
         return busy
@@ -221,7 +227,7 @@ class Study:
         small.set_weights(result.weights)
         with self._writing(stage, seed, result.seconds) as folder:
             _store_result(folder, result)
-            row = self._row(seed, regime.name, small, plan.flops[1], result.history, epochs - first, result.seconds)
+            row = self._row(seed, regime.name, small, plan, result.history, epochs - first, result.seconds)
             write_json(folder / "rows.json", [dataclasses.asdict(row)])
 
     def _first_weights(
@@ -287,11 +293,9 @@ class Study:
         if plan.inherits:
             found = self._trainer_for(small, plan.edit()).evaluate(small.get_weights())
             own = (s.epochs, sparse["seconds"]) if to_prune.name != large.name else (0, 0.0)
-            rows.append(self._row(seed, "pruned", small, plan.flops[1], [found], *own))
+            rows.append(self._row(seed, "pruned", small, plan, [found], *own))
         self.model.set_weights(large.weights())
-        rows.append(
-            self._row(seed, "unpruned", self.model, plan.flops[0], trained["epochs"], s.epochs, trained["seconds"])
-        )
+        rows.append(self._row(seed, "unpruned", self.model, plan, trained["epochs"], s.epochs, trained["seconds"]))
         with self._writing(stage, seed, time.perf_counter() - start) as folder:
             plan.save(folder / "plan.json")
             if plan.inherits:
@@ -365,11 +369,10 @@ class Study:
                 return
             try:
                 yield True
-            except (DivergedError, PlanError) as error:
-                setting = f"{self.settings.dataset}, {Path(self.settings.model).name}, {self.settings.method}"
-                stage.fail(
-                    {"what": what, "seed": seed, "setting": f"{setting}, {self.settings.name}", "message": str(error)}
-                )
+            except (DivergedError, PlanError, NothingProvedError) as error:
+                s, training = self.settings, self.stages.training()
+                setting = f"{s.dataset}, {Path(s.model).name}, {s.method}, {s.name}" + f" ({training})" * bool(training)
+                stage.fail({"what": what, "seed": seed, "setting": setting, "message": str(error)})
                 raise self._failed(stage, str(error)) from error
 
     def _failed(self, stage: Stage, message: str) -> RunsFailedError:
@@ -405,7 +408,7 @@ class Study:
         return self._pruned_trainer[1]
 
     def _row(
-        self, seed: int, regime: str, model: keras.Model, flops: int, history: list[dict], epochs: int, seconds: float
+        self, seed: int, regime: str, model: keras.Model, plan: Plan, history: list[dict], epochs: int, seconds: float
     ) -> Row:
         s, cost = self.settings, profile(model)
         return Row(
@@ -421,17 +424,17 @@ class Study:
             params=cost.params,
             nonzero_params=cost.nonzero_params,
             macs=cost.macs,
-            flops=flops,
+            flops=plan.flops[regime != "unpruned"],
             epochs=epochs,
             train_seconds=round(seconds, 3),
             train_examples=self.data.train_count,
             test_examples=self.data.test_count,
-            budget=self._budget(regime),
+            budget=self._budget(regime, plan),
             training=self.stages.training(),
             study=self.stages.study(),
         )
 
-    def _budget(self, regime: str) -> str:
+    def _budget(self, regime: str, plan: Plan) -> str:
         if regime == "finetune":
             return in_epochs(self.settings.finetune_epochs)
         parts, cap = [], self.settings.budget_cap
@@ -441,7 +444,7 @@ class Study:
             parts.append(f"rewound to epoch {self.settings.rewind_epoch}")
         if regime == "scratch_b" and self.settings.budget == "epochs":
             parts.append("the epochs of the large network")
-        elif regime == "scratch_b" and cap is not None:
+        elif regime == "scratch_b" and cap is not None and cap < flops_ratio(plan):
             parts.append(f"at most {cap:g} x the epochs")
         if regime == "scratch_b" and self.settings.budget == "flops_plus_finetune":
             parts.append(f"plus {in_epochs(self.settings.finetune_epochs)} of fine-tuning")

@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tfprune.errors import UsageError
@@ -112,11 +112,12 @@ def load_file(path: str, compiled: bool = False) -> keras.Model:
 
     if not Path(path).is_file():
         raise UsageError(f"There is no model file {path!r}.")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            outside = [name for name in archive.namelist() if ".." in Path(name).parts or Path(name).is_absolute()]
-        if outside:
-            raise UsageError(f"{path!r} is no model: its member {outside[0]!r} would be written outside of its folder.")
+    if not zipfile.is_zipfile(path):
+        raise UsageError(f"{path!r} is no .keras file, or one that was cut: it is no archive. Save it with Keras 3.")
+    with zipfile.ZipFile(path) as archive:
+        members = [PurePosixPath(name.replace("\\", "/")) for name in archive.namelist()]
+    if outside := [str(name) for name in members if ".." in name.parts or name.is_absolute()]:
+        raise UsageError(f"{path!r} is no model: its member {outside[0]!r} would be written outside of its folder.")
     try:
         return keras.saving.load_model(path, compile=compiled, safe_mode=True)
     except Exception as error:  # whatever a damaged or foreign file makes Keras raise

@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +16,11 @@ import numpy as np
 
 from tfprune.files import replacing
 
+# What reading a damaged archive raises.
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 _CONTENT = "content"  # the entry of the archive that holds JSON
 
 
@@ -64,10 +70,12 @@ class Checkpoint:
             found = cls(arrays, json.loads(arrays.pop(_CONTENT).tobytes()))
             if {name: arrays[name].shape for name in shapes} != dict(shapes):
                 raise ValueError("its arrays are of another network")
+            if not {"epoch", "history", "seconds"} <= set(found.content):
+                raise ValueError("it does not tell the epoch")
             return found
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             aside = path.with_suffix(".damaged")
             os.replace(path, aside)
             warnings.warn(

@@ -181,6 +181,11 @@ class Trainer:
             if self.strategy.num_replicas_in_sync > 1:
                 self._average_statistics()
             logs |= self._evaluate(watchers)
+            if not np.isfinite(logs["val_loss"]):  # the last step's update shows in no training loss
+                raise DivergedError(
+                    f"The test loss is {logs['val_loss']} after epoch {epoch + 1}, at learning rate {rate:g}. Try a "
+                    "lower learning rate."
+                )
             watchers.on_epoch_end(epoch, dict(logs))
             history.append({"epoch": epoch + 1, "learning_rate": rate, **logs})
             if self.model.stop_training:
