@@ -135,3 +135,23 @@ def test_what_the_machine_refuses_is_status_1_and_one_line(error, told, capsys):
     err = capsys.readouterr().err
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_a_full_disk_that_tensorflow_tells_of_is_one_line_too(capsys):
+    import tensorflow as tf
+
+    def run(values, rest):
+        raise tf.errors.ResourceExhaustedError(None, None, "w/variables.index; No space left on device")
+
+    assert call([], run) == 1
+    assert "variables.index; No space left on device. Go on like this." in capsys.readouterr().err
+
+
+def test_what_else_tensorflow_tells_passes_through():
+    import tensorflow as tf
+
+    def run(values, rest):
+        raise tf.errors.InvalidArgumentError(None, None, "shapes differ")
+
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        call([], run)

@@ -19,6 +19,7 @@ import pytest
 from tests.test_run import user_network
 from tfprune.errors import UsageError
 from tfprune.experiments import run
+from tfprune.experiments.report import main as report_main
 from tfprune.experiments.run import main
 from tfprune.experiments.store import own_workdir
 from tfprune.training.loop import Trainer
@@ -279,10 +280,40 @@ def test_a_damaged_stage_is_named_and_not_trusted(tmp_path, capsys, small, file,
         assert path.read_bytes() != b""
         return
     assert status == 1
-    assert err.count("\n") == 1
-    assert re.search(rf"{path.parent.name}' is damaged: \S+ is not as it was stored\. Delete this folder", err)
+    told = rf"{path.parent.name}' is damaged: \S+ is not as it was stored\. Delete this folder"
+    assert re.search(rf"1 failed; everything else is done\. .*{told}", err)
     shutil.rmtree(path.parent)
     assert main(argv) == 0
+    capsys.readouterr()
+    assert [row["regime"] for row in rows_without_times(tmp_path)] == [
+        "unpruned", "pruned", "finetune", "scratch_e", "scratch_b",
+    ]  # fmt: skip
+
+
+def test_a_damaged_stage_leaves_the_rest_of_the_report(small, tmp_path, capsys):
+    argv = ["--smoke", f"--model={small}", "--method=uniform", "--noexport", f"--workdir={tmp_path}", "--seeds=2"]
+    assert main(argv) == 0
+    (path,) = (tmp_path / "stages").glob("scratch_e-*seed1*/config.json")
+    path.write_text(path.read_text().replace("64", "65").replace("0", "1"), encoding="utf-8")
+    (large,) = (tmp_path / "stages").glob("train-*seed0*/history.json")
+    large.write_text("{}", encoding="utf-8")
+    capsys.readouterr()
+    assert report_main([str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert re.search(r"scratch_e-\S+seed1\S+ is damaged: config\.json .* Its results are left out", err)
+    assert re.search(r"train-\S+seed0\S+ is damaged: history\.json .* not in the learning curves", err)
+    found = [(row["regime"], row["seed"]) for row in rows_without_times(tmp_path)]
+    assert ("scratch_e", "1") not in found
+    assert len(found) == 9
+
+
+def test_a_last_step_that_makes_weights_of_no_numbers_is_told(small, tmp_path, capsys):
+    argv = [f"--model={small}", "--dataset=synthetic", "--train_examples=64", "--epochs=1", "--method=uniform"]
+    argv += ["--noexport", "--regimes=scratch_e", f"--workdir={tmp_path}", "--learning_rate=1e25,.1"]
+    assert main(argv) == 1
+    err = capsys.readouterr().err
+    assert re.search(r"1 failed; .* The test loss is nan after epoch 1, at learning rate 1e\+25", err)
+    assert {row["training"].count("1e+25") for row in rows_without_times(tmp_path)} == {0}
 
 
 def test_work_of_other_settings_says_which_setting_differs(small, tmp_path, capsys):

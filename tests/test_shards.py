@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfprune.errors import UsageError
+from tfprune.experiments.run import main
 from tfprune.experiments.settings import define_flags, settings_from_flags
 from tfprune.experiments.shards import take_shard
 
@@ -57,3 +58,9 @@ def test_more_parts_than_runs_leave_some_with_nothing():
 def test_a_part_that_is_none(shard):
     with pytest.raises(UsageError, match=rf"--shard={shard} must be i/n: .* Try 0/2"):
         take_shard(SWEEP, shard)
+
+
+def test_the_header_of_a_part_tells_the_seeds_of_all_its_settings(tmp_path, capsys):
+    argv = ["--smoke", "--model=vgg11", "--width=.1", "--method=l1_norm", "--ratio=.3,.6", "--seeds=3", "--dry_run"]
+    assert main([*argv, "--shard=0/2", f"--workdir={tmp_path}"]) == 0
+    assert "seeds 0, 1; 1 epoch of the large network" in capsys.readouterr().out

@@ -148,3 +148,10 @@ def test_a_design_is_compared_with_the_large_network():
     assert "no difference shown" in verdict_on_design({"unpruned": EQUAL, "scratch_b": BOTH_WAYS}, 10_000)
     for nothing in ({}, {"unpruned": EQUAL}, {"scratch_e": UP}, {"unpruned": {0: 1}, "scratch_e": {1: 1}}):
         assert verdict_on_design(nothing, 100).startswith("No verdict")
+
+
+def test_seeds_that_agree_by_chance_prove_nothing_below_the_sampling_error():
+    fine_tuned = {0: 0.80859375, 1: 0.80859375}
+    words = verdict({"scratch_e": {0: 0.8125, 1: 0.8125}, "finetune": fine_tuned}, 256)
+    assert words.startswith("No advantage of scratch training")
+    assert "not worth it" in verdict({"scratch_e": {0: 0.95, 1: 0.95}, "finetune": fine_tuned}, 256)

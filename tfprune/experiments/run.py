@@ -89,10 +89,9 @@ def run_all(grid: Sequence[Settings]) -> None:
         _report(workdir, time.perf_counter() - start, shared.failed)
     if shared.failed:
         name, message = next(iter(shared.failed.items()))
-        raise RunsFailedError(
-            f"{len(shared.failed)} failed; everything else is done. {name}: {message} What has failed is not tried "
-            f"again as long as its file in {str(workdir / 'failed')!r} is there."
-        )
+        again = f" What has failed is not tried again as long as its file in {str(workdir / 'failed')!r} is there."
+        again *= (workdir / "failed").is_dir()  # what is damaged has no file there
+        raise RunsFailedError(f"{len(shared.failed)} failed; everything else is done. {name}: {message}{again}")
 
 
 def _wait(stages: list[Stage]) -> None:

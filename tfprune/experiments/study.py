@@ -354,9 +354,13 @@ class Study:
 
         Raises:
             BusyError: If another process is doing it.
-            RunsFailedError: If it cannot be done; why is noted.
+            RunsFailedError: If it cannot be done, or is damaged; why is noted.
         """
         if agree(self.strategy, stage.done):
+            try:
+                stage.check()
+            except DamagedError as error:
+                raise self._failed(stage, str(error)) from error
             yield False
             return
         if agree(self.strategy, stage.failure.is_file()):
