@@ -89,6 +89,7 @@ def test_verdict_worse():
 def test_verdict_no_difference():
     words = verdict({"finetune": EQUAL, "scratch_e": BOTH_WAYS}, 10_000)
     assert words.startswith("No advantage of scratch training")
+    assert "n=2: no difference shown" in words
     assert "Scratch-E ended 0.1 points above" in words
     assert "n=3: no difference shown" in words
 

@@ -136,7 +136,7 @@ def _compared(
         comparison = compare(accuracies.get(regime, {}), base, test_examples)
         if comparison is not None:
             shown[label] = comparison.sign
-            details.append(_detail(label, comparison.difference, comparison.limit, test_examples))
+            details.append(_detail(label, comparison, test_examples))
     return shown, details
 
 
@@ -165,13 +165,14 @@ def _verdict_on_scratch(accuracies: Mapping[str, Mapping[int, float]], test_exam
     return " ".join([lead, *details])
 
 
-def _detail(label: str, difference: Difference, limit: float, test_examples: int) -> str:
+def _detail(label: str, comparison: Comparison, test_examples: int) -> str:
+    difference, limit = comparison.difference, comparison.limit
     points = f"{label} ended {100 * abs(difference.mean):.1f} points {'above' if difference.mean > 0 else 'below'} it"
     if difference.mean == 0:
         points = f"{label} ended level with it"
     if difference.n > 1:
         interval = f"95 % confidence interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
-        return f"{points} ({interval}, n={difference.n}{'' if difference.shown else ': no difference shown'})."
+        return f"{points} ({interval}, n={difference.n}{'' if comparison.sign else ': no difference shown'})."
     error = f"the sampling error of the test set (±{100 * limit:.1f} points on {test_examples:,} images)"
     if abs(difference.mean) <= limit:
         return f"{points}, within {error}: no difference shown."
