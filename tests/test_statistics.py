@@ -89,7 +89,6 @@ def test_verdict_worse():
 def test_verdict_no_difference():
     words = verdict({"finetune": EQUAL, "scratch_e": BOTH_WAYS}, 10_000)
     assert words.startswith("No advantage of scratch training")
-    assert "n=2: no difference shown" in words
     assert "Scratch-E ended 0.1 points above" in words
     assert "n=3: no difference shown" in words
 
@@ -155,4 +154,5 @@ def test_seeds_that_agree_by_chance_prove_nothing_below_the_sampling_error():
     fine_tuned = {0: 0.80859375, 1: 0.80859375}
     words = verdict({"scratch_e": {0: 0.8125, 1: 0.8125}, "finetune": fine_tuned}, 256)
     assert words.startswith("No advantage of scratch training")
+    assert "n=2: no difference shown" in words
     assert "not worth it" in verdict({"scratch_e": {0: 0.95, 1: 0.95}, "finetune": fine_tuned}, 256)
