@@ -238,7 +238,7 @@ def test_a_list_tells_what_is_left_to_train_and_what_it_costs(network, tmp_path,
     last = capsys.readouterr().out.splitlines()[-1]
     # One large network and four tickets of 256 images, three passes each; what the tickets cost is a guess.
     assert last.startswith(
-        "regimes winning_ticket, random_ticket; seeds 0; 1 epoch of the large model; 5 trainings left"
+        "regimes winning_ticket, random_ticket; seeds 0; 1 epoch of the large network; 5 trainings left"
     )
     assert 3 * 256 * 125_074 < float(re.search(r"about (\S+) FLOPs", last)[1]) < 3 * 256 * 125_074 * 5
     assert lottery.main([*flags, "--noexport"]) == 0
