@@ -103,6 +103,8 @@ def test_a_bug_is_loud():
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_the_command_in_one_line(number, status, capsys):
+    # Where the tests run in the background, Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGTERM)
     assert call([], lambda values, rest: os.kill(os.getpid(), number)) == status
     assert capsys.readouterr().err == f"python -m thing: stopped by {number.name}. Go on like this.\n"

@@ -59,7 +59,7 @@ def test_the_plan_alone_writes_nothing(source, capsys):
         (["model.keras", "--ratio=.5", "--criterion=apoz", "--data=o.npz", "--output=s.keras"], "cannot be read"),
         (["model.keras", "--ratio=.01", "--round_to=16", "--output=s.keras"], "removes no channel at all"),
         (["subclassed.keras", "--ratio=.5", "--output=s.keras"], "subclassed"),
-        (["garbage.keras", "--ratio=.5", "--output=s.keras"], "cannot load 'garbage.keras'"),
+        (["garbage.keras", "--ratio=.5", "--output=s.keras"], "'garbage.keras' is no .keras file"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(source, capsys, arguments, fragment):
