@@ -3,6 +3,8 @@
 All is computed in float64, so that a channel that is left where it should be gone cannot hide in the rounding.
 """
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -42,6 +44,15 @@ def double_precision():
     yield
     keras.config.set_floatx(before[0])
     keras.config.set_dtype_policy(before[1])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collection():
+    """Keras collects garbage for every graph: what the tests before have left is not looked through each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.mark.slow
