@@ -10,7 +10,8 @@ from tests.test_results import ROW
 from tfprune import paper
 from tfprune.errors import UsageError
 from tfprune.experiments.comparison import Footnotes, format_cell, nearest, table_beside_ours
-from tfprune.experiments.settings import define_flags, settings_from_flags
+from tfprune.experiments.settings import settings_from_flags
+from tfprune.experiments.study_flags import define_flags
 
 EPOCHS = {"unpruned": 160, "pruned": 0, "finetune": 40, "scratch_e": 160, "scratch_b": 243}
 ACCURACY = {"unpruned": 0.9363, "pruned": 0.31, "finetune": 0.93, "scratch_e": 0.935, "scratch_b": 0.94}

@@ -20,7 +20,7 @@ def test_a_long_name_is_cut_and_stays_its_own():
     names = {file_name(f"skip={'+'.join(f'conv_{i}' for i in range(80))} {end}") for end in ("a", "b")}
     assert len(names) == 2
     assert max(map(len, names)) < 200
-    assert file_name("ratio=0.5 skip=fc_*") == "ratio-0.5-skip-fc_-"
+    assert file_name("ratio=0.5, skip=fc_*") == "ratio-0.5-skip-fc_"
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):

@@ -12,8 +12,9 @@ from tests.test_run import REGIMES, forbid_training, user_network
 from tfprune.data import load
 from tfprune.data.image_data import ImageData
 from tfprune.errors import UsageError
-from tfprune.experiments import settings as settings_module
+from tfprune.experiments import study_flags
 from tfprune.experiments.run import main
+from tfprune.experiments.settings import settings_from_flags
 from tfprune.experiments.study import flops_ratio
 from tfprune.masking import GradualMasks, Mask, mask_edit
 from tfprune.methods import METHODS
@@ -375,9 +376,9 @@ def parse(*argv):
     from absl import flags
 
     values = flags.FlagValues()
-    settings_module.define_flags(values)
+    study_flags.define_flags(values)
     values(["run", "--dry_run", *argv])
-    (settings,) = settings_module.settings_from_flags(values)
+    (settings,) = settings_from_flags(values)
     return settings
 
 
@@ -405,7 +406,7 @@ def test_wrong_flags_are_told(argv, fragments):
 def test_settings_know_what_the_planner_knows():
     from tfprune.weight_planner import PATTERNS
 
-    assert settings_module.PATTERNS == PATTERNS
+    assert study_flags.PATTERNS == PATTERNS
 
 
 def test_a_plan_that_saves_no_flops_gives_scratch_b_no_budget():

@@ -12,7 +12,8 @@ from absl import flags
 from tfprune import paper
 from tfprune.errors import UsageError
 from tfprune.experiments.results import REGIME_ORDER
-from tfprune.experiments.settings import define_flags, settings_from_flags
+from tfprune.experiments.settings import settings_from_flags
+from tfprune.experiments.study_flags import define_flags
 from tfprune.methods.variants import VARIANTS
 from tfprune.models import MODELS
 

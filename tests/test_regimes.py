@@ -4,9 +4,9 @@ from fractions import Fraction
 import pytest
 
 from tfprune.errors import UsageError
-from tfprune.experiments.settings import VARIANTS
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
+from tfprune.methods.variants import VARIANTS
 from tfprune.models import build_model
 from tfprune.training.regimes import BUDGETS, REGIMES, parse_regimes
 

@@ -19,9 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.helpers import randomize
 from tests.test_results import CONTRACT
 from tfprune.data import load
-from tfprune.experiments import settings as settings_module
 from tfprune.experiments.run import main
+from tfprune.experiments.settings import settings_from_flags
 from tfprune.experiments.study import Study, _best
+from tfprune.experiments.study_flags import define_flags
 from tfprune.models import build_model
 from tfprune.training.loop import Trainer
 
@@ -443,9 +444,9 @@ def make_study(tmp_path, *argv):
     from absl import flags
 
     values = flags.FlagValues()
-    settings_module.define_flags(values)
+    define_flags(values)
     values(["run", "--smoke", f"--workdir={tmp_path}", *argv])
-    return Study(*settings_module.settings_from_flags(values), tf.distribute.get_strategy())
+    return Study(*settings_from_flags(values), tf.distribute.get_strategy())
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from keras import layers
 
 from tfprune.errors import UsageError
 from tfprune.experiments.run import main
-from tfprune.experiments.settings import define_flags, settings_from_flags
+from tfprune.experiments.settings import settings_from_flags
+from tfprune.experiments.study_flags import define_flags
 from tfprune.training.regimes import REGIMES
 
 

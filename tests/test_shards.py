@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from tfprune.errors import UsageError
 from tfprune.experiments.run import main
-from tfprune.experiments.settings import define_flags, settings_from_flags
+from tfprune.experiments.settings import settings_from_flags
 from tfprune.experiments.shards import take_shard
+from tfprune.experiments.study_flags import define_flags
 
 
 def grid(*argv):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def check_writable(folder: Path) -> None:
 
 def file_name(text: str) -> str:
     """A text with what shells and file systems take amiss replaced, and cut where it is too long for a name."""
-    name = text.translate(str.maketrans("= :*?", "-----"))
+    name = re.sub(r"[^\w.+-]+", "-", text).strip("-")
     if len(name) <= _LONGEST:
         return name
     return f"{name[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

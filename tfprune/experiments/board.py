@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tensorboard.plugins.hparams import api
 
 from tfprune.experiments.document import Report
 from tfprune.experiments.results import Row
+from tfprune.files import file_name
 
 # TensorBoard shows the first five by alphabet until others are chosen.
 _SETTINGS = ("method", "network", "regime", "seed", "setting", "training")
@@ -31,8 +31,8 @@ def write_board(workdir: Path, rows: Iterable[Row], report: Report) -> None:
     for row in rows:
         budget = f" ({row.budget})" if row.budget else ""
         values = (row.method, row.network, row.regime + budget, str(row.seed), row.setting, row.training)
-        readable = f"{row.dataset}-{row.model}-{row.method}-{row.setting}"[:120]  # file systems take 255 bytes
-        run = folder / re.sub(r"[^\w.]+", "-", f"{readable}-{row.study}-{row.regime}{budget}-seed{row.seed}")
+        name = f"{row.dataset}-{row.model}-{row.method}-{row.setting}-{row.study}-{row.regime}{budget}-seed{row.seed}"
+        run = folder / file_name(name)
         with tf.summary.create_file_writer(str(run)).as_default(step=row.epochs):
             api.hparams(dict(zip(_SETTINGS, values, strict=True)), trial_id=run.name)
             for tag, field in _METRICS.items():

@@ -11,9 +11,10 @@ from tabulate import tabulate
 
 from tfprune import paper
 from tfprune.errors import UsageError
-from tfprune.experiments.settings import Settings, define_flags, settings_from_flags
+from tfprune.experiments.settings import Settings, settings_from_flags
 from tfprune.experiments.stages import TrainingKey
 from tfprune.experiments.statistics import mean_and_std
+from tfprune.experiments.study_flags import define_flags
 from tfprune.methods.variants import is_design
 from tfprune.training.regimes import ALL
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfprune.command import run_command
-from tfprune.experiments import run, settings
+from tfprune.experiments import run, study_flags
 
 _DEFAULTS = {
     "model": "vgg16_unstructured",
@@ -42,7 +42,7 @@ _HELP = {
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags: those of `tfprune.experiments.run`, with other defaults."""
-    settings.define_flags(values)
+    study_flags.define_flags(values)
     for name, default in _DEFAULTS.items():
         values.set_default(name, default)
     for name, default in _HELP.items():

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import tensorflow as tf
 from tabulate import tabulate
 
-from tfprune.experiments.store import DamagedError, Stage
+from tfprune.experiments.store import Stage
 from tfprune.experiments.study import Shared, Study, flops_ratio, in_epochs
-from tfprune.plans import Plan, load_plan
+from tfprune.plans import Plan
 from tfprune.training.regimes import REGIMES
 from tfprune.training.schedules import Schedule
 
@@ -81,11 +80,9 @@ def _stage_lines(study: Study, seed: int, plan: Plan, known: bool) -> Iterator[t
     for sparse in (False, True)[: 1 + study.method.trains_sparse]:
         rates = _rates(study.schedule_of_large(sparse), s.epochs)
         yield f"train{' sparse' * sparse}", s.epochs, rates, _progress(study.stages.large(seed, sparse))
-    planned = study.stages.plan(seed)
-    yield "plan", "", "", _progress(planned)
-    if planned.done:
-        with suppress(DamagedError):  # told when the plan is needed
-            plan, known = load_plan(planned.file("plan.json")), True
+    yield "plan", "", "", _progress(study.stages.plan(seed))
+    if stored := study.stored_plan(seed):
+        plan, known = stored, True
     for regime in s.regime_list:
         epochs = study.epochs(regime, plan)
         sure = known or regime.budget != "flops" or s.budget == "epochs"

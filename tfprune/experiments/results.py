@@ -161,20 +161,21 @@ class Failure:
     seed: str
     message: str
 
-
-def failed_runs(workdir: Path) -> list[Failure]:
-    """The runs that failed and were not done since, by name of the stage; a record that is damaged is one, too."""
-    found = []
-    for path in sorted((workdir / "failed").glob("*.json")):
-        if Store(workdir).named(path.stem).done:
-            continue
+    @classmethod
+    def load(cls, path: Path) -> Failure:
+        """Reads the record of a stage, `Stage.failure`; of one that is damaged, the message says so."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             texts = {name: str(content.get(name, "")) for name in ("what", "setting", "seed", "message")}
         except (OSError, ValueError, AttributeError):
             texts = {"what": "", "setting": "", "seed": "", "message": f"the record {str(path)!r} cannot be read"}
-        found.append(Failure(path.stem, **texts))
-    return found
+        return cls(path.stem, **texts)
+
+
+def failed_runs(workdir: Path) -> list[Failure]:
+    """The runs that failed and were not done since, by name of the stage; a record that is damaged is one, too."""
+    store, paths = Store(workdir), sorted((workdir / "failed").glob("*.json"))
+    return [Failure.load(path) for path in paths if not store.named(path.stem).done]
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:

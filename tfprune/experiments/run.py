@@ -19,9 +19,10 @@ from absl import flags
 
 from tfprune.command import run_command
 from tfprune.errors import RunsFailedError, UsageError
-from tfprune.experiments.settings import Settings, define_flags, settings_from_flags
+from tfprune.experiments.settings import Settings, settings_from_flags
 from tfprune.experiments.shards import take_shard
 from tfprune.experiments.store import Stage, own_workdir
+from tfprune.experiments.study_flags import define_flags
 
 GOING_ON = "What is finished is kept: the same command goes on after the last epoch of the training it was in."
 _POLL_SECONDS = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -191,13 +190,9 @@ def comparison_sections(workdir: Path, studies: Iterable[Sequence[Summary]]) -> 
     for network, found in networks.items():
         if len(found) < 2:
             continue
-        title, file = f"All settings of {network}", f"flops-{_slug(network)}.png"
+        title, file = f"All settings of {network}", f"flops-{file_name(network)}.png"
         figures.accuracy_against_flops(workdir / _FOLDER / file, network, _cost_points(found))
         yield Section(title, [_overview(found)], (), [Picture("accuracy against FLOPs", f"{_FOLDER}/{file}")])
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.]+", "-", text).strip("-")
 
 
 def _overview(studies: Sequence[Sequence[Summary]]) -> Table:
@@ -234,7 +229,7 @@ def ticket_sections(workdir: Path, rows: Iterable[Row]) -> Iterator[Section]:
     """A section for every network with tickets of several settings."""
     for network, points in ticket_points(rows).items():
         if len(points) > 1:
-            title, file = f"Lottery tickets: {network}", f"tickets-{file_name(network.replace(', ', '-'))}.png"
+            title, file = f"Lottery tickets: {network}", f"tickets-{file_name(network)}.png"
             draw_tickets(workdir / _FOLDER / file, title, points)
             table = Table(HEADER, ticket_lines(points))
             yield Section(title, [table], (), [Picture("accuracy of both tickets", f"{_FOLDER}/{file}")])

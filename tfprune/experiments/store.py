@@ -92,18 +92,11 @@ class Stage:
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Keeps other processes from doing the stage; raises a BusyError if one of them is doing it."""
-        lock = _lock(self.folder.parent.parent, self.name)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise BusyError(self) from None
-        try:
+        with _held(self.folder.parent.parent, self.name, BusyError(self)):
             for folder in (self.folder.parent, self.checkpoint.parent):  # what a killed process was writing
                 for scratch in folder.glob(f".{self.name}.*"):
                     shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
             yield
-        finally:
-            lock.release()
 
     @property
     def busy(self) -> bool:
@@ -256,17 +249,11 @@ def own_workdir(workdir: Path) -> Iterator[None]:
     Raises:
         UsageError: If such a run is there.
     """
-    lock = _lock(Path(workdir), "workers")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UsageError(
-            f"Another run of several workers uses {str(workdir)!r}. Wait until it is done, or give another --workdir."
-        ) from None
-    try:
+    busy = UsageError(
+        f"Another run of several workers uses {str(workdir)!r}. Wait until it is done, or give another --workdir."
+    )
+    with _held(Path(workdir), "workers", busy):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -274,6 +261,20 @@ def reporting(workdir: Path) -> Iterator[None]:
     """Waits until no other process writes the report of a workdir, and keeps others from it."""
     with _lock(workdir, "report"):
         yield
+
+
+@contextmanager
+def _held(workdir: Path, name: str, busy: TfpruneError) -> Iterator[None]:
+    """Holds a lock; raises `busy` if another process does."""
+    lock = _lock(workdir, name)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise busy from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _lock(workdir: Path, name: str) -> FileLock:

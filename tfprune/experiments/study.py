@@ -7,11 +7,10 @@ method on the same network finds the large network trained.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from tfprune.errors import DivergedError, NothingProvedError, PlanError, RunsFai
 from tfprune.experiments.costs import latency_beside
 from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog, TimeLeft
 from tfprune.experiments.provenance import provenance
-from tfprune.experiments.results import LATENCY, Row
+from tfprune.experiments.results import LATENCY, Failure, Row
 from tfprune.experiments.settings import Settings
 from tfprune.experiments.stages import StudyStages
 from tfprune.experiments.store import BusyError, DamagedError, Stage, save_weights, write_json
@@ -51,6 +50,7 @@ class Shared:
 
     Attributes:
         data: What was asked for -> the data.
+        models: What was asked for -> the large network; whoever uses it sets its weights first.
         expected: Settings -> the plan, as far as it is known before the training, and whether its widths are.
         left: Training that is left -> its FLOPs, about.
         failed: Stage -> why it cannot be done.
@@ -58,6 +58,7 @@ class Shared:
     """
 
     data: dict[tuple, ImageData | StreamedData] = dataclasses.field(default_factory=dict)
+    models: dict[tuple, keras.Model] = dataclasses.field(default_factory=dict)
     expected: dict[Settings, tuple[Plan, bool]] = dataclasses.field(default_factory=dict)
     left: dict[str, float] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -88,8 +89,11 @@ class Study:
             self._shared.data[asked, fraction] = data.holding_out(fraction) if fraction else data
         self.data = self._shared.data[asked, fraction]
         check_batch_size(settings.batch_size, self.data, strategy)
-        self.model = build_model(settings.model, self.data.input_shape, self.data.num_classes, settings.width)
-        self.model.trainable = True  # layers that a user's file has frozen would keep random weights
+        network = settings.model, self.data.input_shape, self.data.num_classes, settings.width
+        if network not in self._shared.models:
+            self._shared.models[network] = build_model(*network)
+            self._shared.models[network].trainable = True  # what a user's file has frozen would keep random weights
+        self.model = self._shared.models[network]
         self.method = METHODS.get(settings.method).configured(self.method_settings(0))
         worker = worker_index(strategy)
         self.chief = worker == 0
@@ -110,13 +114,18 @@ class Study:
     def expected_plan(self) -> tuple[Plan, bool]:
         """The plan, as far as it is known before training, and whether its widths are."""
         if self.settings not in self._shared.expected:
-            planned = self.stages.plan(self.settings.seeds[0])
-            stored = planned.done and len(self.settings.seeds) == 1
-            found = None
-            with suppress(DamagedError):  # told when the plan is needed
-                found = (load_plan(planned.file("plan.json")), True) if stored else None
-            self._shared.expected[self.settings] = found or self._expected_round()
+            only = self.settings.seeds[0] if len(self.settings.seeds) == 1 else None
+            stored = None if only is None else self.stored_plan(only)
+            self._shared.expected[self.settings] = (stored, True) if stored else self._expected_round()
         return self._shared.expected[self.settings]
+
+    def stored_plan(self, seed: int) -> Plan | None:
+        """The plan of a seed, if it is made; damage is told when the plan is needed."""
+        stage = self.stages.plan(seed)
+        try:
+            return load_plan(stage.file("plan.json")) if stage.done else None
+        except DamagedError:
+            return None
 
     def _expected_round(self) -> tuple[Plan, bool]:
         settings, before = self.method_settings(0), self._shared.expected.get(_round_before(self.settings))
@@ -364,7 +373,7 @@ class Study:
             yield False
             return
         if agree(self.strategy, stage.failure.is_file()):
-            raise self._failed(stage, _message(stage.failure))
+            raise self._failed(stage, Failure.load(stage.failure).message)
         # Each of several workers has stages of its own, which no other run may have: `own_workdir`.
         alone = several_workers(self.strategy)
         with nullcontext() if alone else stage.owned():
@@ -496,13 +505,6 @@ def _store_result(folder: Path, result: TrainingResult, learned: dict | None = N
 def _is_smaller(plan: Plan) -> bool:
     """Whether the pruned network is another one, and not the large one with a mask."""
     return plan.macs[1] != plan.macs[0]
-
-
-def _message(path: Path) -> str:
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["message"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"why cannot be read in {str(path)!r}"
 
 
 def _best(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
