@@ -8,11 +8,11 @@ from tests.helpers import assert_sliced, plain_cnn, randomize, residual_cnn, tra
 from tfprune.errors import PlanError, UsageError
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
-from tfprune.methods.network_slimming import stream_normalizations
 from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import build_model
 from tfprune.surgery import clone
 from tfprune.training.regimes import REGIMES
+from tfprune.walk import stream_normalizations
 
 # The table of the paper, by hand: model, kept widths of the layers in question, params, FLOPs cut, epochs of
 # Scratch-B. A channel between two 3x3 convolutions of n channels and its gamma and beta are 2 * 9 * n + 2 params,

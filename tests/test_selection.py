@@ -10,8 +10,8 @@ from tests.helpers import images, plain_cnn, predict, prove, randomize, relative
 from tfprune.errors import PlanError
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
-from tfprune.methods.network_slimming import stream_normalizations
 from tfprune.plans import ChannelPlan
+from tfprune.walk import stream_normalizations
 
 
 def preactivated(seed=0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -126,6 +127,19 @@ def needed_calls(model: keras.Model, bypass: Mapping[str, int]) -> list[bool]:
             alone = bypass.get(node.operation.name)
             wanted.update(id(value) for index, value in enumerate(inputs) if alone in (None, index))
     return needed[::-1]
+
+
+def stream_normalizations(model: keras.Model) -> list[str]:
+    """Names of the batch normalizations that read what others read too, or what several layers have made."""
+    calls, _, outputs = wiring(functional(model))
+    readers = Counter(id(tensor) for _, inputs, _ in calls for tensor in inputs) + Counter(map(id, outputs))
+    merged = {id(tensor) for _, inputs, made in calls if len(inputs) > 1 for tensor in made}
+    return [
+        node.operation.name
+        for node, inputs, _ in calls
+        if isinstance(node.operation, keras.layers.BatchNormalization)
+        and (readers[id(inputs[0])] > 1 or id(inputs[0]) in merged)
+    ]
 
 
 def map_tensors(node: Any, args: tuple, kwargs: dict, change: Callable) -> tuple:

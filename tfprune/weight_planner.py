@@ -1,4 +1,4 @@
-"""Making a weight plan: rank the weights of the kernels by magnitude and cut.
+"""Making a weight plan: rank the weights of the kernels by magnitude, or at random, and cut.
 
 Where the paper's code takes a threshold and removes everything up to it (one weight too many, more with ties, and
 sometimes a whole layer), the rank here is exact: ties go by position, and every layer keeps at least one weight.
@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
+from tfprune.checks import one_of, whole_number
 from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.masking import OTHER_CONVOLUTIONS
 from tfprune.weight_plans import WeightPlan, kernels_of
 
 PATTERNS = ("2:4", "block")
+CRITERIA = ("magnitude", "random")
 
 
 def plan_weights(
@@ -31,8 +33,10 @@ def plan_weights(
     dense: bool = False,
     pattern: str | None = None,
     block_size: tuple[int, int] = (1, 4),
+    criterion: str = "magnitude",
+    seed: int = 0,
 ) -> WeightPlan:
-    """Plans which weights of a model to turn off: those of least magnitude.
+    """Plans which weights of a model to turn off: those of least magnitude, or as many at random.
 
     Sources: Han et al. (NIPS 2015); with `scope="global"` as Liu et al. (ICLR 2019, section 4.3) use it. The
     patterns are those of TensorFlow Model Optimization, whose code finds the masks.
@@ -52,12 +56,16 @@ def plan_weights(
             magnitude. Transposed and depthwise convolutions have no such matrix and keep everything, which the
             plan tells.
         block_size: (rows, columns) of the blocks of `"block"`.
+        criterion: `"magnitude"`, or `"random"`, the control that every other should beat.
+        seed: For `criterion="random"`.
 
     Raises:
         PlanError: For an argument out of range, a name that fits no layer, weights that are not finite, a model
             with nothing to prune, or a sparsity so small that nothing would be removed.
     """
     sparsity = check_sparsity(sparsity, scope, pattern, block_size)
+    one_of("criterion", criterion, CRITERIA)
+    whole_number("seed", seed, 0)
     skip = [skip] if isinstance(skip, str) else list(skip)
     records = kernels_of(ChannelGraph(model), dense)
     skipped = set()
@@ -77,15 +85,18 @@ def plan_weights(
         )
         raise PlanError(f"Nothing in {model.name!r} can be pruned: {why}.")
     kernels = {name: keras.ops.convert_to_numpy(records[name].operation.kernel) for name in left}
+    if criterion == "random":
+        generator = np.random.default_rng(seed)
+        kernels = {name: generator.random(kernel.shape, np.float32) for name, kernel in kernels.items()}
     masks, held = find_masks(kernels, sparsity, scope, pattern, block_size)
     total = sum(mask.size for mask in masks.values())
     if all(mask.all() for mask in masks.values()):
         what = f"pattern={pattern!r}" if pattern == "2:4" else f"sparsity={sparsity}"
         raise PlanError(f"{what} removes none of the {total:,} weights of {model.name!r}. Ask for more, or skip less.")
     asked = {
-        "criterion": "magnitude", "sparsity": float(sparsity), "scope": scope or ("layer" if pattern else "global"),
+        "criterion": criterion, "sparsity": float(sparsity), "scope": scope or ("layer" if pattern else "global"),
         "skip": skip, "dense": dense, "pattern": pattern,
-        "block_size": [int(size) for size in block_size] if pattern == "block" else None,
+        "block_size": [int(size) for size in block_size] if pattern == "block" else None, "seed": seed,
     }  # fmt: skip
     origin = {key: value for key, value in asked.items() if value}
     return WeightPlan.from_masks(model, masks, notes=[*notes, *held], origin=origin)

@@ -14,10 +14,11 @@ from typing import Any
 
 from tfprune.experiments.store import DamagedError, Stage, Store
 from tfprune.files import replacing
+from tfprune.patterns import Pattern, load_pattern
 from tfprune.plans import Plan, load_plan
 from tfprune.training.regimes import REGIMES
 
-LATENCY = "latency.json"  # in the stage of a plan
+LATENCY, PATTERN = "latency.json", "pattern.json"  # in the stage of a plan
 REGIME_ORDER = ("unpruned", "pruned", *REGIMES)
 
 
@@ -88,6 +89,7 @@ class Results:
         trained: Row -> the stage whose training it tells of; none of what was cut and not trained.
         origins: (study, seed) -> where the pruned network comes from, as the plan's stage tells.
         latencies: (study, seed) -> the measured latency, as `latency_beside` makes it, if there is one.
+        patterns: (study, seed) -> the pattern that the plan leaves, if there is one.
     """
 
     rows: list[Row]
@@ -96,13 +98,19 @@ class Results:
     trained: dict[Row, Stage]
     origins: dict[tuple[str, int], dict[str, Any]]
     latencies: dict[tuple[str, int], dict[str, Any]]
+    patterns: dict[tuple[str, int], Pattern]
+
+
+def without_amount(setting: str) -> str:
+    """What is alike in settings that differ in how much they prune only."""
+    return " ".join(part for part in setting.split() if not part.startswith(("ratio=", "macs=", "guide=")))
 
 
 def collect(workdir: Path) -> Results:
     """Reads the rows and plans of every finished stage."""
     store = Store(workdir)
     rows, plans, stages, epochs = [], {}, defaultdict(dict), {}
-    trained, origins, latencies = {}, {}, {}
+    trained, origins, latencies, patterns = {}, {}, {}, {}
     for kind in ("plan", *REGIME_ORDER[2:]):
         for stage in store.finished(kind):
             try:
@@ -124,6 +132,8 @@ def collect(workdir: Path) -> Results:
                 trained |= {row: store.named(sources[row.regime]) for row in found if row.epochs}
                 if (stage.folder / LATENCY).is_file():
                     latencies[owner] = stage.read(LATENCY)
+                if (stage.folder / PATTERN).is_file():
+                    patterns[owner] = load_pattern(stage.file(PATTERN))
                 continue
             trained |= dict.fromkeys(found, stage)
             if last.epochs > epochs.get((owner, kind), 0):
@@ -140,7 +150,7 @@ def collect(workdir: Path) -> Results:
     rows.sort(
         key=lambda r: (r.dataset, r.model, r.method, r.setting, r.study, REGIME_ORDER.index(r.regime), r.budget, r.seed)
     )
-    return Results(rows, plans, stages, trained, origins, latencies)
+    return Results(rows, plans, stages, trained, origins, latencies, patterns)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tfprune import paper
 from tfprune.experiments import figures
 from tfprune.experiments.comparison import Footnotes, format_cell, nearest
 from tfprune.experiments.document import Picture, Section, Table
-from tfprune.experiments.results import REGIME_ORDER, Failure, Results, Row
+from tfprune.experiments.results import REGIME_ORDER, Failure, Results, Row, without_amount
 from tfprune.experiments.statistics import verdict, verdict_on_design
 from tfprune.experiments.store import DamagedError, Stage
 from tfprune.experiments.summary import Summary
@@ -218,8 +218,7 @@ def _cost_points(studies: Sequence[Sequence[Summary]]) -> list[figures.CostPoint
                 flops = own.mean_and_std("flops")[0]
             elif own.judged and own.regime != "pruned":
                 first = own.rows[0]
-                how = [part for part in first.setting.split() if not part.startswith("ratio=")]
-                line = " ".join([first.method, *how])
+                line = f"{first.method} {without_amount(first.setting)}".rstrip()
                 values = list(own.accuracies.values())
                 points.append(figures.CostPoint(line, own.regime, own.mean_and_std("flops")[0], values))
     return [figures.CostPoint("", "unpruned", flops, list(large.values())), *points] if large else points

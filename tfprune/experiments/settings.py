@@ -18,11 +18,12 @@ from absl import flags
 from tfprune.data import DATASETS, IMAGE_SIZES, check_image_size
 from tfprune.errors import UsageError
 from tfprune.experiments.recipes import FINE_GATES, NARROW, recipe_for
-from tfprune.experiments.study_flags import IN_ROUNDS, PATTERNS, SCHEDULES, SKIPPING
-from tfprune.files import check_writable
+from tfprune.experiments.study_flags import IN_ROUNDS, PATTERNS, SCHEDULES, SKIPPING, WITH_MACS
+from tfprune.files import check_writable, file_name
 from tfprune.methods import GATES, METHODS
 from tfprune.methods.variants import VARIANTS, get_variant, is_design
 from tfprune.models import MODELS, check_model, is_file
+from tfprune.patterns import Pattern, load_pattern
 from tfprune.registry import unknown_name
 from tfprune.training import PRECISIONS, STRATEGIES
 from tfprune.training.regimes import BUDGETS, REGIMES, Regime, parse_regimes
@@ -36,11 +37,16 @@ _OWN_FLAGS = {
     "pattern": "magnitude",
     "schedule": "magnitude",
     "scratch_rescale": "magnitude",
+    "guide": "guided",
 }
 _SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
 _MOST_SEEDS = 1000
+_OF_WEIGHTS = ("magnitude", "uniform_sparsification")
 # Flags that take several values, of which every combination is a setting.
-_LISTS = {"dataset": str, "model": str, "method": str, "ratio": float, "variant": str, "learning_rate": float}
+_LISTS = {
+    "dataset": str, "model": str, "method": str, "ratio": float, "macs": float, "variant": str, "guide": str,
+    "learning_rate": float,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +61,9 @@ class Settings:
     width: float
     method: str
     ratio: float | None
+    macs: float | None
     variant: str | None
+    guide: Pattern | None
     skip: tuple[str, ...]
     gamma_l1: float
     gate_l1: float
@@ -87,12 +95,15 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """As the column `setting` has it: the variant, the ratio and what is pruned how, or the penalty."""
+        """As the column `setting` has it: the variant, the pattern, or how much is pruned how, or the penalty."""
         gates = f"gates={self.gates}" if self.gates != "blocks" else None
-        if self.variant or self.ratio is None:
+        if self.guide:
+            return f"guide={file_name(self.guide.name)}-{self.guide.digest}"
+        if self.variant or self.ratio is self.macs is None:
             return self.variant or " ".join(filter(None, (gates, f"gate_l1={self.gate_l1:g}")))
         skip = f"skip={'+'.join(self.skip)}" if self.skip else None
-        how = (gates, "pretrained" if self.pretrained else None, self.schedule, self.pattern, f"ratio={self.ratio:g}")
+        amount = f"ratio={self.ratio:g}" if self.macs is None else f"macs={self.macs:g}"
+        how = (gates, "pretrained" if self.pretrained else None, self.schedule, self.pattern, amount)
         return " ".join(filter(None, (*how, skip, f"round={self.round}" if self.round > 1 else None)))
 
     @property
@@ -175,20 +186,10 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
     if width is None:
         width = 1.0 if values["model"].present else recipe.width
     check_model(model, width)
-    ratio, variant = own["ratio"], own["variant"]
-    if variant is None:
-        if ratio is None and method != "sparse_structure_selection":  # there the penalty decides
-            ratio = 0.5
-        if ratio is not None and not 0.0 < ratio < 1.0:
-            unit = "weights" if method == "magnitude" else "channels"
-            raise UsageError(f"--ratio={ratio:g} is outside (0, 1): give the fraction of {unit} to remove.")
-    elif ratio is not None:
-        raise UsageError(f"Give either --ratio or --variant; received --ratio={ratio:g} and --variant={variant}.")
-    else:
-        get_variant(variant, method, model)
     for name, owner in _OWN_FLAGS.items():
         if values[name].value is not None and owner not in values.method:
             raise UsageError(f"--{name} belongs to --method={owner}; received --method={','.join(values.method)}.")
+    ratio, guide = _amount(own, method, model)
 
     def given(name, default):
         value = own[name] if name in own else values[name].value
@@ -209,7 +210,9 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         width=width,
         method=method,
         ratio=ratio,
-        variant=variant,
+        macs=own["macs"],
+        variant=own["variant"],
+        guide=guide,
         skip=tuple(values.skip or ()),
         gamma_l1=given("gamma_l1", recipe.gamma_l1 if method == "network_slimming" else 0.0),
         gate_l1=given("gate_l1", gate_l1 if gates == "blocks" else gate_l1 / FINE_GATES),
@@ -218,7 +221,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         pattern=given("pattern", None),
         schedule=given("schedule", None),
         scratch_rescale=given("scratch_rescale", False),
-        regimes=_regimes(values.regimes, variant, values.budget),
+        regimes=_regimes(values.regimes, own["variant"], values.budget),
         rewind_epoch=given("rewind_epoch", 0),
         round=1,
         seeds=_parse_seeds(values.seeds),
@@ -244,6 +247,32 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
     return _shrunk(settings) if values.smoke else settings
 
 
+def _amount(own: Mapping[str, Any], method: str, model: str) -> tuple[float | None, Pattern | None]:
+    """The ratio, if there is one, and the pattern; of what says how much goes only one may be given."""
+    given = {name: own[name] for name in ("ratio", "macs", "variant", "guide") if own[name] is not None}
+    flags = " and ".join(f"--{name}={value}" for name, value in given.items())
+    if method == "guided":
+        if set(given) != {"guide"}:
+            raise UsageError(
+                "--method=guided makes a network to a pattern: give --guide, a file that search has written, and "
+                f"neither --ratio, --macs nor --variant, nor other methods beside it; received {flags or 'none'}."
+            )
+        return None, load_pattern(own["guide"])
+    if len(given) > 1:
+        raise UsageError(f"Give one of --ratio, --macs and --variant, and --guide for guided alone; received {flags}.")
+    for name, text in (("ratio", f"of {'weights' if method in _OF_WEIGHTS else 'channels'} to remove"),
+                       ("macs", "of the MACs to keep")):  # fmt: skip
+        if name in given and not 0.0 < given[name] < 1.0:
+            raise UsageError(f"--{name}={given[name]:g} is outside (0, 1): give the fraction {text}.")
+    if "macs" in given and method not in WITH_MACS:
+        raise UsageError(f"--macs goes with {', '.join(WITH_MACS)}; received --method={method}. Give --ratio.")
+    if "variant" in given:
+        get_variant(given["variant"], method, model)
+    if given or method == "sparse_structure_selection":  # there the penalty decides
+        return own["ratio"], None
+    return 0.5, None
+
+
 def _check_tickets(settings: Settings, rounds: int) -> None:
     ticket = "winning_ticket" in settings.regimes
     if settings.rewind_epoch and not ticket:
@@ -258,8 +287,8 @@ def _check_tickets(settings: Settings, rounds: int) -> None:
             f"--rounds={rounds} prunes the winning ticket of the round before, so it takes winning_ticket among "
             f"--regimes; received --regimes={','.join(settings.regimes)}. Try --regimes=winning_ticket,random_ticket."
         )
-    if settings.method not in IN_ROUNDS or settings.variant or settings.pattern or settings.schedule:
-        given = [(name, getattr(settings, name)) for name in ("variant", "pattern", "schedule")]
+    if settings.method not in IN_ROUNDS or settings.ratio is None or settings.pattern or settings.schedule:
+        given = [(name, getattr(settings, name)) for name in ("variant", "macs", "pattern", "schedule")]
         other = [f"--{name}={value}" for name, value in given if value]
         raise UsageError(
             f"--rounds={rounds} goes with a --ratio of {', '.join(IN_ROUNDS)}, without --pattern and --schedule; "

@@ -25,15 +25,17 @@ from tfprune.errors import DivergedError, NothingProvedError, PlanError, RunsFai
 from tfprune.experiments.costs import latency_beside
 from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog, TimeLeft
 from tfprune.experiments.provenance import provenance
-from tfprune.experiments.results import LATENCY, Failure, Row
+from tfprune.experiments.results import LATENCY, PATTERN, Failure, Row
 from tfprune.experiments.settings import Settings
 from tfprune.experiments.stages import StudyStages
 from tfprune.experiments.store import BusyError, DamagedError, Stage, save_weights, write_json
 from tfprune.exporting import export
 from tfprune.files import file_name
+from tfprune.guided import pattern_of
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings, mixed_seed
 from tfprune.models import build_model
+from tfprune.patterns import Pattern
 from tfprune.plans import ChannelPlan, Plan, load_plan
 from tfprune.profiling import profile
 from tfprune.surgery import Edit, clone
@@ -310,9 +312,21 @@ class Study:
             if plan.inherits:
                 save_weights(folder, small.get_weights())
             write_json(folder / "origin.json", self._origin(seed, plan, large, to_prune))
+            if pattern := self._pattern(seed, plan):
+                pattern.save(folder / PATTERN)
             if _is_smaller(plan):
                 write_json(folder / LATENCY, latency_beside(self.model, small))
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
+
+    def _pattern(self, seed: int, plan: Plan) -> Pattern | None:
+        """The pattern that a plan leaves; designs, and networks without convolutions, have none."""
+        s = self.settings
+        name = f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}"
+        origin = {"dataset": s.dataset, "network": Path(s.model).name, "width": s.width, "pruning": s.method}
+        try:
+            return pattern_of(self.model, plan, name, {**origin, "setting": s.name, "seeds": [seed]})
+        except PlanError:
+            return None
 
     def _origin(self, seed: int, plan: Plan, large: Stage, to_prune: Stage) -> dict[str, Any]:
         """The trainings that led to the pruned network, and whether its architecture was known without them."""
@@ -320,8 +334,9 @@ class Study:
         if self._before is not None:
             ticket = self._before.regime(seed, REGIMES["winning_ticket"], self.settings.epochs)
             trained = [*self._before.plan(seed).read("origin.json")["trained"], ticket.name]
-        predefined = _is_smaller(plan) and self.expected_plan()[1]
-        return {"large": large.name, "trained": list(dict.fromkeys(trained)), "predefined": predefined}
+        selects = isinstance(plan, ChannelPlan) and plan.views  # by trained weights, what blocks read of a stream
+        predefined = self.method.blind or (_is_smaller(plan) and self.expected_plan()[1] and not selects)
+        return {"large": large.name, "trained": list(dict.fromkeys(trained)), "predefined": bool(predefined)}
 
     def _pruned_before(self, seed: int) -> keras.Model:
         """The winning ticket of the round before, trained."""

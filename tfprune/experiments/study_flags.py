@@ -19,7 +19,9 @@ PATTERNS, SCHEDULES = ("2:4", "block"), ("polynomial",)
 # Methods that prune a network again that they have pruned.
 IN_ROUNDS = ("l1_norm", "magnitude", "uniform", "random")
 # Methods that choose the layers to prune themselves.
-SKIPPING = ("l1_norm", "network_slimming", "magnitude", "uniform", "random")
+SKIPPING = ("l1_norm", "network_slimming", "magnitude", "uniform", "random", "uniform_sparsification")
+# Methods that can be asked for MACs.
+WITH_MACS = ("network_slimming", "uniform", "random")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -38,7 +40,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_list(name, default, text, flag_values=values)
 
     several("dataset", "fashion_mini", f"Data set: {', '.join(DATASETS.names())}. Like --model, --method, --ratio, "
-            "--variant and --learning_rate it takes a list: every combination is run.")  # fmt: skip
+            "--macs, --variant, --guide and --learning_rate it takes a list: every combination is run.")  # fmt: skip
     string(
         "data_dir",
         None,
@@ -58,8 +60,17 @@ def define_flags(values: flags.FlagValues) -> None:
     several(
         "ratio",
         None,
-        "Fraction of channels to remove, of weights in magnitude, of what --gates names in sparse_structure_selection; "
-        "in (0, 1). Default: 0.5, unless --variant is given; of what is gated that whose gates are zero.",
+        "Fraction of channels to remove, of weights in magnitude and uniform_sparsification, of what --gates names in "
+        "sparse_structure_selection; in (0, 1). Default: 0.5, unless --macs, --variant or --guide is given; of what is "
+        "gated that whose gates are zero.",
+    )
+    several(
+        "macs", None, f"Instead of --ratio, the fraction of the MACs to keep; for {', '.join(WITH_MACS)}; in (0, 1)."
+    )
+    several(
+        "guide",
+        None,
+        "Files with patterns, as tfprune.experiments.search writes them: guided makes networks to them.",
     )
     several(
         "skip",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfprune.experiments.results import Row
+from tfprune.experiments.results import Row, without_amount
 from tfprune.experiments.statistics import mean_and_std, paired_difference
 
 HEADER = (
@@ -116,7 +116,7 @@ def _protocol(setting: str) -> str:
     ratio = next((part.removeprefix("ratio=") for part in parts if part.startswith("ratio=")), "")
     if any(part.startswith("round=") for part in parts):
         return f"{_ROUNDS}{ratio}"
-    return " ".join(part for part in parts if not part.startswith("ratio="))
+    return without_amount(setting)
 
 
 def _share(accuracies: Mapping[int, float]) -> str:

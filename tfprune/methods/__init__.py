@@ -10,7 +10,7 @@ METHODS = Registry("method")
 GATES = ("blocks", "neurons", "groups")
 _NAMES = (
     *("l1_norm", "thinet", "regression", "network_slimming", "sparse_structure_selection", "soft_filter"),
-    *("magnitude", "uniform", "random"),
+    *("magnitude", "uniform", "random", "uniform_sparsification", "guided"),
 )
 for _name in _NAMES:
     METHODS.add(_name, f"tfprune.methods.{_name}:METHOD")

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfprune.design_plans import DesignPlan
 from tfprune.models import build_model
+from tfprune.patterns import Pattern
 from tfprune.planner import GLOBAL_MAX_RATIO, plan_channels
 from tfprune.plans import Plan
 from tfprune.surgery import Edit
@@ -21,12 +22,13 @@ class MethodSettings:
     """What a method is asked to do.
 
     Attributes:
-        ratio: Fraction of channels (or weights, or blocks) to remove; None when a variant is given, or the training
-            decides.
+        ratio: Fraction of channels (or weights, or blocks) to remove; None when something else decides.
+        macs: Fraction of the MACs to keep, instead of a ratio.
         ratios: Layer -> fraction to remove there, from a variant of the paper; None when a ratio is given.
         bypass: Addition -> the operand that it passes on alone, from a variant that removes blocks.
         design: Name of the network that a variant is, where pruning does not lead to it.
         width: Width multiplier of the network, which a design gets too.
+        guide: The pattern that the network gets.
         skip: Names or patterns of layers that keep everything, for the methods that choose the layers themselves.
         gamma_l1: Strength of the L1 penalty on gamma, for the methods that train with one.
         gate_l1: Strength of the L1 penalty on gates, likewise.
@@ -41,10 +43,12 @@ class MethodSettings:
     """
 
     ratio: float | None = None
+    macs: float | None = None
     ratios: Mapping[str, float] | None = None
     bypass: Mapping[str, int] | None = None
     design: str | None = None
     width: float = 1.0
+    guide: Pattern | None = None
     skip: Sequence[str] = ()
     gamma_l1: float = 1e-4
     gate_l1: float = 1e-2
@@ -84,12 +88,14 @@ class Method:
         trains_sparse: Whether the network that is pruned is trained in another way than the one that is not.
         automatic: Whether the widths of the pruned network follow from the trained weights, so that they
             are not known before.
+        blind: Whether it looks at no trained weights, so that masks are known before, too.
 
     A method whose `MethodSettings` say `pretrained` trains at a tenth of the learning rate, from the large network.
     """
 
     trains_sparse = False
     automatic = False
+    blind = False
 
     def configured(self, settings: MethodSettings) -> Method:
         """The method that these settings make of this one, where its attributes depend on them; `Designed` for all."""
@@ -120,7 +126,8 @@ class Method:
         plan = self.plan(model, settings)
         if not self.automatic:
             return plan, True
-        return plan_channels(model, min(settings.ratio, GLOBAL_MAX_RATIO), skip=settings.skip), False
+        ratio = None if settings.ratio is None else min(settings.ratio, GLOBAL_MAX_RATIO)
+        return plan_channels(model, ratio, macs=settings.macs, skip=settings.skip), False
 
     def fresh(self, plan: Plan, model: keras.Model, settings: MethodSettings) -> keras.Model:
         """The pruned architecture with the new weights from which it is trained from scratch."""

@@ -12,8 +12,6 @@ which the plan tells.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import keras
 
 from tfprune.labels import Record
@@ -21,7 +19,7 @@ from tfprune.methods.base import Method, MethodSettings, Sample
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan
 from tfprune.surgery import Edit
-from tfprune.walk import functional, wiring
+from tfprune.walk import stream_normalizations
 
 
 class NetworkSlimming(Method):
@@ -47,21 +45,9 @@ class NetworkSlimming(Method):
         views = stream_normalizations(model)
         # Layers are thinned to a few percent here (VGG-19 at 70 %), which the planner's own limit would not let happen.
         return plan_channels(
-            model, settings.ratio, criterion="gamma", scope="global", skip=settings.skip, views=views, max_ratio=1.0
-        )
-
-
-def stream_normalizations(model: keras.Model) -> list[str]:
-    """Names of the batch normalizations that read what others read too, or what several layers have made."""
-    calls, _, outputs = wiring(functional(model))
-    readers = Counter(id(tensor) for _, inputs, _ in calls for tensor in inputs) + Counter(map(id, outputs))
-    merged = {id(tensor) for _, inputs, made in calls if len(inputs) > 1 for tensor in made}
-    return [
-        node.operation.name
-        for node, inputs, _ in calls
-        if isinstance(node.operation, keras.layers.BatchNormalization)
-        and (readers[id(inputs[0])] > 1 or id(inputs[0]) in merged)
-    ]
+            model, settings.ratio, macs=settings.macs, criterion="gamma", scope="global", skip=settings.skip,
+            views=views, max_ratio=1.0,
+        )  # fmt: skip
 
 
 METHOD = NetworkSlimming()

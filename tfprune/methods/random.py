@@ -6,7 +6,8 @@ from tfprune.methods.uniform import Uniform
 class Random(Uniform):
     """The same ratio in every layer; which channels, at random."""
 
-    criterion = "random"
+    blind = True
+    criterion = of_views = "random"
 
 
 METHOD = Random()

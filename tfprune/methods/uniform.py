@@ -2,6 +2,8 @@
 
 A layer of n channels keeps floor(n * (1 - ratio)), as in section 5 of Liu et al. (ICLR 2019). Unlike `l1_norm`
 it takes every layer that can be pruned, also those that a residual stream couples (which the source leaves whole).
+Where blocks select from a stream (PreResNets and DenseNets) the stream stays whole and the selections lose the same
+fraction, as in the source; there gamma ranks.
 """
 
 from __future__ import annotations
@@ -11,18 +13,21 @@ import keras
 from tfprune.methods.base import Method, MethodSettings, Sample
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan
+from tfprune.walk import stream_normalizations
 
 
 class Uniform(Method):
     """The same ratio in every layer; which channels, by L1 norm."""
 
-    criterion = "l1"
+    criterion, of_views = "l1", "gamma"
 
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan for a trained network."""
+        views = stream_normalizations(model)
         return plan_channels(
-            model, settings.ratio, criterion=self.criterion, skip=settings.skip, seed=settings.draw_seed
-        )
+            model, settings.ratio, macs=settings.macs, criterion=self.of_views if views else self.criterion,
+            skip=settings.skip, views=views, seed=settings.draw_seed,
+        )  # fmt: skip
 
 
 METHOD = Uniform()
