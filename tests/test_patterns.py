@@ -75,7 +75,10 @@ def test_what_is_no_pattern_of_channels(stages):
 
 @pytest.mark.parametrize(
     "stage",
-    [0.5, {}, {"3x3": 0.5}, {"3x3": [[0.5]]}, {"1x1": [[1.5]]}, {"1x1": [[float("nan")]]}, {"2x1": [[0.5], [0.5, 0.5]]}, {1: [[0.5]]}],
+    [
+        0.5, {}, {"3x3": 0.5}, {"3x3": [[0.5]]}, {"1x1": [[1.5]]}, {"1x1": [[float("nan")]]},
+        {"2x1": [[0.5], [0.5, 0.5]]}, {1: [[0.5]]},
+    ],
 )  # fmt: skip
 def test_what_is_no_pattern_of_weights(stage):
     with pytest.raises(PlanError, match="for each stage the probabilities, from 0 to 1, of each position"):
@@ -89,7 +92,7 @@ def test_what_is_no_pattern_of_weights(stage):
         ("[]", "is no pattern of this version"),
         ('{"format": "other"}', "its format should be 'tfprune pattern 1'"),
         ('{"format": "tfprune pattern 1"}', "has no kind and no stages"),
-        ('{"format": "tfprune pattern 1", "kind": "rows", "stages": [1]}', "is one of channels, weights; received 'rows'"),
+        ('{"format": "tfprune pattern 1", "kind": "rows", "stages": [1]}', "is one of channels, weights"),
         ('{"format": "tfprune pattern 1", "kind": "channels", "stages": [2]}', "one fraction above 0"),
         ('{"format": "tfprune pattern 1", "kind": "channels", "stages": [1], "name": 3}', "its origin a dictionary"),
     ],

@@ -148,8 +148,12 @@ def _as_many(model: keras.Model, pattern: Pattern, found: list[list[str]]) -> li
     """The stages, if the pattern has as many."""
     if len(found) != len(pattern.stages):
         raise PlanError(
-            f"The pattern {pattern.name!r} has {len(pattern.stages)} stages, {model.name!r} has {len(found)}: "
+            f"The pattern {pattern.name!r} has {_counted(len(pattern.stages))}, {model.name!r} has {len(found)}: "
             f"{'; '.join(', '.join(own[:2]) + (' ...' if len(own) > 2 else '') for own in found)}. "
-            f"Take a network with {len(pattern.stages)} sizes of maps, or another pattern."
+            f"Take a network of {_counted(len(pattern.stages))}, or another pattern."
         )
     return found
+
+
+def _counted(number: int) -> str:
+    return f"{number} stage{'s' * (number != 1)}"
