@@ -54,7 +54,7 @@ def accuracy_by_regime(path: Path, title: str, accuracies: Mapping[str, Sequence
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     axes.set_xlim(-0.5, len(accuracies) - 0.2)
     axes.set_ylabel("test accuracy after the last epoch (%)")
-    figure.suptitle(_wrapped(title), fontsize=10)
+    figure.suptitle(wrapped(title), fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=120)
 
@@ -106,7 +106,7 @@ def accuracy_against_flops(path: Path, title: str, points: Sequence[CostPoint]) 
     handles += [Line2D([], [], color="black", marker=markers[name], linestyle="", label=name) for name in names]
     axes.set_xlabel("FLOPs of one image (millions)")
     axes.set_ylabel("test accuracy after the last epoch (%)")
-    figure.suptitle(_wrapped(title), fontsize=10)
+    figure.suptitle(wrapped(title), fontsize=10)
     axes.grid(alpha=0.3)
     figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
@@ -143,11 +143,12 @@ def learning_curves(path: Path, title: str, histories: Mapping[str, Sequence[Seq
     panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=9, loc="outside lower center", ncols=3)
-    figure.suptitle(_wrapped(title), fontsize=10)
+    figure.suptitle(wrapped(title), fontsize=10)
     figure.savefig(path, dpi=120)
 
 
-def _wrapped(title: str) -> str:
+def wrapped(title: str) -> str:
+    """A title on as many lines as it takes."""
     return "\n".join(textwrap.wrap(title, 75))
 
 
@@ -178,7 +179,7 @@ def sizes_per_layer(path: Path, title: str, plans: Sequence[Plan]) -> None:
     axes.bar(positions, after.mean(axis=0), 0.55, yerr=spread, capsize=2, color="#0072b2", label=label)
     axes.set_xticks(positions, layers, rotation=60, ha="right", fontsize=8 if len(layers) < 40 else 5)
     axes.set_ylabel(plans[0].unit)
-    figure.suptitle(_wrapped(title), fontsize=10)
+    figure.suptitle(wrapped(title), fontsize=10)
     figure.legend(fontsize=9, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 
@@ -204,6 +205,6 @@ def weight_distributions(path: Path, title: str, weights: Mapping[str, Sequence[
     axes.set_yscale("log")
     axes.set_xlabel("weight")
     axes.set_ylabel("density")
-    figure.suptitle(_wrapped(title), fontsize=10)
+    figure.suptitle(wrapped(title), fontsize=10)
     axes.legend(fontsize=9)
     figure.savefig(path, dpi=120)

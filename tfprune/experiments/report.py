@@ -4,9 +4,9 @@ python -m tfprune.experiments.report WORKDIR...
 python -m tfprune.experiments.report [WORKDIR...] --paper_table=1
 
 The first writes report.md, report.html (one file, which opens offline), report.tex (tables for a paper), results.csv
-(a line for each seed), summary.csv (a line for each setting and regime), figures/ and tensorboard/report. The second
-prints one of the paper's tables with the results of all these workdirs in it, and the commands for those that are not
-there; it writes nothing.
+(a line for each seed), summary.csv (a line for each setting and regime), patterns.csv and patterns/ (what pruning has
+kept of each stage), figures/ and tensorboard/report. The second prints one of the paper's tables with the results of
+all these workdirs in it, and the commands for those that are not there; it writes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def write_report(workdir: Path) -> str:
-    """Writes results.csv, summary.csv, report.md, .html and .tex, figures/*.png and tensorboard/report of a workdir.
+    """Writes all of the report of a workdir.
 
     Returns:
         The tables and verdicts, as they should be shown on a terminal.
@@ -45,9 +45,10 @@ def write_report(workdir: Path) -> str:
 
 
 def _write_report(workdir: Path) -> str:
-    from tfprune.experiments import document, sections
+    from tfprune.experiments import document, search_sections, sections
     from tfprune.experiments.board import write_board
     from tfprune.experiments.results import failed_runs, replace_csv
+    from tfprune.experiments.search_points import found_patterns, write_patterns
     from tfprune.experiments.summary import summarize, write_summary
 
     failures = failed_runs(workdir)
@@ -61,15 +62,18 @@ def _write_report(workdir: Path) -> str:
         )
     studies = summarize(results)
     write_summary(workdir / "summary.csv", [summary for own in studies.values() for summary in own])
+    write_patterns(workdir, found_patterns(results))
     (workdir / "figures").mkdir(exist_ok=True)
     parts = [
+        *(searched := list(search_sections.search_sections(workdir, studies.values(), results))),
         *(sections.study_section(workdir, own, results) for own in studies.values()),
         *sections.comparison_sections(workdir, studies.values()),
         *sections.ticket_sections(workdir, results.rows),
         *sections.failed_section(failures),
     ]
     lead = sections.lead(studies, failures)
-    report = document.Report("Was pruning worth it?", lead, parts, sections.LEGEND)
+    legend = sections.LEGEND | (search_sections.LEGEND if searched else {})
+    report = document.Report("Was pruning worth it?", lead, parts, legend)
     pages = {
         "report.md": document.as_markdown(report),
         "report.html": document.as_html(report, workdir),

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -24,6 +25,10 @@ from tfprune.experiments.shards import take_shard
 from tfprune.experiments.store import Stage, own_workdir
 from tfprune.experiments.study_flags import define_flags
 
+if TYPE_CHECKING:
+    from tfprune.experiments.study import Study
+
+NOTHING = "nothing to do: there are more shards than seeds of all settings"
 GOING_ON = "What is finished is kept: the same command goes on after the last epoch of the training it was in."
 _POLL_SECONDS = 1.0
 
@@ -34,65 +39,99 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     Raises:
         UsageError: For wrong flags, data or networks.
     """
+    refuse_arguments(arguments)
+    grid = take_shard(settings_from_flags(values), values.shard)
+    if not grid:
+        print(NOTHING)
+        return
+    runner = Runner(grid[0])
+    runner.run(grid)
+    runner.finish()
+
+
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Raises a UsageError if there are arguments that are no flags."""
     if arguments:
         raise UsageError(f"Unexpected argument {arguments[0]!r}: every setting is a flag, --name=value.")
-    run_all(take_shard(settings_from_flags(values), values.shard))
 
 
-def run_all(grid: Sequence[Settings]) -> None:
-    """Runs the studies of several settings in one workdir, and reports.
+class Runner:
+    """Runs the studies of several settings, which differ in what is run, not in where and how, and reports.
 
     Args:
-        grid: The settings, which differ in what is run, not in where and how.
-
-    Raises:
-        UsageError: For data, networks or plans that cannot be had.
-        RunsFailedError: If runs failed, after all others are done.
+        first: One of the settings.
     """
-    start = time.perf_counter()
-    if not grid:
-        print("nothing to do: there are more shards than seeds of all settings")
-        return
 
-    from tfprune.startup import import_tensorflow
+    def __init__(self, first: Settings):
+        self._start = time.perf_counter()
+        from tfprune.startup import import_tensorflow
 
-    import_tensorflow()
-    from tfprune.experiments.outline import describe, overview
-    from tfprune.experiments.study import Shared, Study, worker_folder
-    from tfprune.training.distribution import make_deterministic, make_strategy, several_workers, worker_index
+        import_tensorflow()
+        from tfprune.experiments.study import Shared
+        from tfprune.training.distribution import make_deterministic, make_strategy, several_workers, worker_index
 
-    if grid[0].deterministic:
-        make_deterministic()
-    strategy, workdir, shared = make_strategy(grid[0].strategy), grid[0].workdir, Shared()
-    worker = worker_index(strategy)
-    chief = worker == 0
-    # On every worker, and before anything is trained, so that all of them stop where a plan cannot be made.
-    header = overview((Study(settings, strategy, shared) for settings in grid), shared)
-    if chief and len(grid) > 1:
-        print(header, flush=True)
-    if grid[0].dry_run:
-        if chief and len(grid) == 1:
-            print(describe(Study(grid[0], strategy, shared)))
-        return
-    todo, shown = {settings: settings.seeds for settings in grid}, set()
-    with own_workdir(worker_folder(workdir, worker)) if several_workers(strategy) else nullcontext():
-        while todo:
-            busy: dict[Settings, dict[int, list[Stage]]] = {}
-            for settings, seeds in todo.items():
-                study = Study(settings, strategy, shared)
-                if chief and settings not in shown:
-                    print(f"\n{describe(study)}" if len(grid) > 1 else describe(study), flush=True)
-                shown.add(settings)
-                busy |= {settings: found} if (found := study.run(seeds)) else {}
-            _wait([stage for found in busy.values() for stages in found.values() for stage in stages])
-            todo = {settings: tuple(found) for settings, found in busy.items()}
-    if chief:
-        _report(workdir, time.perf_counter() - start, shared.failed)
-    if shared.failed:
-        name, message = next(iter(shared.failed.items()))
-        again = f" What has failed is not tried again as long as its file in {str(workdir / 'failed')!r} is there."
-        again *= (workdir / "failed").is_dir()  # what is damaged has no file there
-        raise RunsFailedError(f"{len(shared.failed)} failed; everything else is done. {name}: {message}{again}")
+        if first.deterministic:
+            make_deterministic()
+        self._first, self._strategy, self._shared = first, make_strategy(first.strategy), Shared()
+        self._worker, self._several = worker_index(self._strategy), several_workers(self._strategy)
+
+    @property
+    def chief(self) -> bool:
+        """Whether this is the worker that tells, and reports."""
+        return self._worker == 0
+
+    def study(self, settings: Settings) -> Study:
+        """The study of a setting; raises a UsageError for data or networks that cannot be had."""
+        from tfprune.experiments.study import Study
+
+        return Study(settings, self._strategy, self._shared)
+
+    def run(self, grid: Sequence[Settings]) -> None:
+        """Runs the studies of settings, or tells what would be done.
+
+        Raises:
+            UsageError: For data, networks or plans that cannot be had.
+        """
+        from tfprune.experiments.outline import describe, overview
+        from tfprune.experiments.study import worker_folder
+
+        # On every worker, and before anything is trained, so that all of them stop where a plan cannot be made.
+        header = overview(map(self.study, grid), self._shared)
+        if self.chief and len(grid) > 1:
+            print(header, flush=True)
+        if self._first.dry_run:
+            if self.chief and len(grid) == 1:
+                print(describe(self.study(grid[0])))
+            return
+        todo, shown = {settings: settings.seeds for settings in grid}, set()
+        with own_workdir(worker_folder(self._first.workdir, self._worker)) if self._several else nullcontext():
+            while todo:
+                busy: dict[Settings, dict[int, list[Stage]]] = {}
+                for settings, seeds in todo.items():
+                    study = self.study(settings)
+                    if self.chief and settings not in shown:
+                        print(f"\n{describe(study)}" if len(grid) > 1 else describe(study), flush=True)
+                    shown.add(settings)
+                    busy |= {settings: found} if (found := study.run(seeds)) else {}
+                _wait([stage for found in busy.values() for stages in found.values() for stage in stages])
+                todo = {settings: tuple(found) for settings, found in busy.items()}
+
+    def finish(self) -> None:
+        """Reports, unless it was a dry run.
+
+        Raises:
+            RunsFailedError: If runs failed.
+        """
+        if self._first.dry_run:
+            return
+        workdir, failed = self._first.workdir, self._shared.failed
+        if self.chief:
+            _report(workdir, time.perf_counter() - self._start, failed)
+        if failed:
+            name, message = next(iter(failed.items()))
+            again = f" What has failed is not tried again as long as its file in {str(workdir / 'failed')!r} is there."
+            again *= (workdir / "failed").is_dir()  # what is damaged has no file there
+            raise RunsFailedError(f"{len(failed)} failed; everything else is done. {name}: {message}{again}")
 
 
 def _wait(stages: list[Stage]) -> None:

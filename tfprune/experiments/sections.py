@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tfprune.experiments.document import Picture, Section, Table
 from tfprune.experiments.results import REGIME_ORDER, Failure, Results, Row, without_amount
 from tfprune.experiments.statistics import verdict, verdict_on_design
 from tfprune.experiments.store import DamagedError, Stage
-from tfprune.experiments.summary import Summary
+from tfprune.experiments.summary import Summary, by_network
 from tfprune.experiments.tickets import HEADER, draw_tickets, ticket_lines, ticket_points
 from tfprune.files import file_name
 
@@ -22,8 +21,6 @@ _FOLDER = "figures"
 _ACCURACY = ("regime", "test accuracy %", "best %", "difference (95 % CI)", "epochs", "train s", "seeds")
 _COST = ("regime", "params", "nonzero", "MACs", "FLOPs", "training FLOPs", "with the large network")
 _PAPER_COLUMN = 2  # beside our accuracy
-# What belongs to a method and not to the network, so that methods can be laid beside each other.
-_OF_METHODS = ("gamma_l1", "sparse", "rewind_epoch")
 
 LEGEND = {
     "Accuracies": "Those after the last epoch, mean ± sample standard deviation over seeds. Beside them that of the "
@@ -182,12 +179,7 @@ def _words_on_latency(summaries: Sequence[Summary], unit: str) -> Iterator[str]:
 
 def comparison_sections(workdir: Path, studies: Iterable[Sequence[Summary]]) -> Iterator[Section]:
     """A section for every network that was pruned in several settings or by several methods: accuracy against FLOPs."""
-    networks: dict[str, list[Sequence[Summary]]] = defaultdict(list)
-    for summaries in studies:
-        first = summaries[0].rows[0]
-        parts = [part for part in first.training.split(", ") if part and part.split("=")[0] not in _OF_METHODS]
-        networks[first.network + (f" ({', '.join(parts)})" if parts else "")].append(summaries)
-    for network, found in networks.items():
+    for network, found in by_network(studies).items():
         if len(found) < 2:
             continue
         title, file = f"All settings of {network}", f"flops-{file_name(network)}.png"

@@ -189,6 +189,11 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
     for name, owner in _OWN_FLAGS.items():
         if values[name].value is not None and owner not in values.method:
             raise UsageError(f"--{name} belongs to --method={owner}; received --method={','.join(values.method)}.")
+    if method == "guided" and len(values.method) > 1:
+        raise UsageError(
+            f"--method=guided goes without other methods, which have no --guide; received "
+            f"--method={','.join(values.method)}. Run it by itself in the same --workdir."
+        )
     ratio, guide = _amount(own, method, model)
 
     def given(name, default):
@@ -254,8 +259,8 @@ def _amount(own: Mapping[str, Any], method: str, model: str) -> tuple[float | No
     if method == "guided":
         if set(given) != {"guide"}:
             raise UsageError(
-                "--method=guided makes a network to a pattern: give --guide, a file that search has written, and "
-                f"neither --ratio, --macs nor --variant, nor other methods beside it; received {flags or 'none'}."
+                "--method=guided makes a network to a pattern: give --guide, a file that tfprune.experiments.search "
+                f"has written, and neither --ratio, --macs nor --variant; received {flags or 'none of them'}."
             )
         return None, load_pattern(own["guide"])
     if len(given) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +19,8 @@ from tfprune.experiments.statistics import Comparison, compare, mean_and_std
 from tfprune.files import replacing
 
 _BASELINES = {"scratch_e": "finetune", "scratch_b": "finetune", "winning_ticket": "random_ticket"}
+# What belongs to a method and not to the network, so that methods can be laid beside each other.
+_OF_METHODS = ("gamma_l1", "sparse", "rewind_epoch")
 _NAMING = ("dataset", "model", "width", "method", "setting", "training", "study", "regime", "budget")
 _COUNTS = ("params", "nonzero_params", "macs", "flops", "epochs", "train_seconds")
 
@@ -108,6 +111,16 @@ def summarize(results: Results) -> dict[str, list[Summary]]:
     return {
         study: _of_study(list(rows), results, costs) for study, rows in groupby(results.rows, key=lambda row: row.study)
     }
+
+
+def by_network(studies: Iterable[Sequence[Summary]]) -> dict[str, list[Sequence[Summary]]]:
+    """Network, with the settings of its training that are not the defaults -> the studies that begin with it."""
+    networks: dict[str, list[Sequence[Summary]]] = defaultdict(list)
+    for summaries in studies:
+        first = summaries[0].rows[0]
+        parts = [part for part in first.training.split(", ") if part and part.split("=")[0] not in _OF_METHODS]
+        networks[first.network + (f" ({', '.join(parts)})" if parts else "")].append(summaries)
+    return networks
 
 
 def _of_study(rows: list[Row], results: Results, costs: Mapping[Row, tuple]) -> list[Summary]:

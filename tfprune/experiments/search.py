@@ -1,0 +1,129 @@
+"""Architecture search by pruning: are the networks that pruning finds better than uniform ones of their size?
+
+python -m tfprune.experiments.search
+python -m tfprune.experiments.search --flagfile=experiments/figure_3/channels.flags
+python -m tfprune.experiments.search --model=my.keras --macs=0.5
+python -m tfprune.experiments.search --model=vgg19 --method=guided --guide=a.json,b.json
+
+The study of section 5 of Liu et al., "Rethinking the Value of Network Pruning" (ICLR 2019). Network Slimming finds
+architectures by removing channels, magnitude pruning by removing single weights; beside each stands a uniform network.
+All are trained from scratch for the epochs of the large network. Then the pattern of every architecture, what each
+stage keeps on average over the seeds, guides a network of its own (--noguided leaves that out). Patterns are written to
+patterns/ in the workdir; they can be edited, and given to another network or data set with --guide.
+
+The flags are those of tfprune.experiments.run with other defaults. Without any: VGG-11 at a quarter of its width on
+fashion_mini, at the ratios 0.3, 0.5 and 0.7, with three seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from tfprune.command import run_command
+from tfprune.errors import UsageError
+from tfprune.experiments import study_flags
+from tfprune.experiments.run import GOING_ON, NOTHING, Runner, refuse_arguments
+from tfprune.experiments.settings import Settings, settings_from_flags
+from tfprune.experiments.shards import take_shard
+from tfprune.methods import METHODS
+from tfprune.patterns import Pattern, load_pattern
+
+_CHANNELS, _WEIGHTS = "network_slimming,uniform", "magnitude,uniform_sparsification"
+_RATIOS = ["0.3", "0.5", "0.7"]
+_DEFAULTS = {"model": "vgg11", "method": f"{_CHANNELS},{_WEIGHTS}", "regimes": "scratch_e", "seeds": "3", "export": "0"}
+_HELP = {
+    "method": f"{_DEFAULTS['method']}; with --macs {_CHANNELS}.",
+    "ratio": f"{','.join(_RATIOS)}, unless --macs is given.",
+}
+_REGIME = "scratch_e"
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags: those of `tfprune.experiments.run`, with other defaults, and --guided."""
+    study_flags.define_flags(values)
+    for name, default in _DEFAULTS.items():
+        values.set_default(name, default)
+    for name, default in _HELP.items():
+        values[name].help = f"{values[name].help.partition(' Default:')[0]} Default: {default}"
+    flags.DEFINE_boolean(
+        "guided", True, "Train networks that are guided by the patterns, too, when all seeds are pruned.",
+        flag_values=values,
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("python -m tfprune.experiments.search", __doc__, define_flags, _run, argv, GOING_ON)
+
+
+def _run(values: flags.FlagValues, arguments: list[str]) -> None:
+    refuse_arguments(arguments)
+    grid = _grid(values)
+    if any(_REGIME not in settings.regimes for settings in grid):
+        raise UsageError(
+            f"A search compares networks trained with the regime {_REGIME}; received "
+            f"--regimes={','.join(values.regimes)}. Add it, or leave --regimes out."
+        )
+    runner = Runner(grid[0])
+    own = take_shard(grid, values.shard)
+    if own:
+        runner.run(own)
+    else:
+        print(NOTHING)
+    if values.guided and not values.dry_run:
+        guided = take_shard(_guided(runner, grid), values.shard)
+        if guided:
+            runner.run(guided)
+    runner.finish()
+
+
+def _grid(values: flags.FlagValues) -> list[Settings]:
+    """What is searched, and, where --guide is given, what is made to patterns from elsewhere."""
+    if "guided" in values.method:
+        return settings_from_flags(values)
+    if values.macs is not None and not values["method"].present:
+        values["method"].value = _CHANNELS.split(",")
+    if values.ratio is None and values.macs is None and values.variant is None:
+        values["ratio"].value = _RATIOS
+    guides, values["guide"].value = values.guide or [], None
+    searched = settings_from_flags(values)
+    networks = {(settings.dataset, settings.model, settings.learning_rate): settings for settings in searched}
+    return [*searched, *(_made_to(load_pattern(path), own) for own in networks.values() for path in guides)]
+
+
+def _made_to(pattern: Pattern, settings: Settings) -> Settings:
+    """The network of these settings made to a pattern, trained as they say."""
+    return dataclasses.replace(
+        settings, method="guided", guide=pattern, ratio=None, macs=None, variant=None, skip=(), gamma_l1=0.0,
+        gate_l1=0.0, gates="blocks", pretrained=False, pattern=None, schedule=None, scratch_rescale=False,
+    )  # fmt: skip
+
+
+def _guided(runner: Runner, grid: Sequence[Settings]) -> list[Settings]:
+    """The networks to make to what was found; tells what is left to a later run."""
+    from tfprune.experiments.results import PATTERN
+    from tfprune.experiments.search_points import mean_of_seeds
+
+    made = []
+    for settings in grid:
+        if not METHODS.get(settings.method).automatic:
+            continue
+        stages = {seed: runner.study(settings).stages.plan(seed) for seed in settings.seeds}
+        missing = [seed for seed, stage in stages.items() if not (stage.done and (stage.folder / PATTERN).is_file())]
+        if not missing:
+            mean = mean_of_seeds({seed: load_pattern(stage.file(PATTERN)) for seed, stage in stages.items()})
+            made.append(_made_to(mean, settings))
+        elif runner.chief:
+            print(
+                f"no guided network for {settings.method}, {settings.name}: seeds {', '.join(map(str, missing))} are "
+                "not pruned yet. The same command makes it when they are."
+            )
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
