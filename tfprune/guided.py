@@ -46,11 +46,10 @@ def pattern_of(
         raise PlanError("A design is another network; a pattern is of what is left of one.")
     origin = {"network": model.name, **plan.origin} if origin is None else origin
     if isinstance(plan, WeightPlan):
-        masks = plan.arrays()
-        found = stages(model, kernels_of(ChannelGraph(model)).values())
+        masks, found = plan.arrays(), stages(model, "weights")
         kept = [_probabilities([masks[layer] for layer in own if layer in masks]) for own in found]
         return Pattern("weights", [stage for stage in kept if stage], name, origin)
-    found = stages(model, _with_free_channels(plan.graph(model)))
+    found = _by_maps(model, _with_free_channels(plan.graph(model)))
     kept = [sum(len(plan.keep[layer]) for layer in own) / sum(plan.widths[layer] for layer in own) for own in found]
     return Pattern("channels", kept, name, origin)
 
@@ -74,14 +73,10 @@ def plan_guided(model: keras.Model, pattern: Pattern, seed: int = 0) -> ChannelP
     """
     origin = {"method": "guided", "pattern": pattern.name, "digest": pattern.digest, **pattern.origin, "seed": seed}
     if pattern.kind == "weights":
-        kernels = kernels_of(ChannelGraph(model))
-        found = _as_many(model, pattern, stages(model, kernels.values()))
-        return _drawn(model, pattern, found, origin)
-    views = stream_normalizations(model)
-    graph = ChannelGraph(model, views)
-    found = _as_many(model, pattern, stages(model, _with_free_channels(graph)))
+        return _drawn(model, pattern, _as_many(model, pattern), origin)
+    views, found = stream_normalizations(model), _as_many(model, pattern)
     ratios = {layer: 1.0 - kept for kept, own in zip(pattern.stages, found, strict=True) for layer in own}
-    pools, first = graph.pools(), {}
+    pools, first = ChannelGraph(model, views).pools(), {}
     for layer in ratios:  # those that lose the same channels, although in different stages, go with the first of them
         own = tuple(number for number, pool in enumerate(pools) if layer in pool.layers)
         ratios[layer] = ratios[first.setdefault(own, layer)]
@@ -89,16 +84,24 @@ def plan_guided(model: keras.Model, pattern: Pattern, seed: int = 0) -> ChannelP
     return dataclasses.replace(plan, origin=origin)
 
 
-def stages(model: keras.Model, records: Iterable[Record]) -> list[list[str]]:
-    """Names of layers by the size of the maps that they put out, in the order in which the network comes to them.
+def stages(model: keras.Model, kind: str) -> list[list[str]]:
+    """Names of the layers of each stage: those that compute on maps of one size.
 
     Args:
-        model: The network, for the message.
-        records: Of its layers.
+        model: The network.
+        kind: `"channels"`: the convolutions, and selections from a stream, that can lose channels. `"weights"`: all
+            convolutions.
 
     Raises:
         PlanError: If there are none.
     """
+    if kind == "weights":
+        return _by_maps(model, kernels_of(ChannelGraph(model)).values())
+    return _by_maps(model, _with_free_channels(ChannelGraph(model, stream_normalizations(model))))
+
+
+def _by_maps(model: keras.Model, records: Iterable[Record]) -> list[list[str]]:
+    """Names of layers by the size of the maps that they put out, in the order in which the network comes to them."""
     found: dict[int, list[str]] = {}
     for record in records:
         found.setdefault(math.prod(record.calls[0].output_shape[1:-1]), []).append(record.name)
@@ -144,8 +147,9 @@ def _drawn(
     return WeightPlan.from_masks(model, masks, origin=origin)
 
 
-def _as_many(model: keras.Model, pattern: Pattern, found: list[list[str]]) -> list[list[str]]:
+def _as_many(model: keras.Model, pattern: Pattern) -> list[list[str]]:
     """The stages, if the pattern has as many."""
+    found = stages(model, pattern.kind)
     if len(found) != len(pattern.stages):
         raise PlanError(
             f"The pattern {pattern.name!r} has {_counted(len(pattern.stages))}, {model.name!r} has {len(found)}: "

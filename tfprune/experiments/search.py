@@ -69,6 +69,7 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
             f"--regimes={','.join(values.regimes)}. Add it, or leave --regimes out."
         )
     runner = Runner(grid[0])
+    _check_stages(runner, grid)
     own = take_shard(grid, values.shard)
     if own:
         runner.run(own)
@@ -95,10 +96,18 @@ def _grid(values: flags.FlagValues) -> list[Settings]:
     return [*searched, *(_made_to(load_pattern(path), own) for own in networks.values() for path in guides)]
 
 
+def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
+    """Raises a PlanError for a network without stages, before anything is trained."""
+    from tfprune.guided import stages
+
+    for model in {id(model): model for model in (runner.study(settings).model for settings in grid)}.values():
+        stages(model, "weights")
+
+
 def _made_to(pattern: Pattern, settings: Settings) -> Settings:
     """The network of these settings made to a pattern, trained as they say."""
     return dataclasses.replace(
-        settings, method="guided", guide=pattern, ratio=None, macs=None, variant=None, skip=(), gamma_l1=0.0,
+        settings, method="guided", guide=pattern, ratio=None, macs=None, variant=None, round=1, skip=(), gamma_l1=0.0,
         gate_l1=0.0, gates="blocks", pretrained=False, pattern=None, schedule=None, scratch_rescale=False,
     )  # fmt: skip
 
