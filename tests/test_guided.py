@@ -138,6 +138,18 @@ def test_networks_with_streams_get_a_pattern_and_have_it(name):
         assert np.abs(np.subtract(found.stages, wanted.stages)).max() < 0.07  # what rounding down leaves out
 
 
+def test_layers_of_two_stages_that_are_coupled_lose_the_same_channels():
+    inputs = keras.Input((8, 8, 3))
+    fine = layers.Conv2D(16, 3, padding="same", name="fine")(inputs)
+    coarse = layers.Conv2D(16, 3, strides=2, padding="same", name="coarse")(inputs)
+    x = layers.Add()([fine, layers.UpSampling2D(2)(coarse)])
+    x = layers.Conv2D(8, 3, padding="same", name="last")(x)
+    model = randomize(keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))))
+    plan = plan_guided(model, Pattern("channels", (0.5, 0.25)))
+    assert [len(plan.keep[name]) for name in ("fine", "coarse", "last")] == [8, 8, 4]
+    prove(model, plan)
+
+
 def test_the_smallest_fraction_leaves_a_channel():
     model = plain_cnn()
     stages = len(pattern_of(model, tfprune.plan_channels(model, 0.5)).stages)

@@ -1,9 +1,10 @@
+import math
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-import tfprune
 from tests.helpers import assert_sliced, plain_cnn, randomize, residual_cnn, trainable
 from tfprune.errors import PlanError, UsageError
 from tfprune.methods import METHODS
@@ -358,11 +359,24 @@ def test_uniform_widths_in_front_of_streams_reach_the_parameter_counts_of_the_pa
     model = build_model("preresnet164", (32, 32, 3), 10)
     views, params = stream_normalizations(model), []
     for ratio in RATIOS:
-        plan = tfprune.plan_channels(model, ratio, criterion="gamma", views=views)
+        plan = METHODS.get("uniform").plan(model, MethodSettings(ratio=ratio))
         whole = sum(plan.widths[view] for view in views)
         gone = whole - sum(len(plan.keep[view]) for view in views)
         params.append((plan.params[1] + 2 * gone + whole) / 1e6)
     assert params == pytest.approx([1.404, 1.165, 0.932, 0.741, 0.577, 0.409, 0.289], abs=0.0006)
+
+
+def test_uniform_sparsification_takes_the_same_fraction_of_every_kernel_at_random():
+    model = build_model("vgg11", (32, 32, 3), 10, 0.1)
+    method = METHODS.get("uniform_sparsification")
+    one, same, other = (method.plan(model, MethodSettings(ratio=0.3, seed=seed)) for seed in (1, 1, 2))
+    for mask in (*one.arrays().values(), *other.arrays().values()):
+        assert mask.size - mask.sum() == math.floor(mask.size * 0.3)
+    assert one.masks == same.masks
+    shared = np.mean(one.arrays()["conv_8"] & other.arrays()["conv_8"])
+    assert shared == pytest.approx(0.49, abs=0.02)  # drawn apart: 0.7 * 0.7
+    magnitudes = np.abs(model.get_layer("conv_8").kernel.numpy())
+    assert magnitudes[one.arrays()["conv_8"]].mean() == pytest.approx(magnitudes.mean(), rel=0.03)
 
 
 @pytest.mark.parametrize("method", ["network_slimming", "uniform", "random", "l1_norm", "magnitude"])

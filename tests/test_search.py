@@ -213,12 +213,12 @@ def test_efficiency_is_paired_by_seed_with_an_interval():
 
 
 def test_a_control_that_falls_with_its_size_is_made_a_curve_that_does_not():
-    points = [point("uniform", "channels", size, [height]) for size, height in ((100, 0.8), (200, 0.9), (400, 0.7))]
-    points.append(point("unpruned", "", 800, [0.95]))
-    own = point("network_slimming", "channels", 100, [0.8], True)
-    # 0.9 and 0.7 are pooled to 0.8, which is reached at the smallest.
+    points = [point("uniform", "channels", size, [height]) for size, height in ((100, 0.5), (200, 0.75), (400, 0.25))]
+    points.append(point("unpruned", "", 800, [0.75]))
+    own = point("network_slimming", "channels", 100, [0.5], True)
+    # 0.75 and 0.25 are pooled to 0.5, which is reached at the smallest.
     assert efficiency(own, [*points, own]).ratio == pytest.approx(1.0)
-    other = dataclasses.replace(own, accuracies={0: 0.875})
+    other = dataclasses.replace(own, accuracies={0: 0.625})
     assert efficiency(other, [*points, other]).ratio == pytest.approx(math.sqrt(400 * 800) / 100)
 
 
