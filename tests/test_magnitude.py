@@ -13,9 +13,9 @@ from tfprune.data import load
 from tfprune.data.image_data import ImageData
 from tfprune.errors import UsageError
 from tfprune.experiments import study_flags
+from tfprune.experiments.budgets import flops_ratio
 from tfprune.experiments.run import main
 from tfprune.experiments.settings import settings_from_flags
-from tfprune.experiments.study import flops_ratio
 from tfprune.masking import GradualMasks, Mask, mask_edit
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings

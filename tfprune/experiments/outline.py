@@ -8,8 +8,10 @@ from pathlib import Path
 import tensorflow as tf
 from tabulate import tabulate
 
+from tfprune.experiments import budgets
+from tfprune.experiments.budgets import flops_ratio, in_epochs
 from tfprune.experiments.store import Stage
-from tfprune.experiments.study import Shared, Study, flops_ratio, in_epochs
+from tfprune.experiments.study import Shared, Study
 from tfprune.plans import Plan
 from tfprune.training.regimes import REGIMES
 from tfprune.training.schedules import Schedule
@@ -84,11 +86,11 @@ def _stage_lines(study: Study, seed: int, plan: Plan, known: bool) -> Iterator[t
     if stored := study.stored_plan(seed):
         plan, known = stored, True
     for regime in s.regime_list:
-        epochs = study.epochs(regime, plan)
+        epochs = budgets.epochs(study.settings, regime, plan)
         sure = known or regime.budget != "flops" or s.budget == "epochs"
         rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
         done = _progress(study.stages.regime(seed, regime, epochs)) if known else ""
-        epochs -= study.first_epoch(regime)
+        epochs -= budgets.first_epoch(study.settings, regime)
         yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
 
 
@@ -102,9 +104,9 @@ def _trainings(study: Study) -> dict[str, float]:
             stage = study.stages.large(seed, sparse)
             left |= {} if stage.done else {stage.name: before * study.settings.epochs}
         for regime in study.settings.regime_list:
-            epochs = study.epochs(regime, plan)
+            epochs = budgets.epochs(study.settings, regime, plan)
             stage = study.stages.regime(seed, regime, epochs)
-            left |= {} if stage.done else {stage.name: after * (epochs - study.first_epoch(regime))}
+            left |= {} if stage.done else {stage.name: after * (epochs - budgets.first_epoch(study.settings, regime))}
     return left
 
 

@@ -22,6 +22,8 @@ from tfprune.data import load
 from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import DivergedError, NothingProvedError, PlanError, RunsFailedError, UsageError
+from tfprune.experiments import budgets
+from tfprune.experiments.budgets import in_epochs
 from tfprune.experiments.costs import latency_beside
 from tfprune.experiments.monitor import EarlyWeights, EpochLines, TensorBoardLog, TimeLeft
 from tfprune.experiments.provenance import provenance
@@ -149,16 +151,6 @@ class Study:
                 f"({error})"
             ) from error
 
-    def epochs(self, regime: Regime, plan: Plan) -> int:
-        """The epoch with which a regime ends, for the network of a plan."""
-        s = self.settings
-        ratio = flops_ratio(plan) if regime.budget == "flops" and s.budget != "epochs" else 1.0
-        return regime.epochs(s.epochs, s.finetune_epochs, ratio, s.budget_cap, s.budget)
-
-    def first_epoch(self, regime: Regime) -> int:
-        """The epoch with which a regime begins, counted from 0."""
-        return self.settings.rewind_epoch if regime.weights == "rewind" else 0
-
     def method_settings(self, seed: int) -> MethodSettings:
         """What the method is told."""
         return MethodSettings.of(self.settings, seed)
@@ -211,7 +203,7 @@ class Study:
                 self._export(small, planned, "pruned")
         waiting = []
         for regime in s.regime_list:
-            stage = self.stages.regime(seed, regime, self.epochs(regime, plan))
+            stage = self.stages.regime(seed, regime, budgets.epochs(s, regime, plan))
             try:
                 with self._doing(stage, seed, regime.name) as due:
                     if due:
@@ -230,7 +222,8 @@ class Study:
     def _run_regime(
         self, stage: Stage, seed: int, regime: Regime, plan: Plan, small: keras.Model, weights: list[np.ndarray]
     ) -> None:
-        s, epochs, first = self.settings, self.epochs(regime, plan), self.first_epoch(regime)
+        s = self.settings
+        epochs, first = budgets.epochs(s, regime, plan), budgets.first_epoch(s, regime)
         schedule = regime.schedule(s.learning_rate, epochs, s.drops)
         self._say(f"seed {seed}: {regime.name}, {in_epochs(epochs - first)}")
         trainer = self._trainer_for(small, plan.edit())
@@ -457,28 +450,10 @@ class Study:
             train_seconds=round(seconds, 3),
             train_examples=self.data.train_count,
             test_examples=self.data.test_count,
-            budget=self._budget(regime, plan),
+            budget=budgets.in_words(s, regime, plan),
             training=self.stages.training(),
             study=self.stages.study(),
         )
-
-    def _budget(self, regime: str, plan: Plan) -> str:
-        if regime == "finetune":
-            return in_epochs(self.settings.finetune_epochs)
-        parts, cap = [], self.settings.budget_cap
-        if regime == "random_ticket" and self.settings.method == "magnitude":
-            parts.append("rescaled initial weights")
-        if regime == "winning_ticket" and self.settings.rewind_epoch:
-            parts.append(f"rewound to epoch {self.settings.rewind_epoch}")
-        if regime == "scratch_b" and self.settings.budget == "epochs":
-            parts.append("the epochs of the large network")
-        elif regime == "scratch_b" and cap is not None and cap < flops_ratio(plan):
-            parts.append(f"at most {cap:g} x the epochs")
-        if regime == "scratch_b" and self.settings.budget == "flops_plus_finetune":
-            parts.append(f"plus {in_epochs(self.settings.finetune_epochs)} of fine-tuning")
-        if regime in ("scratch_e", "scratch_b") and self.settings.scratch_rescale:
-            parts.append("rescaled initial weights")
-        return ", ".join(parts)
 
     def _export(self, model: keras.Model, stage: Stage, regime: str) -> None:
         s = self.settings
@@ -526,16 +501,3 @@ def _best(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     """The first of the best epochs, judged on held out training images if there are any, else on the test images."""
     judge = "validation_accuracy" if "validation_accuracy" in history[0] else "val_accuracy"
     return max(history, key=lambda epoch: epoch[judge])
-
-
-def flops_ratio(plan: Plan) -> float:
-    """How many times fewer FLOPs the pruned network has; what Scratch-B multiplies the epochs by."""
-    before, after = plan.flops
-    if after >= before:  # the code of the paper counted before it masked: Scratch-B was Scratch-E
-        raise PlanError(f"The plan saves no FLOPs ({before:,} -> {after:,}), so Scratch-B has no budget. Prune more.")
-    return before / after
-
-
-def in_epochs(number: int) -> str:
-    """A number of epochs in words."""
-    return f"{number} epoch{'s' * (number != 1)}"
