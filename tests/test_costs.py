@@ -30,7 +30,7 @@ def results(origin, sparse=False, epochs=None):
     stages[rows["unpruned"]] = SimpleNamespace(name="large")
     if sparse:
         stages[rows["pruned"]] = SimpleNamespace(name="sparse")
-    return Results(list(rows.values()), {}, {}, stages, {(ROW.study, ROW.seed): origin}, {})
+    return Results(list(rows.values()), {}, {}, stages, {(ROW.study, ROW.seed): origin}, {}, {})
 
 
 def costs(*args, **kwargs):
