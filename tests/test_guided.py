@@ -6,7 +6,7 @@ from keras import layers
 import tfprune
 from tests.helpers import plain_cnn, prove, randomize
 from tfprune.errors import PlanError
-from tfprune.guided import pattern_of, plan_guided
+from tfprune.guided import pattern_of, plan_guided, stages
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
@@ -169,6 +169,26 @@ def test_a_network_of_another_number_of_stages_is_told_with_its_own(vgg11):
         plan_guided(vgg11, Pattern("channels", (0.5,) * 3))
     with pytest.raises(PlanError, match="has 1 stage, 'vgg11' has 5"):
         plan_guided(vgg11, Pattern("weights", [{"3x3": [[0.5] * 3] * 3}]))
+
+
+def test_maps_of_one_area_and_other_sides_are_stages_apart_and_maps_of_any_size_are_refused():
+    inputs = keras.Input((8, 2, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="tall")(inputs)
+    x = layers.Conv2D(4, 1, name="square")(layers.Reshape((4, 4, 4))(x))
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    assert stages(model, "weights") == [["tall"], ["square"]]
+    inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)), name="any")
+    with pytest.raises(PlanError, match="the size of the maps of first depends on the input"):
+        plan_guided(model, Pattern("channels", (0.5,)))
+
+
+def test_what_a_pattern_says_of_itself_does_not_hide_how_the_plan_was_made(vgg11):
+    pattern = Pattern("channels", (0.5,) * 5, "mine", {"method": "theirs", "seed": 7, "setting": "ratio=0.5"})
+    origin = plan_guided(vgg11, pattern, seed=3).origin
+    assert (origin["method"], origin["pattern"], origin["seed"]) == ("guided", "mine", 3)
+    assert origin["setting"] == "ratio=0.5"
 
 
 def test_a_network_without_stages_and_a_design_are_told():

@@ -92,6 +92,7 @@ def test_what_is_no_pattern_of_weights(stage):
         ("[]", "is no pattern of this version"),
         ('{"format": "other"}', "its format should be 'tfprune pattern 1'"),
         ('{"format": "tfprune pattern 1"}', "has no kind and no stages"),
+        ('{"format": "tfprune pattern 1", "kind": "channels", "stages": [1], "orgin": {}}', "has orgin, which"),
         ('{"format": "tfprune pattern 1", "kind": "rows", "stages": [1]}', "is one of channels, weights"),
         ('{"format": "tfprune pattern 1", "kind": "channels", "stages": [2]}', "one fraction above 0"),
         ('{"format": "tfprune pattern 1", "kind": "channels", "stages": [1], "name": 3}', "its origin a dictionary"),

@@ -14,10 +14,22 @@ from keras import layers
 from scipy import stats
 
 import tfprune
+from tests.test_results import ROW
 from tests.test_run import trained, user_network  # noqa: F401, a fixture
 from tfprune.experiments import report, run, search
-from tfprune.experiments.results import collect
-from tfprune.experiments.search_points import Efficiency, Point, controls, efficiency, is_search, same_ratio
+from tfprune.experiments.results import Results, collect
+from tfprune.experiments.search_points import (
+    Efficiency,
+    Found,
+    Point,
+    controls,
+    efficiency,
+    found_patterns,
+    is_search,
+    mean_of_seeds,
+    same_ratio,
+    write_patterns,
+)
 from tfprune.experiments.search_sections import _times as words_of
 from tfprune.experiments.settings import settings_from_flags
 from tfprune.guided import pattern_of, plan_guided
@@ -83,7 +95,7 @@ def check_patterns(workdir):
     files = sorted((workdir / "patterns").glob("*.json"))
     assert len(files) == 4
     for path in files:
-        study = path.stem.rpartition("-")[2]
+        (study,) = (own for own, row in rows.items() if f"{row.method}-ratio-{row.setting[6:]}-" in path.name)
         of_seeds = [pattern_of(model, results.plans[study, seed]) for seed in (0, 1)]
         saved, kind = load_pattern(path), "channels" if rows[study].method == "network_slimming" else "weights"
         assert (saved.kind, saved.origin["seeds"], saved.origin["setting"]) == (kind, [0, 1], rows[study].setting)
@@ -123,7 +135,7 @@ def check_that_a_saved_pattern_makes_the_same_network(network, workdir, trained)
 def test_shards_leave_guided_networks_to_a_run_that_has_all_seeds(network, tmp_path, capsys, trained):  # noqa: F811
     flags = ["--ratio=.5", "--seeds=2", "--method=network_slimming,uniform"]
     assert go(network, tmp_path, *flags, "--shard=0/2") == 0
-    assert "no guided network for network_slimming, ratio=0.5: seeds 1 are not pruned yet" in capsys.readouterr().out
+    assert "no guided network for network_slimming, ratio=0.5. Its seeds 1 are not pruned" in capsys.readouterr().out
     assert go(network, tmp_path, *flags, "--shard=1/2") == 0  # and its own part of the guided networks
     assert "no guided network" not in capsys.readouterr().out
     assert go(network, tmp_path, *flags) == 0
@@ -195,7 +207,7 @@ def test_the_efficiency_of_figure_3():
     assert found.ratio == pytest.approx(14_724_042 / 2_450_000)
     assert (found.n, found.above, found.below) == (1, 1, 0)
     assert math.isnan(found.low)
-    assert words_of(found) == "6.01 x; at least so, in 1 of 1 seeds"
+    assert words_of(found) == "at least 6.01 x (a bound in 1 of 1 seeds)"
 
 
 def test_efficiency_is_paired_by_seed_with_an_interval():
@@ -223,14 +235,29 @@ def test_a_control_that_falls_with_its_size_is_made_a_curve_that_does_not():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "above", "below", "sign"),
+    ("accuracies", "words"),
     [
-        (1.1, 2.0, 0, 0, 1), (1.1, 2.0, 3, 0, 1), (1.1, 2.0, 0, 1, 0), (0.9, 2.0, 0, 0, 0), (0.5, 0.9, 0, 0, -1),
-        (0.5, 0.9, 0, 2, -1), (0.5, 0.9, 1, 0, 0), (1.5, 1.5, 0, 0, 0), (math.nan, math.nan, 0, 0, 0),
+        ((0.70, 0.82, 0.83), "at most {} x (a bound in 1 of 3 seeds)"),
+        ((0.82, 0.95, 0.97), "at least {} x (a bound in 2 of 3 seeds)"),
+        ((0.70, 0.82, 0.97), "not known: only bounds, of both kinds"),
     ],
-)  # fmt: skip
-def test_when_an_efficiency_is_shown(low, high, above, below, sign):
-    assert Efficiency(1.0, low, high, 3, above, below).sign == sign
+)
+def test_bounds_have_no_interval_and_show_nothing(accuracies, words):
+    points = [point("uniform", "channels", size, (low,) * 3) for size, low in ((100_000, 0.80), (400_000, 0.84))]
+    points.append(point("unpruned", "", 1_600_000, (0.90,) * 3))
+    own = point("network_slimming", "channels", 10_000, accuracies, True)
+    found = efficiency(own, [*points, own])
+    assert math.isnan(found.low)
+    assert found.sign == 0
+    assert words_of(found) == words.format(f"{found.ratio:.2f}")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign"),
+    [(1.1, 2.0, 1), (0.9, 2.0, 0), (0.5, 0.9, -1), (1.5, 1.5, 0), (math.nan, math.nan, 0)],
+)
+def test_when_an_efficiency_is_shown(low, high, sign):
+    assert Efficiency(1.0, low, high, 3, 0, 0).sign == sign
 
 
 def test_what_stands_beside_what():
@@ -246,6 +273,30 @@ def test_what_stands_beside_what():
     assert same_ratio(points[3], points) is None
     assert is_search(points)
     assert not is_search([points[0], points[2]])
+
+
+def test_a_report_leaves_an_edited_pattern_alone(tmp_path):
+    row = dataclasses.replace(ROW, method="network_slimming", setting="ratio=0.5")
+    patterns = {seed: Pattern("channels", (0.5, kept), "mine") for seed, kept in enumerate((0.2, 0.4))}
+    found = Found(row, patterns, mean_of_seeds(patterns))
+    write_patterns(tmp_path, [found])
+    path = tmp_path / found.file
+    assert load_pattern(path).stages == pytest.approx((0.5, 0.3))
+    path.write_text(path.read_text(encoding="utf-8").replace("0.5", "0.75"), encoding="utf-8")
+    write_patterns(tmp_path, [found])
+    assert load_pattern(path).stages == pytest.approx((0.75, 0.3))
+    more = {**patterns, 2: Pattern("channels", (0.8, 0.6), "mine")}  # another seed
+    other = Found(row, more, mean_of_seeds(more))
+    write_patterns(tmp_path, [other])
+    assert load_pattern(tmp_path / other.file).stages == pytest.approx((0.6, 0.4))
+    assert load_pattern(path).stages == pytest.approx((0.75, 0.3))
+
+
+def test_seeds_with_other_stages_have_no_mean_and_are_told():
+    rows = [dataclasses.replace(ROW, method="network_slimming", seed=seed) for seed in (0, 1)]
+    patterns = {(ROW.study, 0): Pattern("channels", (0.5, 0.5)), (ROW.study, 1): Pattern("channels", (0.5,))}
+    with pytest.warns(UserWarning, match="the patterns of network_slimming, ratio=0.5 are left out. Only patterns"):
+        assert found_patterns(Results(rows, {}, {}, {}, {}, {}, patterns)) == []
 
 
 # Recipes.
@@ -274,7 +325,9 @@ def test_a_recipe_is_read_as_the_figure_says(path, monkeypatch):
 def test_a_recipe_can_be_planned(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(FOLDER.parent)
     assert search.main([f"--flagfile={path}", "--smoke", "--dry_run", f"--workdir={tmp_path}"]) == 0
-    assert "trainings left" in capsys.readouterr().out
+    *_, left, guided = capsys.readouterr().out.strip().splitlines()
+    assert "trainings left" in left
+    assert guided.startswith("and ")
 
 
 @pytest.mark.slow

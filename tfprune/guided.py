@@ -8,7 +8,6 @@ another network, or from another data set, both are *transferred*. What is made 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -71,7 +70,7 @@ def plan_guided(model: keras.Model, pattern: Pattern, seed: int = 0) -> ChannelP
     Raises:
         PlanError: If the network has no stages or another number of them, or the pattern keeps everything.
     """
-    origin = {"method": "guided", "pattern": pattern.name, "digest": pattern.digest, **pattern.origin, "seed": seed}
+    origin = {**pattern.origin, "method": "guided", "pattern": pattern.name, "digest": pattern.digest, "seed": seed}
     if pattern.kind == "weights":
         return _drawn(model, pattern, _as_many(model, pattern), origin)
     views, found = stream_normalizations(model), _as_many(model, pattern)
@@ -102,9 +101,15 @@ def stages(model: keras.Model, kind: str) -> list[list[str]]:
 
 def _by_maps(model: keras.Model, records: Iterable[Record]) -> list[list[str]]:
     """Names of layers by the size of the maps that they put out, in the order in which the network comes to them."""
-    found: dict[int, list[str]] = {}
+    found: dict[tuple, list[str]] = {}
     for record in records:
-        found.setdefault(math.prod(record.calls[0].output_shape[1:-1]), []).append(record.name)
+        size = tuple(record.calls[0].output_shape[1:-1])
+        if None in size:
+            raise PlanError(
+                f"The stages of {model.name!r} are not known: the size of the maps of {record.name} depends on the "
+                "input. Give it an input of fixed size."
+            )
+        found.setdefault(size, []).append(record.name)
     if not found:
         raise PlanError(
             f"{model.name!r} has no stages: no convolution of it can be pruned. Patterns are of convolutional networks."

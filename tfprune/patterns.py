@@ -88,9 +88,9 @@ def load_pattern(path: str | os.PathLike) -> Pattern:
     """Reads what `Pattern.save` wrote; raises a PlanError if the file is missing or no pattern."""
     _, content = read_plan(path, {_FORMAT: Pattern}, "pattern")
     if missing := {"kind", "stages"} - content.keys():
-        raise PlanError(
-            f"The pattern {os.fspath(path)!r} has no {' and no '.join(sorted(missing))}. Add what is missing."
-        )
+        raise PlanError(f"The pattern {os.fspath(path)!r} has no {' and no '.join(sorted(missing))}.")
+    if unknown := content.keys() - {field.name for field in dataclasses.fields(Pattern)}:
+        raise PlanError(f"The pattern {os.fspath(path)!r} has {', '.join(sorted(unknown))}, which no pattern has.")
     try:
         return Pattern(content["kind"], content["stages"], content.get("name", "pattern"), content.get("origin", {}))
     except PlanError as error:

@@ -62,10 +62,11 @@ def _write_report(workdir: Path) -> str:
         )
     studies = summarize(results)
     write_summary(workdir / "summary.csv", [summary for own in studies.values() for summary in own])
-    write_patterns(workdir, found_patterns(results))
+    found = found_patterns(results)
+    write_patterns(workdir, found)
     (workdir / "figures").mkdir(exist_ok=True)
     parts = [
-        *(searched := list(search_sections.search_sections(workdir, studies.values(), results))),
+        *(searched := list(search_sections.search_sections(workdir, studies.values(), results, found))),
         *(sections.study_section(workdir, own, results) for own in studies.values()),
         *sections.comparison_sections(workdir, studies.values()),
         *sections.ticket_sections(workdir, results.rows),

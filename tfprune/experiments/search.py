@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfprune.command import run_command
-from tfprune.errors import UsageError
+from tfprune.errors import PlanError, UsageError
 from tfprune.experiments import study_flags
 from tfprune.experiments.run import GOING_ON, NOTHING, Runner, refuse_arguments
-from tfprune.experiments.settings import Settings, settings_from_flags
+from tfprune.experiments.settings import OF_WEIGHTS, Settings, settings_from_flags
 from tfprune.experiments.shards import take_shard
 from tfprune.methods import METHODS
 from tfprune.patterns import Pattern, load_pattern
@@ -75,7 +75,9 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
         runner.run(own)
     else:
         print(NOTHING)
-    if values.guided and not values.dry_run:
+    if values.guided and values.dry_run:
+        print(f"and {len(_found(grid))} guided networks for each seed, to the patterns that will be found")
+    elif values.guided:
         guided = take_shard(_guided(runner, grid), values.shard)
         if guided:
             runner.run(guided)
@@ -100,8 +102,10 @@ def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
     """Raises a PlanError for a network without stages, before anything is trained."""
     from tfprune.guided import stages
 
-    for model in {id(model): model for model in (runner.study(settings).model for settings in grid)}.values():
-        stages(model, "weights")
+    kinds = {settings: "weights" if settings.method in OF_WEIGHTS else "channels" for settings in grid}
+    models = ((runner.study(settings).model, kind) for settings, kind in kinds.items() if settings.guide is None)
+    for model, kind in {(id(model), kind): (model, kind) for model, kind in models}.values():
+        stages(model, kind)
 
 
 def _made_to(pattern: Pattern, settings: Settings) -> Settings:
@@ -114,24 +118,29 @@ def _made_to(pattern: Pattern, settings: Settings) -> Settings:
 
 def _guided(runner: Runner, grid: Sequence[Settings]) -> list[Settings]:
     """The networks to make to what was found; tells what is left to a later run."""
-    from tfprune.experiments.results import PATTERN
     from tfprune.experiments.search_points import mean_of_seeds
 
     made = []
-    for settings in grid:
-        if not METHODS.get(settings.method).automatic:
-            continue
-        stages = {seed: runner.study(settings).stages.plan(seed) for seed in settings.seeds}
-        missing = [seed for seed, stage in stages.items() if not (stage.done and (stage.folder / PATTERN).is_file())]
-        if not missing:
-            mean = mean_of_seeds({seed: load_pattern(stage.file(PATTERN)) for seed, stage in stages.items()})
-            made.append(_made_to(mean, settings))
-        elif runner.chief:
-            print(
-                f"no guided network for {settings.method}, {settings.name}: seeds {', '.join(map(str, missing))} are "
-                "not pruned yet. The same command makes it when they are."
-            )
+    for settings in _found(grid):
+        study = runner.study(settings)
+        plans = {seed: study.stored_plan(seed) for seed in settings.seeds}
+        missing = [str(seed) for seed, plan in plans.items() if plan is None]
+        try:
+            if missing:
+                raise PlanError(
+                    f"Its seeds {', '.join(missing)} are not pruned, not yet or because they failed. The same command "
+                    "makes it when they are."
+                )
+            made.append(_made_to(mean_of_seeds({seed: study.pattern(seed, plans[seed]) for seed in plans}), settings))
+        except PlanError as error:
+            if runner.chief:
+                print(f"no guided network for {settings.method}, {settings.name}. {error}")
     return made
+
+
+def _found(grid: Sequence[Settings]) -> list[Settings]:
+    """Those whose architecture follows from trained weights."""
+    return [settings for settings in grid if METHODS.get(settings.method).automatic]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import itertools
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
+from tfprune.errors import PlanError
 from tfprune.experiments.results import Results, Row, without_amount
 from tfprune.experiments.statistics import Difference, paired_difference
 from tfprune.experiments.summary import Summary
@@ -68,8 +70,10 @@ class Efficiency:
     """How many times the parameters of a network its control needs for the same accuracy.
 
     Attributes:
-        ratio: Geometric mean over seeds.
-        low: Lower end of the 95 % confidence interval (Student's t of the logarithm, paired by seed); NaN for one seed.
+        ratio: Geometric mean over seeds; a lower bound if there are any `above`, an upper bound if there are any
+            `below`, and nothing at all if there are both.
+        low: Lower end of the 95 % confidence interval (Student's t of the logarithm, paired by seed); NaN for one seed
+            and for bounds.
         high: Upper end.
         n: Number of seeds.
         above: Seeds in which not even the largest control is as accurate; there the ratio is that to the largest.
@@ -87,12 +91,9 @@ class Efficiency:
     def sign(self) -> int:
         """1 if fewer parameters than the control's are shown, -1 if more are, else 0.
 
-        It takes seeds with some spread, an interval that excludes 1, and no seed of which only the opposite bound is
-        known.
+        It takes seeds with some spread, and an interval that excludes 1.
         """
-        if not self.low < self.high:
-            return 0
-        return int(self.low > 1 and not self.below) - int(self.high < 1 and not self.above)
+        return int(self.low > 1) - int(self.high < 1) if self.low < self.high else 0
 
 
 def search_points(studies: Iterable[Sequence[Summary]], results: Results) -> list[Point]:
@@ -134,14 +135,13 @@ def _point(summary: Summary, results: Results) -> Point:
 
 def _guide(row: Row, origin: Mapping[str, Any]) -> tuple[str, str, str]:
     """Line, label and source of a guided network; patterns that people wrote may not tell where they come from."""
-    if "setting" not in origin:
+    if not {"dataset", "network", "width", "pruning", "setting"} <= origin.keys():
         return "transferred", f"transferred, {origin['pattern']}", ""
     source = str(origin["setting"])
-    how = f"{origin.get('pruning')}, {source}"
-    own = (origin.get("dataset"), origin.get("network"), origin.get("width"))
-    if own == (row.dataset, row.model, row.width):
+    how = f"{origin['pruning']}, {source}"
+    if (origin["dataset"], origin["network"], origin["width"]) == (row.dataset, row.model, row.width):
         return "guided", f"guided by {how}", source
-    return "transferred", f"transferred from {own[0]}, {own[1]}: {how}", source
+    return "transferred", f"transferred from {origin['dataset']}, {origin['network']}: {how}", source
 
 
 def _left(plan: Plan) -> int:
@@ -171,7 +171,7 @@ def efficiency(point: Point, points: Sequence[Point]) -> Efficiency | None:
         points: All points of its study.
 
     Returns:
-        None if there are no controls of the same seeds.
+        None if there is no seed that the network and all of its controls have.
     """
     curve = [*controls(point, points), *(own for own in points if not own.unit)]
     seeds = sorted(set(point.accuracies).intersection(*(own.accuracies for own in curve)))
@@ -187,8 +187,10 @@ def efficiency(point: Point, points: Sequence[Point]) -> Efficiency | None:
         below += accuracy <= heights[0]
         logs[seed] = _first_size(sizes, heights, accuracy) - math.log(point.params[seed])
     difference = paired_difference(logs, dict.fromkeys(logs, 0.0))
-    ratios = np.exp([difference.mean, difference.low, difference.high]).tolist()
-    return Efficiency(*ratios, len(seeds), above, below)
+    ratio, low, high = np.exp([difference.mean, difference.low, difference.high]).tolist()
+    if above or below:  # the spread of bounds tells nothing
+        low = high = math.nan
+    return Efficiency(ratio, low, high, len(seeds), above, below)
 
 
 def _first_size(sizes: np.ndarray, heights: np.ndarray, accuracy: float) -> float:
@@ -226,40 +228,49 @@ class Found:
 
     @property
     def file(self) -> str:
-        """Where the mean is saved, in a workdir."""
-        return f"patterns/{file_name(self.mean.name)}-{self.row.study}.json"
+        """Where the mean is saved, in a workdir; what is in it tells its name."""
+        return f"patterns/{file_name(self.mean.name)}-{self.mean.digest}.json"
 
 
 def mean_of_seeds(patterns: Mapping[int, Pattern]) -> Pattern:
-    """The mean of the patterns of the seeds of one setting."""
+    """The mean of the patterns of the seeds of one setting.
+
+    Raises:
+        PlanError: If they have no mean: seeds may differ in their stages, where gates close whole blocks.
+    """
     first = next(iter(patterns.values()))
     return mean_pattern(list(patterns.values()), first.name, {**first.origin, "seeds": sorted(patterns)})
 
 
 def found_patterns(results: Results) -> list[Found]:
-    """The patterns of every setting whose architecture follows from trained weights."""
+    """The patterns of every setting whose architecture follows from trained weights; warns of those without a mean."""
     rows = {row.study: row for row in results.rows if METHODS.get(row.method).automatic}
     by_study: dict[str, dict[int, Pattern]] = defaultdict(dict)
     for (study, seed), pattern in sorted(results.patterns.items()):
         if study in rows:
             by_study[study][seed] = pattern
-    found = [Found(rows[study], own, mean_of_seeds(own)) for study, own in by_study.items() if _have_a_mean(own)]
+    found = []
+    for study, own in by_study.items():
+        try:
+            found.append(Found(rows[study], own, mean_of_seeds(own)))
+        except PlanError as error:
+            setting = f"{rows[study].method}, {rows[study].setting}"
+            warnings.warn(f"the patterns of {setting} are left out. {error}", stacklevel=2)
     return sorted(found, key=lambda one: (one.row.method, one.row.setting, one.row.study))
 
 
-def _have_a_mean(patterns: Mapping[int, Pattern]) -> bool:
-    """Not where seeds have closed whole stages of gated blocks, so that their stages differ."""
-    return len({own.shape for own in patterns.values()}) == 1
-
-
 def write_patterns(workdir: Path, found: Sequence[Found]) -> None:
-    """Writes patterns.csv, a line for every stage (or position of its kernels) and seed, and the means as files."""
+    """Writes patterns.csv, a line for every stage (or position of its kernels) and seed, and the means as files.
+
+    A file that is there is left as it is: it has the same mean, or somebody has edited it.
+    """
     if not found:
         return
     (workdir / "patterns").mkdir(exist_ok=True)
     for own in found:
-        with replacing(workdir / own.file) as scratch:
-            own.mean.save(scratch)
+        if not (workdir / own.file).exists():
+            with replacing(workdir / own.file) as scratch:
+                own.mean.save(scratch)
     header = ("dataset", "model", "width", "method", "setting", "study", "seed", "stage", "kernel", "position", "kept")
     with replacing(workdir / "patterns.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -18,7 +18,6 @@ from tfprune.experiments.search_points import (
     Found,
     Point,
     efficiency,
-    found_patterns,
     is_search,
     same_ratio,
     search_points,
@@ -37,17 +36,18 @@ LEGEND = {
     "times fewer parameters": "How many times the parameters of a network its control needs for the same accuracy. For "
     "each seed the control's accuracies, and that of the large network as its largest, are made a curve that never "
     "falls with the number of parameters (isotonic regression); between two networks accuracy is linear in the "
-    "logarithm of the parameters. Geometric mean over seeds, 95 % confidence interval (Student's t of the logarithm). "
-    "*At least*: in so many seeds no control is as accurate, and the ratio is that to the largest; *at most*: in so "
-    "many the smallest is.",
+    "logarithm of the parameters. Geometric mean over the seeds that all of them have, 95 % confidence interval "
+    "(Student's t of the logarithm). *At least*: in so many seeds no control is as accurate, and the ratio is that to "
+    "the largest; *at most*: in so many the smallest is. Bounds have no interval, and show nothing.",
     "stages": "What computes on maps of one size. Of channels: the fraction that is kept; of weights: the probability "
     "with which each position of the kernels is kept, row by row. Mean over seeds.",
 }
 
 
-def search_sections(workdir: Path, studies: Iterable[Sequence[Summary]], results: Results) -> Iterator[Section]:
+def search_sections(
+    workdir: Path, studies: Iterable[Sequence[Summary]], results: Results, found: Sequence[Found]
+) -> Iterator[Section]:
     """For every network with found and uniform architectures: their accuracies; and for each, what was found."""
-    found = found_patterns(results)
     for network, own in by_network(studies).items():
         points = search_points(own, results)
         if is_search(points):
@@ -100,13 +100,13 @@ def _efficiencies(points: Sequence[Point]) -> Iterator[Table]:
 
 def _times(found: Efficiency) -> str:
     """In numbers, and with what is only known as a bound."""
+    if found.above and found.below:
+        return "not known: only bounds, of both kinds"
     interval = "" if math.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
-    bounds = [
-        f"at {word} so, in {number} of {found.n} seeds"
-        for word, number in (("least", found.above), ("most", found.below))
-        if number
-    ]
-    return f"{found.ratio:.2f} x{interval}" + (f"; {' and '.join(bounds)}" if bounds else "")
+    for word, number in (("least", found.above), ("most", found.below)):
+        if number:
+            return f"at {word} {found.ratio:.2f} x (a bound in {number} of {found.n} seeds)"
+    return f"{found.ratio:.2f} x{interval}"
 
 
 def _words(points: Sequence[Point], found: Sequence[Found]) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _words(points: Sequence[Point], found: Sequence[Found]) -> Iterator[str]:
         if not found_of:
             continue
         fewer, more = (sum(one.sign == sign for one in found_of) for sign in (1, -1))
-        if found_of[0].n == 1:
+        if all(one.n == 1 for one in found_of):
             yield f"{line[1]}: one seed, so whether it needs fewer parameters than {CONTROLS[line[0]]} is not shown."
         elif fewer or more:
             yield (

@@ -41,7 +41,7 @@ _OWN_FLAGS = {
 }
 _SMOKE_GATE_L1 = 2.0  # closes gates within the few steps of --smoke
 _MOST_SEEDS = 1000
-_OF_WEIGHTS = ("magnitude", "uniform_sparsification")
+OF_WEIGHTS = ("magnitude", "uniform_sparsification")
 # Flags that take several values, of which every combination is a setting.
 _LISTS = {
     "dataset": str, "model": str, "method": str, "ratio": float, "macs": float, "variant": str, "guide": str,
@@ -265,7 +265,7 @@ def _amount(own: Mapping[str, Any], method: str, model: str) -> tuple[float | No
         return None, load_pattern(own["guide"])
     if len(given) > 1:
         raise UsageError(f"Give one of --ratio, --macs and --variant, and --guide for guided alone; received {flags}.")
-    for name, text in (("ratio", f"of {'weights' if method in _OF_WEIGHTS else 'channels'} to remove"),
+    for name, text in (("ratio", f"of {'weights' if method in OF_WEIGHTS else 'channels'} to remove"),
                        ("macs", "of the MACs to keep")):  # fmt: skip
         if name in given and not 0.0 < given[name] < 1.0:
             raise UsageError(f"--{name}={given[name]:g} is outside (0, 1): give the fraction {text}.")

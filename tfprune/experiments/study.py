@@ -305,13 +305,13 @@ class Study:
             if plan.inherits:
                 save_weights(folder, small.get_weights())
             write_json(folder / "origin.json", self._origin(seed, plan, large, to_prune))
-            if pattern := self._pattern(seed, plan):
+            if pattern := self.pattern(seed, plan):
                 pattern.save(folder / PATTERN)
             if _is_smaller(plan):
                 write_json(folder / LATENCY, latency_beside(self.model, small))
             write_json(folder / "rows.json", [dataclasses.asdict(row) for row in rows])
 
-    def _pattern(self, seed: int, plan: Plan) -> Pattern | None:
+    def pattern(self, seed: int, plan: Plan) -> Pattern | None:
         """The pattern that a plan leaves; designs, and networks without convolutions, have none."""
         s = self.settings
         name = f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}"
