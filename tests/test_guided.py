@@ -171,6 +171,17 @@ def test_a_network_of_another_number_of_stages_is_told_with_its_own(vgg11):
         plan_guided(vgg11, Pattern("weights", [{"3x3": [[0.5] * 3] * 3}]))
 
 
+def test_transposed_and_separable_convolutions_have_stages_too():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.SeparableConv2D(8, 3, padding="same", name="separable")(inputs)
+    x = layers.Conv2DTranspose(8, 2, strides=2, name="transposed")(x)
+    model = randomize(keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))))
+    plan = plan_guided(model, Pattern("channels", (0.5, 0.25)))
+    assert [len(plan.keep[name]) for name in ("separable", "transposed")] == [4, 2]
+    assert stages(model, "weights") == [["transposed"]]
+    prove(model, plan)
+
+
 def test_maps_of_one_area_and_other_sides_are_stages_apart_and_maps_of_any_size_are_refused():
     inputs = keras.Input((8, 2, 3))
     x = layers.Conv2D(4, 3, padding="same", name="tall")(inputs)

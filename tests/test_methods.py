@@ -316,6 +316,16 @@ def test_slimming_trains_with_the_gradient_lambda_sign_gamma():
     assert METHODS.get("l1_norm").edit(MethodSettings()) is None
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+def test_network_slimming_refuses_a_network_without_gammas_before_it_is_trained(normalized):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3)(inputs)
+    x = layers.BatchNormalization(scale=False)(x) if normalized else x
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)), name="plain")
+    with pytest.raises(PlanError, match="by the gamma of batch normalization; 'plain' has none. Take a network with"):
+        METHODS.get("network_slimming").expected(model, MethodSettings(ratio=0.5))
+
+
 def test_uniform_and_random_take_every_layer_by_the_same_ratio():
     model = plain_cnn()
     uniform = METHODS.get("uniform").plan(model, MethodSettings(ratio=0.3))

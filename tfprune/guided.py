@@ -18,12 +18,15 @@ from tfprune.design_plans import DesignPlan
 from tfprune.errors import PlanError
 from tfprune.graph import ChannelGraph
 from tfprune.labels import Record
-from tfprune.masking import CONVOLUTIONS
+from tfprune.masking import CONVOLUTIONS, OTHER_CONVOLUTIONS
 from tfprune.patterns import Pattern, kernel_size
 from tfprune.planner import plan_channels
 from tfprune.plans import ChannelPlan, Plan
 from tfprune.walk import stream_normalizations
 from tfprune.weight_plans import WeightPlan, kernels_of
+
+# With those that have no kernel for masks.
+_CONVOLUTIONS = (*CONVOLUTIONS, *OTHER_CONVOLUTIONS, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
 
 def pattern_of(
@@ -89,7 +92,7 @@ def stages(model: keras.Model, kind: str) -> list[list[str]]:
     Args:
         model: The network.
         kind: `"channels"`: the convolutions, and selections from a stream, that can lose channels. `"weights"`: all
-            convolutions.
+            convolutions but separable ones.
 
     Raises:
         PlanError: If there are none.
@@ -123,7 +126,7 @@ def _with_free_channels(graph: ChannelGraph) -> list[Record]:
     return [
         record
         for record in graph.producers()
-        if record.name in free and (record.name in graph.views or isinstance(record.operation, CONVOLUTIONS))
+        if record.name in free and (record.name in graph.views or isinstance(record.operation, _CONVOLUTIONS))
     ]
 
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import keras
 
+from tfprune.errors import PlanError
 from tfprune.labels import Record
 from tfprune.methods.base import Method, MethodSettings, Sample
 from tfprune.planner import plan_channels
-from tfprune.plans import ChannelPlan
+from tfprune.plans import ChannelPlan, Plan
 from tfprune.surgery import Edit
 from tfprune.walk import stream_normalizations
 
@@ -40,6 +41,15 @@ class NetworkSlimming(Method):
 
         return penalise
 
+    def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[Plan, bool]:
+        """As of every method, if the network has gammas to rank."""
+        if not any(map(_has_gamma, model._flatten_layers())):
+            raise PlanError(
+                f"network_slimming ranks channels by the gamma of batch normalization; {model.name!r} has none. Take a "
+                "network with batch normalization, or another method."
+            )
+        return super().expected(model, settings)
+
     def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
         """Makes the plan for a network that was trained sparse; layers to skip had the penalty, but are not ranked."""
         views = stream_normalizations(model)
@@ -48,6 +58,10 @@ class NetworkSlimming(Method):
             model, settings.ratio, macs=settings.macs, criterion="gamma", scope="global", skip=settings.skip,
             views=views, max_ratio=1.0,
         )  # fmt: skip
+
+
+def _has_gamma(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization) and layer.gamma is not None
 
 
 METHOD = NetworkSlimming()
