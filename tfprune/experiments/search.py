@@ -75,12 +75,13 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
         runner.run(own)
     else:
         print(NOTHING)
-    if values.guided and values.dry_run:
-        print(f"and {len(_found(grid))} guided networks for each seed, to the patterns that will be found")
-    elif values.guided:
+    if values.guided and not values.dry_run:
         guided = take_shard(_guided(runner, grid), values.shard)
         if guided:
             runner.run(guided)
+    elif values.guided and runner.chief:
+        found = len(_found(grid))
+        print(f"and {found} guided network{'s' * (found != 1)} for each seed, to the patterns that will be found")
     runner.finish()
 
 
