@@ -130,6 +130,7 @@ def check_that_a_saved_pattern_makes_the_same_network(network, workdir, trained)
         plan for plan in collect(workdir).plans.values() if plan.origin.get("digest") == load_pattern(edited).digest
     ]
     assert [len(plan.keep["first"]) for plan in plans] == [2, 2]
+    assert f"| edited, {content['name']}" in (workdir / "report.md").read_text(encoding="utf-8")
 
 
 def test_shards_leave_guided_networks_to_a_run_that_has_all_seeds(network, tmp_path, capsys, trained):  # noqa: F811

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tfprune.experiments.figures import wrapped
 from tfprune.experiments.search_points import Found, Point
 
-_STYLES = {"guided": ("#009e73", "s"), "transferred": ("#cc79a7", "D")}
+_STYLES = {"guided": ("#009e73", "s"), "transferred": ("#cc79a7", "D"), "edited": ("#999999", "X")}
 _UNIFORM, _FOUND = ("#e69f00", "^"), (("#0072b2", "o"), ("#56b4e9", "v"), ("#d55e00", "P"))
 _MOST_LINES = 40  # of a heat map
 

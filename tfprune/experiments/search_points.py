@@ -30,6 +30,7 @@ from tfprune.plans import Plan
 from tfprune.weight_plans import WeightPlan
 
 REGIME = "scratch_e"  # equal epochs for all
+GUIDED = ("guided", "transferred", "edited")  # lines of networks that are made to patterns
 CONTROLS = {"channels": "uniform", "kernel weights": "uniform_sparsification"}  # by the unit of plans
 
 
@@ -135,6 +136,8 @@ def _point(summary: Summary, results: Results) -> Point:
 
 def _guide(row: Row, origin: Mapping[str, Any]) -> tuple[str, str, str]:
     """Line, label and source of a guided network; patterns that people wrote may not tell where they come from."""
+    if origin.get("found", origin["digest"]) != origin["digest"]:
+        return "edited", f"edited, {origin['pattern']}", ""
     if not {"dataset", "network", "width", "pruning", "setting"} <= origin.keys():
         return "transferred", f"transferred, {origin['pattern']}", ""
     source = str(origin["setting"])
@@ -150,7 +153,7 @@ def _left(plan: Plan) -> int:
 
 def is_search(points: Sequence[Point]) -> bool:
     """Whether the points tell anything: what was found has its control, or a pattern was followed."""
-    return any(point.line in ("guided", "transferred") or (point.found and controls(point, points)) for point in points)
+    return any(point.line in GUIDED or (point.found and controls(point, points)) for point in points)
 
 
 def controls(point: Point, points: Sequence[Point]) -> list[Point]:
@@ -239,7 +242,8 @@ def mean_of_seeds(patterns: Mapping[int, Pattern]) -> Pattern:
         PlanError: If they have no mean: seeds may differ in their stages, where gates close whole blocks.
     """
     first = next(iter(patterns.values()))
-    return mean_pattern(list(patterns.values()), first.name, {**first.origin, "seeds": sorted(patterns)})
+    mean = mean_pattern(list(patterns.values()), first.name, {**first.origin, "seeds": sorted(patterns)})
+    return dataclasses.replace(mean, origin={**mean.origin, "found": mean.digest})  # an edit shows
 
 
 def found_patterns(results: Results) -> list[Found]:

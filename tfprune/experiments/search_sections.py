@@ -28,11 +28,12 @@ from tfprune.files import file_name
 from tfprune.plans import ChannelPlan
 
 _FOLDER = "figures"
-_MOST_LAYERS = 40  # of a table in the report; results of deeper networks are in patterns.csv
+_MOST_LAYERS = 40  # of a table; of deeper networks there is the figure of channels per layer
 LEGEND = {
-    "guided, transferred": "Networks made to the mean pattern of the seeds of a setting: *guided* of this network and "
-    "data set, *transferred* of another one. `uniform` and `uniform_sparsification` remove the same fraction "
-    "everywhere. All are trained from scratch for the epochs of the large network.",
+    "guided, transferred, edited": "Networks made to the mean pattern of the seeds of a setting: *guided* of this "
+    "network and data set, *transferred* of another one, *edited* by hand since. `uniform` and "
+    "`uniform_sparsification` remove the same fraction everywhere. All are trained from scratch for the epochs of the "
+    "large network.",
     "times fewer parameters": "How many times the parameters of a network its control needs for the same accuracy. For "
     "each seed the control's accuracies, and that of the large network as its largest, are made a curve that never "
     "falls with the number of parameters (isotonic regression); between two networks accuracy is linear in the "
