@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -86,7 +86,8 @@ def _write_and_compare(model: keras.Model, folder: Path, litert: bool) -> None:
 
     if litert:
         model.export(folder / "model.tflite", format="litert", verbose=False)
-        _compare(expected, _run_litert(folder / "model.tflite", inputs), "model.tflite")
+        run = litert_function(folder / "model.tflite", [value.shape for value in inputs])
+        _compare(expected, run(inputs), "model.tflite")
 
 
 def _custom_parts(config: object) -> Iterator[str]:
@@ -128,14 +129,22 @@ def _save_saved_model(model: keras.Model, path: Path) -> None:
     tf.saved_model.save(module, str(path), signatures={"serving_default": serve_named})
 
 
-def _run_litert(path: Path, inputs: list[np.ndarray]) -> list[np.ndarray]:
+def litert_function(
+    path: Path, shapes: Sequence[tuple[int, ...]], threads: int | None = None
+) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """Loads a LiteRT model for inputs of these shapes, batch axis included; returns the function of the inputs."""
     with warnings.catch_warnings():  # announces its successor, a package of its own that one call does not need
         warnings.simplefilter("ignore")
-        interpreter = tf.lite.Interpreter(str(path))
-    for detail, value in zip(interpreter.get_input_details(), inputs, strict=True):
-        interpreter.resize_tensor_input(detail["index"], value.shape)
+        interpreter = tf.lite.Interpreter(str(path), num_threads=threads)
+    places = [detail["index"] for detail in interpreter.get_input_details()]
+    for place, shape in zip(places, shapes, strict=True):
+        interpreter.resize_tensor_input(place, shape)
     interpreter.allocate_tensors()
-    for detail, value in zip(interpreter.get_input_details(), inputs, strict=True):
-        interpreter.set_tensor(detail["index"], value)
-    interpreter.invoke()
-    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+
+    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        for place, value in zip(places, inputs, strict=True):
+            interpreter.set_tensor(place, value)
+        interpreter.invoke()
+        return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+
+    return run

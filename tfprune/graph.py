@@ -203,6 +203,18 @@ class ChannelGraph:
         """The records of the layers that create channels, in the order of execution."""
         return (record for record in self.records.values() if record.created is not None)
 
+    def frozen_layers(self) -> dict[str, str]:
+        """Layer -> why (some of) its channels cannot be removed."""
+        is_frozen = np.zeros(self.group_count, bool)
+        is_frozen[list(self.frozen)] = True
+        found = {}
+        for record in self.producers():
+            groups = self.group_of[record.created]
+            first = is_frozen[groups].argmax()
+            if is_frozen[groups[first]]:
+                found[record.name] = self.frozen[int(groups[first])]
+        return found
+
     def keep_all(self) -> Kept:
         """(labels,) bool, all True."""
         return np.ones(self._label_count, bool)
@@ -223,6 +235,8 @@ class ChannelGraph:
 
     def _parts_that_could_go(self) -> Iterator[np.ndarray]:
         """The groups of every part that holds neither a frozen channel nor all channels of a layer."""
+        if not self.parts:
+            return
         whole = [np.unique(self.group_of[record.created]) for record in self.producers()]
         for labels, _ in self.parts:
             groups = np.unique(self.group_of[labels])

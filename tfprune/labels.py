@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -242,5 +243,5 @@ class Record:
     def weight_size(self, index: int, kept: Kept) -> int:
         """Number of elements that one weight has left."""
         axes = self.axes.get(index, {})
-        sizes = [int(kept[axes[a]].sum()) if a in axes else n for a, n in enumerate(self.weights[index].shape)]
-        return int(np.prod(sizes, dtype=np.int64))
+        shape = enumerate(self.weights[index].shape)
+        return math.prod(np.count_nonzero(kept[axes[axis]]) if axis in axes else size for axis, size in shape)

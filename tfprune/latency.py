@@ -66,7 +66,7 @@ def measure_latency(
         raise UsageError("measure_latency received no network; give one or more, as measure_latency(model, small).")
     for name, value, least in (("batch_size", batch_size, 1), ("n", n, 1), ("warm_up", warm_up, 0)):
         whole_number(name, value, least)
-    passes = [_compiled(model, batch_size, jit_compile) for model in models]
+    passes = [compiled_pass(model, batch_size, jit_compile) for model in models]
     times: list[list[float]] = []
     while len(times) < warm_up + n:
         times.append([_timed(run) for run in passes])
@@ -85,7 +85,8 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _compiled(model: keras.Model, batch_size: int, jit_compile: bool):
+def compiled_pass(model: keras.Model, batch_size: int, jit_compile: bool = False) -> Callable[[], object]:
+    """A function that runs a network's compiled forward pass on random inputs, and waits for the result."""
     inputs = [tf.constant(value) for value in random_inputs(functional(model), batch_size)]
     forward = tf.function(
         lambda *values: model(pack_inputs(model, list(values)), training=False), jit_compile=jit_compile

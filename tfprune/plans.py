@@ -122,11 +122,7 @@ class ChannelPlan:
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
         whole = graph.whole()
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
-        frozen = {}
-        for record in graph.producers():
-            for group in graph.group_of[record.created].tolist():
-                if group in graph.frozen:
-                    frozen.setdefault(record.name, graph.frozen[group])
+        frozen = graph.frozen_layers()
         widths = {record.name: len(record.created) for record in whole.producers()}
         keep = {layer: keep.get(layer, ()) for layer in widths}  # nothing of a removed branch
         flops = (before.flops, after.flops)

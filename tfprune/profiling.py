@@ -13,6 +13,7 @@ of tensors with each other that attention is made of (`matmul`, `einsum`, `Dot`)
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -150,7 +151,7 @@ def _profile_record(record: Record, kept: Kept, count: Callable[[Record], Sequen
             flops += per_output * _output_size(call, kept)
     params = sum(size for index, size in enumerate(sizes) if index not in record.state)
     nonzero_params = sum(size for index, size in enumerate(nonzero) if index not in record.state)
-    channels = 0 if record.created is None else int(kept[record.created].sum())
+    channels = 0 if record.created is None else int(np.count_nonzero(kept[record.created]))
     kind = type(record.operation).__name__
     return LayerProfile(record.name, kind, channels, params, nonzero_params, macs, flops)
 
@@ -162,7 +163,7 @@ def _output_size(call: Call, kept: Kept) -> int:
     for axis, size in enumerate(call.output.shape[1:]):
         if size > 1:
             sizes[axis] = 1
-    return int(np.prod(sizes, dtype=np.int64)) * (int(kept[call.output].sum()) if call.output.size > 1 else 1)
+    return math.prod(sizes) * (int(np.count_nonzero(kept[call.output])) if call.output.size > 1 else 1)
 
 
 def _flops_per_output(call: Call) -> int:
@@ -175,5 +176,5 @@ def _flops_per_output(call: Call) -> int:
     if isinstance(operation, kinds.Activation):
         return int(operation.activation is keras.activations.relu)
     if isinstance(operation, _POOLING):
-        return int(np.prod(operation.pool_size))
+        return math.prod(operation.pool_size)
     return 0

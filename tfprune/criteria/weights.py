@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -12,6 +16,8 @@ from tfprune.labels import Record
 
 # Elements that are summed at a time, few enough to stay in the cache of a core.
 _BLOCK = 1 << 16
+# Elements from which on a kernel is worth a thread.
+_LARGE = 1 << 21
 
 
 def l1(evidence: Evidence) -> Scores:
@@ -72,12 +78,22 @@ def filter_norms(evidence: Evidence, order: int) -> Scores:
         evidence: The graph, and what is left of it.
         order: 1 for the sum of absolute weights, 2 for the Euclidean norm.
     """
-    for record in evidence.graph.producers():
+
+    def norms(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
         total, kernels = np.zeros(len(record.created)), list(_kernels(record))
         for index, axis, own in kernels:
             np.add.at(total, own, _sums(record.left(index, evidence.kept, but=axis), axis, order))
-        if kernels:
-            yield record.created, total ** (1 / order)
+        return (record.created, total ** (1 / order)) if kernels else None
+
+    def is_large(record: Record) -> bool:
+        return any(math.prod(weight.shape) > _LARGE for weight in record.weights)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy sums large arrays without holding Python's lock
+        results = [
+            pool.submit(norms, record).result if is_large(record) else functools.partial(norms, record)
+            for record in evidence.graph.producers()
+        ]
+        yield from filter(None, (result() for result in results))
 
 
 def _kernels(record: Record) -> Iterator[tuple[int, int, np.ndarray]]:

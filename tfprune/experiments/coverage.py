@@ -7,7 +7,6 @@ The networks have random weights and random batch normalization statistics; noth
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import math
@@ -24,6 +23,7 @@ from tabulate import tabulate
 
 from tfprune.command import run_command
 from tfprune.errors import TfpruneError, UsageError
+from tfprune.experiments.memory import reset_peak, resident
 from tfprune.models import APPLICATIONS
 from tfprune.registry import unknown_name
 
@@ -89,7 +89,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
 
     rows, failed, missed = [], [], []
     for name in values.only or APPLICATIONS:
-        model = _build(getattr(keras.applications, name))
+        model = build(getattr(keras.applications, name))
         _randomize_statistics(model)
         for scope in ("layer", "global"):
             try:
@@ -110,7 +110,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
         raise TfpruneError(f"{len(set(failed))} networks failed: {', '.join(sorted(set(failed)))}.")
 
 
-def _build(make: Callable) -> keras.Model:
+def build(make: Callable) -> keras.Model:
     """A network of random weights; at 224 x 224 where its size is left open, because MACs depend on it."""
     model = make(weights=None)
     return make(weights=None, input_shape=(224, 224, 3)) if None in model.input_shape[1:] else model
@@ -148,8 +148,8 @@ def _measure(model: keras.Model, make_plan: Callable[[], ChannelPlan]) -> _Speed
     import keras
 
     plans, applies, clones = [], [], []
-    before = _resident("VmRSS")
-    _reset_peak()
+    before = resident("VmRSS")
+    reset_peak()
     for _ in range(_REPEATS):
         start = time.perf_counter()
         plan = make_plan()
@@ -157,7 +157,7 @@ def _measure(model: keras.Model, make_plan: Callable[[], ChannelPlan]) -> _Speed
     start = time.perf_counter()
     small = plan.apply(model)
     applies.append(time.perf_counter() - start)
-    peak = _resident("VmHWM")
+    peak = resident("VmHWM")
     del small
     for times, make in ((clones, keras.models.clone_model), (applies, plan.apply), (clones, keras.models.clone_model)):
         gc.collect()
@@ -166,20 +166,6 @@ def _measure(model: keras.Model, make_plan: Callable[[], ChannelPlan]) -> _Speed
         times.append(time.perf_counter() - start)
     size = sum(weight.value.dtype.size * math.prod(weight.shape) for weight in model.weights)
     return _Speed(statistics.median(plans), min(applies), min(clones), 1 + (peak - before) / size)
-
-
-def _resident(field: str) -> float:
-    """Resident memory of this process in bytes, now (VmRSS) or at most (VmHWM); NaN where Linux does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return math.nan
-    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(field)), math.nan)
-
-
-def _reset_peak() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _reasons(graph: ChannelGraph, frozen: dict[str, str]) -> str:

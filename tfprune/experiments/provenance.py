@@ -35,12 +35,13 @@ def provenance(seed: int, seconds: float) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "peak_memory": _peak_memory(),
         "command": sys.argv,
-        **_environment(),
+        **environment(),
     }
 
 
 @functools.cache
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Versions, commit, system and devices; JSON types."""
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     return {

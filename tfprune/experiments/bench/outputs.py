@@ -1,0 +1,134 @@
+"""What the benchmark leaves in its workdir: the rows of every group, measured now or before, and the report of them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tfprune.errors import UsageError
+from tfprune.experiments.bench.rows import HEADER, Row
+from tfprune.experiments.document import Picture, Report, Section, Table, as_markdown, as_text
+from tfprune.experiments.provenance import environment
+from tfprune.files import replacing
+
+_ROWS, _MACHINES = "bench.json", "machine.json"
+_FIGURES = {"latency": ("figures/speedup.png", "measured speed-up against the MACs that are left")}
+_GROUPS = {
+    "training": "Training, images a second",
+    "methods": "What a method adds to the plain training loop",
+    "surgery": "Surgery",
+    "latency": "After pruning",
+    "study": "Studies",
+}
+_LEGEND = {
+    "as": "`speed`: so many times as fast as what it stands beside; `cost`: so many times its time, memory or size.",
+    "ratio": "The median over rounds in which what is compared took turns; IQR is the distance of its quartiles.",
+    "-": "No ratio: the baseline, timed again after the last round, had drifted by more than 5 %, in each of three "
+    "attempts.",
+}
+
+
+def store(workdir: Path, group: str, rows: Sequence[Row]) -> str:
+    """Puts the rows of a group in the place of those that were there, and writes the report of all.
+
+    Returns:
+        The tables, for a terminal.
+
+    Raises:
+        UsageError: If what is there is no result of the benchmark.
+    """
+    before, machines = check(workdir)
+    machines |= {group: machine()}
+    own = [{name: value for name, value in dataclasses.asdict(row).items()} for row in rows]
+    every = [row for row in [*before, *own] if row["group"] != group or row in own]
+    every.sort(key=lambda row: list(_GROUPS).index(row["group"]))
+    for name, content in ((_ROWS, every), (_MACHINES, machines)):
+        with replacing(workdir / name) as scratch:
+            scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    with replacing(workdir / "bench.csv") as scratch, open(scratch, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
+        writer.writeheader()
+        writer.writerows(every)
+    report = _report(workdir, [Row.stored(row) for row in every], machines)
+    with replacing(workdir / "bench.md") as scratch:
+        scratch.write_text(as_markdown(report), encoding="utf-8")
+    return as_text(report)
+
+
+def check(workdir: Path) -> tuple[list[dict], dict[str, dict]]:
+    """What is there already: the rows, and the machine of every group.
+
+    Raises:
+        UsageError: If what is there is no result of the benchmark.
+    """
+    return _read(workdir / _ROWS, list), _read(workdir / _MACHINES, dict)
+
+
+def _read(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return kind()
+    except ValueError as error:
+        raise UsageError(f"{str(path)!r} is no JSON ({error}). Move it away, or name another --workdir.") from error
+    if not isinstance(content, kind):
+        raise UsageError(f"{str(path)!r} is no result of the benchmark. Move it away, or name another --workdir.")
+    return content
+
+
+def _report(workdir: Path, rows: Sequence[Row], machines: dict[str, dict]) -> Report:
+    sections = []
+    for group, title in _GROUPS.items():
+        own = [row for row in rows if row.group == group]
+        if not own:
+            continue
+        notes = list(dict.fromkeys(f"{row.name}: {row.note}" for row in own if row.note))
+        file, text = _FIGURES.get(group, ("", ""))
+        pictures = [Picture(text, file)] if file and (workdir / file).is_file() else []
+        table = Table(HEADER, [row.cells() for row in own])
+        sections.append(Section(title, [table], [*notes, f"Measured on {_in_words(machines[group])}."], pictures))
+    missed = [row.name for row in rows if row.met is False]
+    lead = [
+        f"{sum(row.met is True for row in rows)} targets met, {len(missed)} missed, "
+        f"{sum(row.target is not None and row.ratio is None for row in rows)} withheld, "
+        f"{sum(row.target is None for row in rows)} ratios without a target.",
+        "Made by `python -m tfprune.experiments.bench`.",
+    ]
+    return Report("Benchmark", lead, sections, _LEGEND)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on; JSON types."""
+    return {
+        **environment(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": {name: os.environ.get(name) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")},
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "measured": datetime.now(UTC).isoformat(timespec="minutes"),
+    }
+
+
+def _in_words(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    set_threads = [f"{name}={value}" for name, value in machine["threads"].items() if value]
+    threads = ", ".join(set_threads) or "TensorFlow's default number of threads"
+    return (
+        f"{machine['processor'] or machine['devices'][0]}, {machine['cores']} cores, {machine['memory_gb']} GB, "
+        f"{threads}; Python {machine['python']}, {versions}; commit {machine['commit']}; {machine['measured']}"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,172 @@
+"""Pruned networks as they are served: SavedModel, compiled function and LiteRT, against the MACs that are left."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from tfprune.experiments.bench.rows import COST, SPEED, Row, shown_seconds
+from tfprune.experiments.bench.timing import Times, in_turns, once
+from tfprune.exporting import export, litert_function
+from tfprune.latency import compiled_pass
+from tfprune.models import build_model
+from tfprune.planner import plan_channels
+from tfprune.profiling import profile
+from tfprune.proof import random_inputs
+
+GROUP = "latency"
+FIGURE = Path("figures") / "speedup.png"
+_BATCHES = (1, 32)
+_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+_HALF, _ROUNDINGS = 0.5, (1, 8, 16)
+# At half of the MACs and batch 1, as a compiled function.
+_LEAST = {"half of the MACs": 1.6, "half of the MACs, multiples of 8": 1.8}
+_COLOURS = {"compiled function": "#0072b2", "SavedModel": "#d55e00", "LiteRT": "#009e73"}
+_STYLES = {1: "-", 32: "--"}  # by batch size
+_SECONDS = 0.2  # of passes of the unpruned network that make one time; of the others as many
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point:
+    """One network beside the unpruned one."""
+
+    name: str
+    macs: float
+    speed: Mapping[tuple[str, int], float]  # (runtime, batch size) -> speed-up
+
+
+def measure(quick: bool, workdir: Path) -> Iterator[Row]:
+    """Yields the rows of every network, and draws the figure."""
+    points: dict[str, list[_Point]] = {}
+    rounds = 3 if quick else 9
+    for name in ("vgg16",) if quick else ("vgg16", "resnet56"):
+        keras.backend.clear_session()
+        large = build_model(name, (32, 32, 3), 10)
+        networks = {"unpruned": large}
+        for ratio in (0.5,) if quick else _RATIOS:
+            networks[f"ratio {ratio:g}"] = plan_channels(large, ratio).apply(large)
+        for multiple in _ROUNDINGS:
+            rounded = f", multiples of {multiple}" * (multiple > 1)
+            networks[f"half of the MACs{rounded}"] = plan_channels(large, macs=_HALF, round_to=multiple).apply(large)
+        points[name] = []
+        yield from _rows(name, networks, rounds, points[name])
+    _draw(workdir / FIGURE, points)
+
+
+def _rows(network: str, networks: Mapping[str, keras.Model], rounds: int, points: list[_Point]) -> Iterator[Row]:
+    large, *others = networks
+    macs = {name: profile(model).macs for name, model in networks.items()}
+    speeds: dict[str, dict[tuple[str, int], float]] = {name: {} for name in others}
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {name: Path(scratch) / str(number) for number, name in enumerate(networks)}
+        for name, model in networks.items():
+            export(model, folders[name], litert=True)
+        for (runtime, load), batch_size in itertools.product(_RUNTIMES.items(), _BATCHES):
+            passes = {name: load(model, folders[name], batch_size) for name, model in networks.items()}
+            times, count = _timed(passes, large, rounds)
+            for name in others:
+                left, seconds = macs[name] / macs[large], times.median(name) / count
+                row = Row.of(
+                    GROUP, times, name, large, SPEED, target=_target(network, runtime, batch_size, name),
+                    name=f"{network}, {name} ({left:.0%} of the MACs), {runtime}, batch {batch_size}",
+                    value=f"{shown_seconds(seconds)}, {batch_size / seconds:,.0f} images/s",
+                )  # fmt: skip
+                speeds[name][runtime, batch_size] = row.ratio
+                yield row
+        points += [_Point(name, macs[name] / macs[large], speeds[name]) for name in others]
+        for what, size in _SIZES.items():
+            sizes = {name: size(folder) for name, folder in folders.items()}
+            for name in others:
+                ratio, value = round(sizes[name] / sizes[large], 4), f"{sizes[name] / 1e6:.1f} MB"
+                yield Row(GROUP, f"{network}, {name}, {what}", large, COST, ratio, value=value)
+
+
+def _timed(passes: Mapping[str, Callable[[], object]], large: str, rounds: int) -> tuple[Times, int]:
+    """The times of so many passes in a row, of each network; and how many."""
+    passes[large]()
+    count = math.ceil(_SECONDS / once(passes[large]))
+    runs = {name: lambda one=one: [one() for _ in range(count)] for name, one in passes.items()}
+    return in_turns(runs, [large], rounds), count
+
+
+def _target(network: str, runtime: str, batch_size: int, name: str) -> float | None:
+    promised = network == "vgg16" and runtime == _COMPILED and batch_size == 1
+    return _LEAST.get(name) if promised else None
+
+
+def _compiled(model: keras.Model, folder: Path, batch_size: int) -> Callable[[], object]:
+    return compiled_pass(model, batch_size)
+
+
+def _saved_model(model: keras.Model, folder: Path, batch_size: int) -> Callable[[], object]:
+    module = tf.saved_model.load(str(folder / "saved_model"))
+    (values,) = random_inputs(model, batch_size)
+    inputs = tf.constant(values)
+    return lambda: keras.ops.convert_to_numpy(module.serve(inputs))
+
+
+def _litert(model: keras.Model, folder: Path, batch_size: int) -> Callable[[], object]:
+    inputs = random_inputs(model, batch_size)
+    run = litert_function(folder / "model.tflite", [value.shape for value in inputs], threads=os.cpu_count())
+    return lambda: run(inputs)
+
+
+_COMPILED = "compiled function"
+_RUNTIMES = {_COMPILED: _compiled, "SavedModel": _saved_model, "LiteRT": _litert}
+
+
+def _peak_memory(folder: Path) -> float:
+    command = [sys.executable, "-m", "tfprune.experiments.memory", folder / "saved_model", str(max(_BATCHES))]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) or path.stat().st_size
+
+
+_SIZES = {
+    f"peak memory of loading it and a pass of {max(_BATCHES)}": _peak_memory,
+    "SavedModel on disk": lambda folder: _size(folder / "saved_model"),
+    "LiteRT on disk": lambda folder: _size(folder / "model.tflite"),
+}
+
+
+def _draw(path: Path, points: Mapping[str, Sequence[_Point]]) -> None:
+    """Draws the measured speed-up against what the MACs promise: a line for each runtime, a panel for each network."""
+    figure = Figure(figsize=(5.6 * len(points), 5.0), layout="constrained")
+    panels = figure.subplots(1, len(points), squeeze=False)[0]
+    for axes, (network, own) in zip(panels, points.items(), strict=True):
+        series = sorted((point for point in own if point.name.startswith("ratio")), key=lambda point: -point.macs)
+        rounded = [point for point in own if "multiples" in point.name]
+        most = 1 / min(point.macs for point in own)
+        axes.plot([1, most], [1, most], color="#808080", linewidth=1, label="ideal: as many times as fewer MACs")
+        for (runtime, colour), (size, line) in itertools.product(_COLOURS.items(), _STYLES.items()):
+            known = [(1 / p.macs, p.speed[runtime, size]) for p in series if p.speed[runtime, size] is not None]
+            axes.plot(*zip((1, 1), *known, strict=True), line, color=colour, marker="o", markersize=3,
+                      label=f"{runtime}, batch {size}")  # fmt: skip
+            known = [(1 / p.macs, p.speed[runtime, size]) for p in rounded if p.speed[runtime, size] is not None]
+            axes.scatter(*(zip(*known, strict=True) if known else ([], [])), marker="s", facecolors="none",
+                         edgecolors=colour, s=30)  # fmt: skip
+        for scale in (axes.set_xscale, axes.set_yscale):
+            scale("log", base=2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel("MACs, times fewer")
+        axes.set_ylabel("measured speed-up")
+        axes.set_title(f"{network}; squares: channels in multiples of 8 and 16", fontsize=10)
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,86 @@
+"""Planning, pruning and proving beside cloning, for every network of keras.applications; and how they grow."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
+
+from tfprune.experiments.bench.rows import COST, Row, shown_seconds
+from tfprune.experiments.bench.timing import Times, in_turns, once
+from tfprune.experiments.coverage import build
+from tfprune.models import APPLICATIONS
+from tfprune.planner import plan_channels
+from tfprune.proof import verify
+
+GROUP = "surgery"
+_RATIO = 0.5
+_CLONE, _PLAN, _PRUNE, _VERIFY = "clone_model", "plan", "plan + apply", "verify"
+_MOST_CLONES, _MOST_GROWTH = 3.0, 1.5
+_DEEP = 500  # layers, above which a plan may take longer
+_MOST_SECONDS = {False: 0.1, True: 0.3}
+_QUICK = ("ResNet50", "VGG16", "MobileNetV2", "DenseNet121")
+
+
+def measure(quick: bool, workdir: Path) -> Iterator[Row]:
+    """Yields the rows of every network, then those of growth."""
+    for name in _QUICK if quick else APPLICATIONS:
+        keras.backend.clear_session()
+        gc.collect()
+        yield from _of_application(name, build(getattr(keras.applications, name)), rounds=2 if quick else 3)
+    yield from _growth("layers", _chain, (200, 2_000), rounds=2 if quick else 5)
+    yield from _growth("channels", _broad, (100_000, 1_000_000), rounds=2 if quick else 5)
+
+
+def _of_application(name: str, model: keras.Model, rounds: int) -> Iterator[Row]:
+    plan = plan_channels(model, _RATIO)
+    times = in_turns(
+        {
+            _CLONE: lambda: keras.models.clone_model(model),
+            _PLAN: lambda: plan_channels(model, _RATIO),
+            _PRUNE: lambda: plan_channels(model, _RATIO).apply(model),
+        },
+        [_CLONE],
+        rounds,
+    )
+    limit = _MOST_SECONDS[len(model.layers) > _DEEP]
+    what = f"{name} ({len(model.layers)} layers, {model.count_params() / 1e6:.0f} M params)"
+    yield _against_limit(f"{what}, plan", times, limit)
+    yield Row.of(GROUP, times, _PRUNE, _CLONE, COST, name=f"{what}, {_PRUNE}", target=_MOST_CLONES)
+    # Once, for it takes as long as some passes through two networks.
+    proving, cloning = once(lambda: verify(model, plan, examples=1)), times.median(_CLONE)
+    yield Row(GROUP, f"{what}, {_VERIFY}", _CLONE, COST, round(proving / cloning, 4), value=shown_seconds(proving))
+
+
+def _against_limit(name: str, times: Times, limit: float) -> Row:
+    seconds = times.median(_PLAN)
+    return Row(GROUP, name, f"{limit:g} s", COST, round(seconds / limit, 4), None, 1.0, shown_seconds(seconds))
+
+
+def _growth(what: str, make: Callable[[int], keras.Model], sizes: tuple[int, int], rounds: int) -> Iterator[Row]:
+    """How much longer ten times as much takes: ten times as long would be linear."""
+    small, large = map(make, sizes)
+    few, many = (f"{size:,} {what}" for size in sizes)
+    for step, do in ((_PLAN, lambda model: plan_channels(model, _RATIO)),
+                     (_PRUNE, lambda model: plan_channels(model, _RATIO).apply(model))):  # fmt: skip
+        times = in_turns({few: lambda: do(small), many: lambda: do(large)}, [few], rounds)
+        most = _MOST_GROWTH * sizes[1] / sizes[0]
+        yield Row.of(GROUP, times, many, few, COST, name=f"{step}, {many}", target=most)
+
+
+def _chain(layers: int) -> keras.Model:
+    """Convolution, batch normalization, ReLU, convolution, ..., of 16 channels each; so many layers with weights."""
+    x = inputs = keras.Input((8, 8, 3))
+    for _ in range(layers // 2):
+        x = keras.layers.Conv2D(16, 3, padding="same")(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def _broad(channels: int) -> keras.Model:
+    """One convolution of so many channels."""
+    inputs = keras.Input((2, 2, 1))
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Conv2D(channels, 1)(inputs)))
+    return keras.Model(inputs, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(x)))

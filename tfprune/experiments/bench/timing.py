@@ -1,0 +1,101 @@
+"""Times taken in turn, and ratios of them, withheld where the machine did not hold still."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+MOST_DRIFT = 0.05
+_ATTEMPTS = 3  # at times in which no baseline drifts
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """How the time of a baseline compares.
+
+    Attributes:
+        value: The median over the rounds; NaN where the baseline has drifted.
+        iqr: Distance of the quartiles.
+    """
+
+    value: float
+    iqr: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """What runs took that were timed in turn.
+
+    Attributes:
+        seconds: Name -> (rounds,) times.
+        drifts: Baseline -> the change of its median from the first rounds to after the last, as a fraction.
+    """
+
+    seconds: Mapping[str, np.ndarray]
+    drifts: Mapping[str, float]
+
+    def median(self, name: str) -> float:
+        """Seconds."""
+        return float(np.median(self.seconds[name]))
+
+    def speed(self, name: str, baseline: str) -> Ratio:
+        """How many times the speed of a baseline something has: the baseline's time over its own, round by round."""
+        return self._ratio(self.seconds[baseline] / self.seconds[name], baseline)
+
+    def cost(self, name: str, baseline: str) -> Ratio:
+        """How many times the time of a baseline something takes, round by round."""
+        return self._ratio(self.seconds[name] / self.seconds[baseline], baseline)
+
+    def _ratio(self, ratios: np.ndarray, baseline: str) -> Ratio:
+        low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+        return Ratio(middle if abs(self.drifts[baseline]) <= MOST_DRIFT else math.nan, high - low)
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], object]],
+    baselines: Sequence[str],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Times:
+    """Times runs in turn, A B A B.
+
+    In every round each run is timed once, so that what slows the machine for seconds slows all of them. After all
+    rounds the baselines alone are timed again, as often as in the first third of the rounds: where the median of one
+    has changed by more than `MOST_DRIFT` between these, everything is timed anew, up to three times in all, and then
+    no ratio to it is told.
+
+    Args:
+        runs: Name -> what to time; it has to wait for its own result.
+        baselines: Names of those that others are compared with.
+        rounds: How often each is timed. Before that each is run once.
+        clock: Gives seconds.
+    """
+
+    def timed(name: str) -> float:
+        start = clock()
+        runs[name]()
+        return clock() - start
+
+    for name in runs:
+        timed(name)
+    some = max(1, rounds // 3)
+    for _ in range(_ATTEMPTS):
+        seconds = np.asarray([[timed(name) for name in runs] for _ in range(rounds)]).T
+        times = dict(zip(runs, seconds, strict=True))
+        again = np.median([[timed(name) for name in baselines] for _ in range(some)], axis=0)
+        first = [np.median(times[name][:some]) for name in baselines]
+        drifts = dict(zip(baselines, (again / first - 1).tolist(), strict=True))
+        if max(map(abs, drifts.values())) <= MOST_DRIFT:
+            break
+    return Times(times, drifts)
+
+
+def once(run: Callable[[], object]) -> float:
+    """Seconds that something takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
