@@ -57,6 +57,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     from tfprune.startup import import_tensorflow
 
     import_tensorflow()
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")  # that many functions are traced is what is asked for
     from tfprune.experiments.bench.outputs import check, store
 
     check(workdir)

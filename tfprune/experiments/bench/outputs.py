@@ -30,8 +30,8 @@ _GROUPS = {
 _LEGEND = {
     "as": "`speed`: so many times as fast as what it stands beside; `cost`: so many times its time, memory or size.",
     "ratio": "The median over rounds in which what is compared took turns; IQR is the distance of its quartiles.",
-    "-": "No ratio: the baseline, timed again after the last round, had drifted by more than 5 %, in each of three "
-    "attempts.",
+    "-": "No ratio: the baseline, timed again after the last round, had drifted by more than 5 %, "
+    "in both of two attempts.",
 }
 
 
@@ -46,8 +46,8 @@ def store(workdir: Path, group: str, rows: Sequence[Row]) -> str:
     """
     before, machines = check(workdir)
     machines |= {group: machine()}
-    own = [{name: value for name, value in dataclasses.asdict(row).items()} for row in rows]
-    every = [row for row in [*before, *own] if row["group"] != group or row in own]
+    own = [dataclasses.asdict(row) for row in rows]
+    every = [row for row in before if row["group"] != group] + own
     every.sort(key=lambda row: list(_GROUPS).index(row["group"]))
     for name, content in ((_ROWS, every), (_MACHINES, machines)):
         with replacing(workdir / name) as scratch:

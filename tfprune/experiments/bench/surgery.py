@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tfprune.experiments.bench.timing import Times, in_turns, once
 from tfprune.experiments.coverage import build
 from tfprune.models import APPLICATIONS
 from tfprune.planner import plan_channels
+from tfprune.plans import ChannelPlan
 from tfprune.proof import verify
 
 GROUP = "surgery"
@@ -35,12 +37,12 @@ def measure(quick: bool, workdir: Path) -> Iterator[Row]:
 
 
 def _of_application(name: str, model: keras.Model, rounds: int) -> Iterator[Row]:
-    plan = plan_channels(model, _RATIO)
+    plan = _plan(model)
     times = in_turns(
         {
             _CLONE: lambda: keras.models.clone_model(model),
-            _PLAN: lambda: plan_channels(model, _RATIO),
-            _PRUNE: lambda: plan_channels(model, _RATIO).apply(model),
+            _PLAN: lambda: _plan(model),
+            _PRUNE: lambda: _prune(model),
         },
         [_CLONE],
         rounds,
@@ -63,11 +65,18 @@ def _growth(what: str, make: Callable[[int], keras.Model], sizes: tuple[int, int
     """How much longer ten times as much takes: ten times as long would be linear."""
     small, large = map(make, sizes)
     few, many = (f"{size:,} {what}" for size in sizes)
-    for step, do in ((_PLAN, lambda model: plan_channels(model, _RATIO)),
-                     (_PRUNE, lambda model: plan_channels(model, _RATIO).apply(model))):  # fmt: skip
-        times = in_turns({few: lambda: do(small), many: lambda: do(large)}, [few], rounds)
+    for step, do in {_PLAN: _plan, _PRUNE: _prune}.items():
+        times = in_turns({few: functools.partial(do, small), many: functools.partial(do, large)}, [few], rounds)
         most = _MOST_GROWTH * sizes[1] / sizes[0]
         yield Row.of(GROUP, times, many, few, COST, name=f"{step}, {many}", target=most)
+
+
+def _plan(model: keras.Model) -> ChannelPlan:
+    return plan_channels(model, _RATIO)
+
+
+def _prune(model: keras.Model) -> keras.Model:
+    return _plan(model).apply(model)
 
 
 def _chain(layers: int) -> keras.Model:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 MOST_DRIFT = 0.05
-_ATTEMPTS = 3  # at times in which no baseline drifts
+_ATTEMPTS = 2  # at times in which no baseline drifts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Times:
 
     Attributes:
         seconds: Name -> (rounds,) times.
-        drifts: Baseline -> the change of its median from the first rounds to after the last, as a fraction.
+        drifts: Baseline -> the change of its median over the rounds to that after the last, as a fraction.
     """
 
     seconds: Mapping[str, np.ndarray]
@@ -64,9 +64,8 @@ def in_turns(
     """Times runs in turn, A B A B.
 
     In every round each run is timed once, so that what slows the machine for seconds slows all of them. After all
-    rounds the baselines alone are timed again, as often as in the first third of the rounds: where the median of one
-    has changed by more than `MOST_DRIFT` between these, everything is timed anew, up to three times in all, and then
-    no ratio to it is told.
+    rounds the baselines alone are timed again, half as often: where the median of one is then more than `MOST_DRIFT`
+    from that over the rounds, everything is timed once more, and if it drifts again no ratio to it is told.
 
     Args:
         runs: Name -> what to time; it has to wait for its own result.
@@ -82,13 +81,13 @@ def in_turns(
 
     for name in runs:
         timed(name)
-    some = max(1, rounds // 3)
+    half = max(1, rounds // 2)
     for _ in range(_ATTEMPTS):
         seconds = np.asarray([[timed(name) for name in runs] for _ in range(rounds)]).T
         times = dict(zip(runs, seconds, strict=True))
-        again = np.median([[timed(name) for name in baselines] for _ in range(some)], axis=0)
-        first = [np.median(times[name][:some]) for name in baselines]
-        drifts = dict(zip(baselines, (again / first - 1).tolist(), strict=True))
+        again = np.median([[timed(name) for name in baselines] for _ in range(half)], axis=0)
+        before = [np.median(times[name]) for name in baselines]
+        drifts = dict(zip(baselines, (again / before - 1).tolist(), strict=True))
         if max(map(abs, drifts.values())) <= MOST_DRIFT:
             break
     return Times(times, drifts)

@@ -1,7 +1,14 @@
-"""The networks of the benchmark in PyTorch, as its users write them. Imported only where torch is installed."""
+"""The networks of the benchmark in PyTorch, as its users write them, and a process that trains them.
+
+python -m tfprune.experiments.bench.torch_networks NETWORK WIDTH CLASSES BATCH_SIZE LAYOUT
+
+reads numbers of steps from its input, a line each, and answers with the last loss when it has taken them. A process of
+its own, because TensorFlow and PyTorch each bring libraries that the other's do not bear beside them.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -109,3 +116,16 @@ def _densenet(width: float, classes: int) -> nn.Module:
         if block < 2:
             parts += [nn.Conv2d(channels, channels, 1, bias=False), nn.AvgPool2d(2)]
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def main(name: str, width: str, classes: str, batch_size: str, layout: str) -> None:
+    """Takes as many steps as each line of the input says."""
+    module = build(name, float(width), int(classes))
+    step = make_step(module, int(batch_size), int(classes), layout == "channels_last")
+    for line in sys.stdin:
+        losses = [step() for _ in range(int(line))]
+        print(losses[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -51,6 +51,7 @@ class TimedTrainer(Trainer):
         self.run(self.start, epochs=1, schedule=SCHEDULE, seed=0)
 
     def __call__(self) -> None:
+        """Trains one epoch on."""
         self._train_epoch(0, 0, keras.callbacks.CallbackList())
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import keras
@@ -12,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.data.image_data import ImageData
+from tfprune.errors import TfpruneError
 from tfprune.experiments.bench.rows import COST, SPEED, Row
 from tfprune.experiments.bench.timing import Times, in_turns
 from tfprune.experiments.bench.trainers import BATCH_SIZE, CLASSES, MEAN, STD, TimedTrainer, random_data
@@ -20,7 +24,6 @@ from tfprune.models import build_model
 GROUP = "training"
 _STEPS, _EPOCH = "bare steps", "epoch with augmentation"
 _FIT, _FIT_AUGMENTED = "Keras fit", "Keras fit with augmentation"
-_TORCH = {"PyTorch, channels_last": True, "PyTorch, NCHW": False}
 _MOST_OF_AN_EPOCH = 1.05
 
 
@@ -39,11 +42,11 @@ class _Network:
 
 
 _NETWORKS = (
-    _Network("vgg16", 0.25, 32, 1.25, 1.0),
-    _Network("resnet20", 1.0, 16, 1.25, 1.0),
-    _Network("vgg16", 1.0, 3, 1.0, 1.0),
-    _Network("resnet56", 1.0, 5),
-    _Network("densenet40", 0.5, 8),
+    _Network("vgg16", 0.25, 24, 1.25, 1.0),
+    _Network("resnet20", 1.0, 12, 1.25, 1.0),
+    _Network("vgg16", 1.0, 2, 1.0, 1.0),
+    _Network("resnet56", 1.0, 3),
+    _Network("densenet40", 0.5, 2),
 )
 
 
@@ -52,7 +55,7 @@ def measure(quick: bool, workdir: Path) -> Iterator[Row]:
     for network in _NETWORKS:
         keras.backend.clear_session()
         steps = max(2, network.steps // 4) if quick else network.steps
-        yield from _rows(network, steps, rounds=2 if quick else 5)
+        yield from _rows(network, steps, rounds=2 if quick else 5 if network.beside_fit else 3)
 
 
 def _rows(network: _Network, steps: int, rounds: int) -> Iterator[Row]:
@@ -67,15 +70,16 @@ def _rows(network: _Network, steps: int, rounds: int) -> Iterator[Row]:
         _FIT: _fit(model, *_normalized(data), batch_size=BATCH_SIZE),
         _FIT_AUGMENTED: _fit(model, _augmented(data)),
     }
-    baselines = [_STEPS, _FIT, _FIT_AUGMENTED]
-    if importlib.util.find_spec("torch") is not None:
-        runs |= {name: _torch_steps(network, steps, last) for name, last in _TORCH.items()}
-        baselines += list(_TORCH)
-    times = in_turns(runs, baselines, rounds)
+    baselines, torch = [_STEPS, _FIT, _FIT_AUGMENTED], {}
+    with ExitStack() as stack:
+        if importlib.util.find_spec("torch") is not None:
+            layouts = {f"PyTorch, {layout}": layout for layout in ("channels_last", "NCHW")}
+            torch = {name: stack.enter_context(_TorchSteps(network, steps, own)) for name, own in layouts.items()}
+        times = in_turns(runs | torch, [*baselines, *torch], rounds)
     for own, baseline, target in (
         (_STEPS, _FIT, network.beside_fit),
         (_EPOCH, _FIT_AUGMENTED, None),
-        *((_STEPS, name, network.beside_torch) for name in _TORCH if name in runs),
+        *((_STEPS, name, network.beside_torch) for name in torch),
     ):
         yield _row(network, times, own, baseline, steps, SPEED, target)
     yield _row(network, times, _EPOCH, _STEPS, steps, COST, _MOST_OF_AN_EPOCH)
@@ -116,9 +120,26 @@ def _augmented(data: ImageData) -> tf.data.Dataset:
     return augmented.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
 
 
-def _torch_steps(network: _Network, steps: int, channels_last: bool) -> Callable[[], object]:
-    from tfprune.experiments.bench import torch_networks
+class _TorchSteps:
+    """So many steps in PyTorch, in a process of its own, whenever it is called."""
 
-    module = torch_networks.build(network.name, network.width, CLASSES)
-    step = torch_networks.make_step(module, BATCH_SIZE, CLASSES, channels_last)
-    return lambda: [step() for _ in range(steps)]
+    def __init__(self, network: _Network, steps: int, layout: str):
+        options = (network.name, network.width, CLASSES, BATCH_SIZE, layout)
+        command = [sys.executable, "-m", "tfprune.experiments.bench.torch_networks", *map(str, options)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._steps = steps
+
+    def __call__(self) -> None:
+        self._process.stdin.write(f"{self._steps}\n")
+        self._process.stdin.flush()
+        if not self._process.stdout.readline():
+            raise TfpruneError(
+                f"PyTorch's process ended with exit status {self._process.wait()}; see its output above."
+            )
+
+    def __enter__(self) -> _TorchSteps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
