@@ -21,6 +21,7 @@ GROUP = "surgery"
 _RATIO = 0.5
 _CLONE, _PLAN, _PRUNE, _VERIFY = "clone_model", "plan", "plan + apply", "verify"
 _MOST_CLONES, _MOST_GROWTH = 3.0, 1.5
+_BRANCH = 100
 _DEEP = 500  # layers, above which a plan may take longer
 _MOST_SECONDS = {False: 0.1, True: 0.3}
 _QUICK = ("ResNet50", "VGG16", "MobileNetV2", "DenseNet121")
@@ -32,8 +33,8 @@ def measure(quick: bool, workdir: Path) -> Iterator[Row]:
         keras.backend.clear_session()
         gc.collect()
         yield from _of_application(name, build(getattr(keras.applications, name)), rounds=2 if quick else 3)
-    yield from _growth("layers", _chain, (200, 2_000), rounds=2 if quick else 5)
-    yield from _growth("channels", _broad, (100_000, 1_000_000), rounds=2 if quick else 5)
+    for what, (make, sizes) in _SIZES.items():
+        yield from _growth(what, make, sizes, rounds=2 if quick else 5)
 
 
 def _of_application(name: str, model: keras.Model, rounds: int) -> Iterator[Row]:
@@ -79,12 +80,20 @@ def _prune(model: keras.Model) -> keras.Model:
     return _plan(model).apply(model)
 
 
-def _chain(layers: int) -> keras.Model:
-    """Convolution, batch normalization, ReLU, convolution, ..., of 16 channels each; so many layers with weights."""
-    x = inputs = keras.Input((8, 8, 3))
-    for _ in range(layers // 2):
-        x = keras.layers.Conv2D(16, 3, padding="same")(x)
-        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+def _branches(layers: int) -> keras.Model:
+    """Branches of 100 layers that are added (Keras cannot build much deeper ones); so many layers with weights.
+
+    Convolutions of 16 channels, each with batch normalization and ReLU.
+    """
+    inputs = keras.Input((8, 8, 3))
+    ends = []
+    for first in range(0, layers, _BRANCH):
+        x = inputs
+        for _ in range(min(_BRANCH, layers - first) // 2):
+            x = keras.layers.Conv2D(16, 3, padding="same")(x)
+            x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        ends.append(x)
+    x = keras.layers.Add()(ends) if len(ends) > 1 else ends[0]
     return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
 
 
@@ -93,3 +102,6 @@ def _broad(channels: int) -> keras.Model:
     inputs = keras.Input((2, 2, 1))
     x = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Conv2D(channels, 1)(inputs)))
     return keras.Model(inputs, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+_SIZES = {"layers": (_branches, (200, 2_000)), "channels": (_broad, (100_000, 1_000_000))}

@@ -7,7 +7,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import keras
@@ -130,16 +130,18 @@ class _TorchSteps:
         self._steps = steps
 
     def __call__(self) -> None:
-        self._process.stdin.write(f"{self._steps}\n")
-        self._process.stdin.flush()
-        if not self._process.stdout.readline():
-            raise TfpruneError(
-                f"PyTorch's process ended with exit status {self._process.wait()}; see its output above."
-            )
+        answer = ""
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{self._steps}\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        if not answer:
+            status = self._process.wait()
+            raise TfpruneError(f"PyTorch's process ended with exit status {status}; see its output above.")
 
     def __enter__(self) -> _TorchSteps:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
