@@ -23,6 +23,7 @@ from tfprune.experiments.run import main
 from tfprune.experiments.settings import settings_from_flags
 from tfprune.experiments.study import Study, _best
 from tfprune.experiments.study_flags import define_flags
+from tfprune.experiments.trainers import Trainers
 from tfprune.models import build_model
 from tfprune.training.loop import Trainer
 
@@ -473,6 +474,33 @@ def test_networks_of_one_shape_share_a_trainer(tmp_path, small):
     assert plans[0].keep != plans[1].keep
     trainers = [study._trainer_for(plan.apply(study.model)) for plan in plans]
     assert trainers[0] is trainers[1]
+
+
+def test_settings_share_the_trainers_of_what_has_no_layers_of_a_method(tmp_path, small, monkeypatch):
+    made = []
+    init = Trainer.__init__
+
+    def counted(self, model, data, config, strategy, edit=None):
+        made.append((model.count_params(), edit is not None))
+        init(self, model, data, config, strategy, edit)
+
+    monkeypatch.setattr(Trainer, "__init__", counted)
+    ways = ["--method=l1_norm,random,network_slimming", "--ratio=0.5", "--learning_rate=0.1,0.05"]
+    smoke(tmp_path, f"--model={small}", *ways, "--noexport")
+    plain = [params for params, edited in made if not edited]
+    # L1-norm and random pruning leave the same widths, at both learning rates, and the large network is one.
+    assert len(plain) == len(set(plain))
+    assert sum(edited for _, edited in made) == 2  # slimming's own, at each learning rate
+
+
+def test_only_so_many_trainers_are_kept():
+    trainers, made = Trainers(), []
+
+    def get(key):
+        return trainers.get(key, lambda: made.append(key) or key)
+
+    assert [get(key) for key in "abcdaebf"] == list("abcdaebf")
+    assert made == list("abcdebf")  # b made room for e, the least used; then c for b
 
 
 def test_the_command_can_be_run_as_a_module(tmp_path):

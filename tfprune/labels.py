@@ -244,4 +244,4 @@ class Record:
         """Number of elements that one weight has left."""
         axes = self.axes.get(index, {})
         shape = enumerate(self.weights[index].shape)
-        return math.prod(np.count_nonzero(kept[axes[axis]]) if axis in axes else size for axis, size in shape)
+        return math.prod(int(np.count_nonzero(kept[axes[axis]])) if axis in axes else size for axis, size in shape)

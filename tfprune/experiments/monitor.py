@@ -10,6 +10,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 
 from tfprune.layers import plain_weights
 
@@ -116,9 +118,12 @@ class TensorBoardLog(keras.callbacks.Callback):
             for name, value in (logs or {}).items():
                 tf.summary.scalar(name, value)
             tf.summary.scalar("learning_rate", float(self.model.optimizer.learning_rate.numpy()))
+            gammas = Summary()
             for layer in self.model.layers:
                 if isinstance(layer, keras.layers.BatchNormalization) and layer.gamma is not None:
-                    tf.summary.histogram(f"gamma/{layer.name}", keras.ops.convert_to_numpy(layer.gamma))
+                    # In numpy: `tf.summary.histogram` takes 4 ms for each, half a second of an epoch of a deep network.
+                    gammas.MergeFrom(histogram_pb(f"gamma/{layer.name}", keras.ops.convert_to_numpy(layer.gamma)))
+            tf.summary.experimental.write_raw_pb(gammas.SerializeToString())
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Closes the event file."""

@@ -31,6 +31,7 @@ from tfprune.experiments.results import LATENCY, PATTERN, Failure, Row
 from tfprune.experiments.settings import Settings
 from tfprune.experiments.stages import StudyStages
 from tfprune.experiments.store import BusyError, DamagedError, Stage, save_weights, write_json
+from tfprune.experiments.trainers import Trainers
 from tfprune.exporting import export
 from tfprune.files import file_name
 from tfprune.guided import pattern_of
@@ -58,6 +59,7 @@ class Shared:
         expected: Settings -> the plan, as far as it is known before the training, and whether its widths are.
         left: Training that is left -> its FLOPs, about.
         failed: Stage -> why it cannot be done.
+        trainers: Those of the networks that were trained last.
         told: Whether the time that all of it takes has been estimated.
     """
 
@@ -66,6 +68,7 @@ class Shared:
     expected: dict[Settings, tuple[Plan, bool]] = dataclasses.field(default_factory=dict)
     left: dict[str, float] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    trainers: Trainers = dataclasses.field(default_factory=Trainers)
     told: bool = False
 
 
@@ -110,8 +113,6 @@ class Study:
         self._before = None  # the stages of the round of pruning before this one
         if settings.round > 1:
             self._before = StudyStages(_round_before(settings), workdir, replicas, sparse, key, content)
-        self._trainers: dict[str, Trainer] = {}
-        self._pruned_trainer: tuple[str, Trainer] | None = None
 
     # What is known before
 
@@ -255,15 +256,13 @@ class Study:
         with self._doing(stage, seed, what) as due:
             if not due:
                 return stage
-            kind = "sparse" if sparse else "plain"
-            if kind not in self._trainers:
-                edit = self.method.edit(self.method_settings(seed)) if sparse else None
-                self._trainers[kind] = self._trainer(self.model, edit)
+            edit = self.method.edit(self.method_settings(seed)) if sparse else None
+            trainer = self._trainer_for(self.model, edit, sparse)
             self._say(f"seed {seed}: {what}, {in_epochs(s.epochs)}")
             schedule = self.schedule_of_large(sparse)
             own = self.method.callbacks(self.method_settings(seed)) if sparse else []
             early = EarlyWeights(s.rewind_epoch)
-            result = self._train(self._trainers[kind], stage, initial, s.epochs, schedule, seed, [*own, early])
+            result = self._train(trainer, stage, initial, s.epochs, schedule, seed, [*own, early])
             with self._writing(stage, seed, result.seconds) as folder:
                 _store_result(folder, result, self.method.learned(own) if sparse else None)
                 if s.rewind_epoch and sparse == self.method.trains_sparse:
@@ -411,22 +410,19 @@ class Study:
 
     # Trainers, rows
 
-    def _trainer(self, model: keras.Model, edit: Edit | None = None) -> Trainer:
+    def _trainer_for(self, model: keras.Model, edit: Edit | None = None, sparse: bool = False) -> Trainer:
+        """The trainer of a network; that of the same architecture is used again, whichever setting it was made for.
+
+        One whose layers are edited serves one setting alone, there either the method's own training (`sparse`) or those
+        of what it has pruned, where every seed makes the same edit: what differs, masks, is set by callbacks.
+        """
         s = self.settings
         config = TrainingConfig(
             batch_size=s.batch_size, weight_decay=s.weight_decay, nesterov=s.nesterov, precision=s.precision
         )
-        return Trainer(model, self.data, config, self.strategy, edit)
-
-    def _trainer_for(self, small: keras.Model, edit: Edit | None = None) -> Trainer:
-        """The trainer of a pruned network; that of the same architecture is used again.
-
-        Every plan of a study makes the same `edit`; what differs between them, masks, is set by their callbacks.
-        """
-        architecture = small.to_json()  # networks of equal weights may still differ, in their padded shortcuts
-        if self._pruned_trainer is None or self._pruned_trainer[0] != architecture:
-            self._pruned_trainer = (architecture, self._trainer(small, edit))
-        return self._pruned_trainer[1]
+        # Networks of equal weights may still differ, in their padded shortcuts.
+        key = model.to_json(), config, self.data, None if edit is None else (s, sparse)
+        return self._shared.trainers.get(key, lambda: Trainer(model, self.data, config, self.strategy, edit))
 
     def _row(
         self, seed: int, regime: str, model: keras.Model, plan: Plan, history: list[dict], epochs: int, seconds: float
