@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 MOST_DRIFT = 0.05
-_ATTEMPTS = 2  # at times in which no baseline drifts
+_ATTEMPTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +59,22 @@ def in_turns(
     runs: Mapping[str, Callable[[], object]],
     baselines: Sequence[str],
     rounds: int,
+    warm_up: bool = True,
+    attempts: int = _ATTEMPTS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Times:
     """Times runs in turn, A B A B.
 
     In every round each run is timed once, so that what slows the machine for seconds slows all of them. After all
     rounds the baselines alone are timed again, half as often: where the median of one is then more than `MOST_DRIFT`
-    from that over the rounds, everything is timed once more, and if it drifts again no ratio to it is told.
+    from that over the rounds, everything is timed once more, and if it drifts then, too, no ratio to it is told.
 
     Args:
         runs: Name -> what to time; it has to wait for its own result.
         baselines: Names of those that others are compared with.
-        rounds: How often each is timed. Before that each is run once.
+        rounds: How often each is timed.
+        warm_up: Whether each is run once before that.
+        attempts: At times in which no baseline drifts.
         clock: Gives seconds.
     """
 
@@ -79,10 +83,10 @@ def in_turns(
         runs[name]()
         return clock() - start
 
-    for name in runs:
+    for name in runs if warm_up else ():
         timed(name)
     half = max(1, rounds // 2)
-    for _ in range(_ATTEMPTS):
+    for _ in range(attempts):
         seconds = np.asarray([[timed(name) for name in runs] for _ in range(rounds)]).T
         times = dict(zip(runs, seconds, strict=True))
         again = np.median([[timed(name) for name in baselines] for _ in range(half)], axis=0)
