@@ -224,6 +224,11 @@ class Record:
         """The operation's Keras variables; none for an operation that is no layer."""
         return getattr(self.operation, "weights", [])
 
+    @functools.cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Those of `weights`."""
+        return [tuple(weight.shape) for weight in self.weights]
+
     def value(self, index: int) -> np.ndarray:
         """One weight as an array to read from; no copy where the device is the CPU."""
         tensor = tf.convert_to_tensor(self.weights[index].value)
@@ -243,5 +248,5 @@ class Record:
     def weight_size(self, index: int, kept: Kept) -> int:
         """Number of elements that one weight has left."""
         axes = self.axes.get(index, {})
-        shape = enumerate(self.weights[index].shape)
+        shape = enumerate(self.shapes[index])
         return math.prod(int(np.count_nonzero(kept[axes[axis]])) if axis in axes else size for axis, size in shape)

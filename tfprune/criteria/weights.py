@@ -86,7 +86,7 @@ def filter_norms(evidence: Evidence, order: int) -> Scores:
         return (record.created, total ** (1 / order)) if kernels else None
 
     def is_large(record: Record) -> bool:
-        return any(math.prod(weight.shape) > _LARGE for weight in record.weights)
+        return any(math.prod(shape) > _LARGE for shape in record.shapes)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy sums large arrays without holding Python's lock
         results = [
@@ -105,7 +105,7 @@ def _kernels(record: Record) -> Iterator[tuple[int, int, np.ndarray]]:
         for axis, labels in axes.items():
             own = labels - record.created[0]  # created labels are consecutive
             makes = own.min() >= 0 and own.max() < len(record.created) and axis != record.inner_mixed.get(index)
-            if makes and len(record.weights[index].shape) > 1:
+            if makes and len(record.shapes[index]) > 1:
                 yield index, axis, own
 
 

@@ -38,7 +38,7 @@ class _Addition:
 
 def measure(quick: bool, workdir: Path) -> Iterator[Row]:
     """Yields the rows of VGG-16 at a quarter of its width, and of gates on the blocks of ResNet-20."""
-    rounds = 2 if quick else 7
+    rounds = 2 if quick else 5
     data = random_data(10 if quick else 47)  # steps: 6,000 images, as the smallest data set that is shipped has
     vgg = build_model("vgg16", data.input_shape, CLASSES, 0.25)
     masks = plan_weights(vgg, _SPARSITY)

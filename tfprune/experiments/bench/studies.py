@@ -24,12 +24,12 @@ _QUICKSTART_SECONDS, _MOST_BESIDE_TRAINING = 240.0, 0.25
 
 def measure(quick: bool, workdir: Path) -> Iterator[Row]:
     """Yields wall time and training FLOPs of the sweep; then wall time of the quickstart, and what is not training."""
-    flags = ["--epochs=2", "--train_examples=1000"] if quick else ["--epochs=3"]
+    flags = ["--epochs=2", f"--train_examples={1_000 if quick else 3_000}"]
     seeds = 1 if quick else 2
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
         together, apart = Path(scratch) / "together", Path(scratch) / "apart"
         runs = {_APART: lambda: _apart(apart, flags, seeds), _TOGETHER: lambda: _together(together, flags, seeds)}
-        times = in_turns(runs, [_APART], rounds=1)
+        times = in_turns(runs, [_APART], rounds=1, warm_up=False, attempts=1)
         sweep = f"fashion_mini, {len(_METHODS)} methods x {len(_RATIOS)} ratios x {seeds} seeds, {' '.join(flags)}"
         yield Row.of(GROUP, times, _TOGETHER, _APART, COST, name=f"{sweep}: wall time")
         flops = _flops([together]), _flops(sorted(apart.iterdir()))

@@ -47,6 +47,7 @@ def _of_application(name: str, model: keras.Model, rounds: int) -> Iterator[Row]
         },
         [_CLONE],
         rounds,
+        attempts=1,
     )
     limit = _MOST_SECONDS[len(model.layers) > _DEEP]
     what = f"{name} ({len(model.layers)} layers, {model.count_params() / 1e6:.0f} M params)"
