@@ -157,8 +157,8 @@ def test_model_without_a_graph_is_refused():
 
 
 def test_coverage_counts_the_macs_of_networks_of_any_size_at_a_fixed_one():
-    model = coverage._build(keras.applications.MobileNetV3Small)
+    model = coverage.build(keras.applications.MobileNetV3Small)
     # 56 million in its paper (Howard et al., ICCV 2019).
     assert tfprune.profile(model).macs == pytest.approx(56e6, rel=0.02)
     assert tfprune.profile(model).notes == ()
-    assert coverage._build(keras.applications.InceptionV3).input_shape == (None, 299, 299, 3)
+    assert coverage.build(keras.applications.InceptionV3).input_shape == (None, 299, 299, 3)
