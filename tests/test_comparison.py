@@ -100,6 +100,7 @@ def test_short_runs_are_shown_with_what_they_differ_in():
         ("learning_rate=0.05", "learning_rate=0.05 (paper: 0.1)"),
         ("weight_decay=0.0005", "weight_decay=0.0005 (paper: 0.0001)"),
         ("precision=mixed_bfloat16", "precision=mixed_bfloat16"),
+        ("xla=True", "xla=True"),
         ("replicas=2", "replicas=2"),
     ],
 )

@@ -193,6 +193,9 @@ for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
     moving = trainer.model.get_layer("bn").moving_variance
     report[f"moved {precision}"] = float(np.abs(moving.numpy() - 1).max())
 
+trainer, result = train(mirrored, normalize=False, held_out=0.25, xla=True)
+report["xla"], report["spread xla"] = result.history, spread(trainer)
+
 # The plain model with the returned weights has the accuracy that was told.
 model, data = make_model(True), make_data()
 trainer, result = train(mirrored, normalize=True)
@@ -252,6 +255,13 @@ def test_two_replicas_have_the_losses_of_one_device_without_normalization(mirror
     assert "validation_loss" in mirrored["one"][0]
     for one, other in zip(mirrored["one"], mirrored["mirrored"], strict=True):
         assert other == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_replicas_with_xla_have_the_losses_of_one_device_without(mirrored):
+    for one, other in zip(mirrored["one"], mirrored["xla"], strict=True):
+        assert other == pytest.approx(one, abs=1e-5)
+    assert mirrored["spread xla"] == 0
 
 
 @pytest.mark.slow

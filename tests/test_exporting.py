@@ -208,8 +208,13 @@ def test_a_litert_model_is_compared_too(tmp_path, monkeypatch):
     received = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     np.testing.assert_allclose(received, predict(model, batch)[0], atol=1e-5)
 
-    run = exporting._run_litert
-    monkeypatch.setattr(exporting, "_run_litert", lambda *args: [1.001 * output for output in run(*args)])
+    load = exporting.litert_function
+
+    def off_by_a_little(*args):
+        run = load(*args)
+        return lambda inputs: [1.001 * output for output in run(inputs)]
+
+    monkeypatch.setattr(exporting, "litert_function", off_by_a_little)
     with pytest.raises(ExportError, match=r"model\.tflite"):
         export(model, tmp_path / "out", litert=True)
 

@@ -17,7 +17,7 @@ def test_measures_a_real_network():
 
 def test_several_networks_take_turns_and_get_one_answer_each(monkeypatch):
     order = []
-    monkeypatch.setattr(latency, "_compiled", lambda model, *_: lambda: order.append(model))
+    monkeypatch.setattr(latency, "compiled_pass", lambda model, *_: lambda: order.append(model))
     first, second = latency.measure_latency("A", "B", n=3, warm_up=2)
     assert order == ["A", "B"] * 5
     assert first.n == second.n == 3
@@ -27,7 +27,7 @@ def test_median_and_quartiles_leave_the_warm_up_out(monkeypatch):
     durations = [900.0, 800.0, 1.0, 5.0, 2.0, 9.0]
     ticks = iter(np.cumsum([step for duration in durations for step in (0.0, duration)]).tolist())
     monkeypatch.setattr(latency.time, "perf_counter", lambda: next(ticks))
-    monkeypatch.setattr(latency, "_compiled", lambda *_: lambda: None)
+    monkeypatch.setattr(latency, "compiled_pass", lambda *_: lambda: None)
     measured = latency.measure_latency("A", n=4, warm_up=2)
     assert measured.median == pytest.approx(3.5)
     # Of 1, 2, 5, 9, linearly interpolated: the quartiles are 1.75 and 6.
@@ -35,7 +35,7 @@ def test_median_and_quartiles_leave_the_warm_up_out(monkeypatch):
 
 
 def test_a_pass_runs_the_network_on_the_whole_batch():
-    outputs = latency._compiled(residual_cnn(classes=4), 6, False)()
+    outputs = latency.compiled_pass(residual_cnn(classes=4), 6, False)()
     assert [output.shape for output in outputs] == [(6, 4)]
 
 

@@ -539,6 +539,27 @@ def test_a_network_that_ends_in_a_softmax_trains_as_the_one_that_ends_in_logits(
         np.testing.assert_allclose(other, one, atol=1e-4)
 
 
+@pytest.mark.parametrize("xla", [False, True])
+def test_xla_compiles_the_step_and_computes_the_same(xla, plain_run):
+    model = conv_bn_dense()
+    trainer = make_trainer(model, xla=xla)
+    result = trainer.run(model.get_weights(), 2, Schedule(0.05), seed=0)
+    graph = trainer._train_steps._list_all_concrete_functions()[0].graph.as_graph_def()
+    compiled = [function for function in graph.library.function if function.attr["_XlaMustCompile"].b]
+    assert bool(compiled) == xla
+    for own, other in zip(result.weights, plain_run.weights, strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-5)
+    assert [logs["loss"] for logs in result.history] == pytest.approx(
+        [logs["loss"] for logs in plain_run.history], rel=1e-5
+    )
+
+
+@pytest.fixture(scope="module")
+def plain_run():
+    model = conv_bn_dense()
+    return make_trainer(model).run(model.get_weights(), 2, Schedule(0.05), seed=0)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_keeps_float32_variables_and_trains(dtype):
     model = conv_bn_dense()

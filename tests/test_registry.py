@@ -103,7 +103,8 @@ def test_public_names_stay_functions_after_every_submodule_was_imported():
     code = (
         "import importlib, pkgutil, tfprune\n"
         "for module in pkgutil.walk_packages(tfprune.__path__, 'tfprune.'):\n"
-        "    importlib.import_module(module.name)\n"
+        "    try:\n        importlib.import_module(module.name)\n"
+        "    except ModuleNotFoundError as error:\n        assert error.name == 'torch'  # of the benchmark alone\n"
         "print(*[n for n in tfprune.__all__ if n[0] != '_' and not callable(getattr(tfprune, n))], 'end')"
     )
     assert run(code).split() == ["end"]

@@ -40,7 +40,8 @@ def test_no_flag_at_all_is_the_quickstart(tmp_path, monkeypatch):
     assert (settings.epochs, settings.finetune_epochs, settings.batch_size) == (6, 2, 64)
     assert (settings.learning_rate, settings.weight_decay) == (0.1, 1e-4)
     assert (settings.budget_cap, settings.train_examples, settings.data_dir) == (None, None, None)
-    assert (settings.strategy, settings.precision, settings.export) == ("auto", "float32", True)
+    assert (settings.strategy, settings.precision, settings.xla) == ("auto", "float32", False)
+    assert settings.export
     assert settings.workdir == Path("runs")
     assert settings.name == "ratio=0.5"
 
@@ -169,14 +170,14 @@ def test_every_flag_reaches_the_settings():
         "--dataset=cifar10", "--data_dir=/d", "--model=vgg16_l1", "--width=.75", "--method=l1_norm",
         "--variant=VGG-16-A", "--regimes=scratch_b,finetune", "--seeds=3,7", "--epochs=9", "--finetune_epochs=3",
         "--batch_size=32", "--learning_rate=.05", "--weight_decay=0", "--budget_cap=2", "--train_examples=100",
-        "--strategy=mirrored", "--precision=mixed_bfloat16", "--workdir=w", "--noexport", "--nesterov",
+        "--strategy=mirrored", "--precision=mixed_bfloat16", "--workdir=w", "--noexport", "--nesterov", "--xla",
     )  # fmt: skip
     expected = {
         "dataset": "cifar10", "data_dir": "/d", "model": "vgg16_l1", "width": 0.75, "method": "l1_norm", "ratio": None,
         "variant": "VGG-16-A", "regimes": ("finetune", "scratch_b"), "seeds": (3, 7), "epochs": 9, "finetune_epochs": 3,
         "batch_size": 32, "learning_rate": 0.05, "weight_decay": 0.0, "budget_cap": 2.0, "train_examples": 100,
         "strategy": "mirrored", "precision": "mixed_bfloat16", "workdir": Path("w"), "export": False,
-        "nesterov": True, "dry_run": True,
+        "nesterov": True, "dry_run": True, "xla": True,
     }  # fmt: skip
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.name == "VGG-16-A"
@@ -369,8 +370,8 @@ def test_help_names_every_flag_and_needs_no_tensorflow(early):
         assert (status, err) == (0, "")
         names = (
             "dataset data_dir image_size model width method ratio variant regimes seeds epochs finetune_epochs "
-            "batch_size learning_rate weight_decay budget_cap train_examples strategy precision workdir export smoke "
-            "dry_run"
+            "batch_size learning_rate weight_decay budget_cap train_examples strategy precision xla workdir export "
+            "smoke dry_run"
         )
         for name in names.split():
             assert f"--{name}:" in out

@@ -88,6 +88,7 @@ class Settings:
     validation_fraction: float
     strategy: str
     precision: str
+    xla: bool
     deterministic: bool
     workdir: Path
     export: bool
@@ -242,6 +243,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         validation_fraction=given("validation_fraction", 0.0),
         strategy=values.strategy,
         precision=values.precision,
+        xla=values.xla,
         deterministic=values.deterministic,
         workdir=Path(values.workdir),
         export=values.export,

@@ -33,6 +33,7 @@ class TrainingKey:
     gamma_l1: float = 0.0
     sparse: str = ""
     precision: str = "float32"
+    xla: bool = False
     replicas: int = 1
     image_size: int | None = None
     rewind_epoch: int = 0

@@ -418,7 +418,7 @@ class Study:
         """
         s = self.settings
         config = TrainingConfig(
-            batch_size=s.batch_size, weight_decay=s.weight_decay, nesterov=s.nesterov, precision=s.precision
+            batch_size=s.batch_size, weight_decay=s.weight_decay, nesterov=s.nesterov, precision=s.precision, xla=s.xla
         )
         # Networks of equal weights may still differ, in their padded shortcuts.
         key = model.to_json(), config, self.data, None if edit is None else (s, sparse)

@@ -177,6 +177,11 @@ def define_flags(values: flags.FlagValues) -> None:
         "float32",
         f"{', '.join(PRECISIONS)}. mixed_float16 scales the loss and leaves out steps whose gradients overflow.",
     )
+    switch(
+        "xla",
+        False,
+        "Compile the training's forward and backward pass with XLA. For GPUs; on CPUs it is slower.",
+    )
     string("workdir", "runs", "Folder for results; finished stages that are there are used. With --smoke: runs/smoke.")
     string(
         "shard",

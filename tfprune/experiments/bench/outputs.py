@@ -32,6 +32,10 @@ _LEGEND = {
     "ratio": "The median over rounds in which what is compared took turns; IQR is the distance of its quartiles.",
     "-": "No ratio: the baseline, timed again after the last round, had drifted by more than 5 %, "
     "in both of two attempts.",
+    "bare steps": "Of our loop, on one batch that is there already; PyTorch's steps, too, take one batch.",
+    "Keras fit": "`compile` and `fit` of the same plain network, from arrays in memory, or with augmentation from a "
+    "tf.data pipeline. Its epochs are as many steps as ours, a few seconds; tf.data's autotuner stalls some of them, "
+    "which shows in the IQR.",
 }
 
 

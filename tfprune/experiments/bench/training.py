@@ -68,7 +68,7 @@ def _rows(network: _Network, steps: int, rounds: int) -> Iterator[Row]:
         _STEPS: bare,
         _EPOCH: whole,
         _FIT: _fit(model, *_normalized(data), batch_size=BATCH_SIZE),
-        _FIT_AUGMENTED: _fit(model, _augmented(data)),
+        _FIT_AUGMENTED: _fit(model, _augmented(data), shuffle=False),  # the pipeline shuffles
     }
     baselines, torch = [_STEPS, _FIT, _FIT_AUGMENTED], {}
     with ExitStack() as stack:
