@@ -152,10 +152,12 @@ def test_surgery_is_beside_cloning_and_limits(monkeypatch, tmp_path):
     monkeypatch.setattr(
         surgery, "_SIZES", {"layers": (surgery._branches, (4, 40)), "channels": (surgery._broad, (10, 100))}
     )
+    monkeypatch.setattr(surgery, "_MOST_SECONDS", {False: 1e-6, True: 1e-6})
     rows = list(surgery.measure(True, tmp_path))
     plan, prune, verify, *growth = rows
     assert plan.name == "MobileNetV2 (156 layers, 4 M params), plan"
-    assert (plan.baseline, plan.target) == ("0.1 s", 1.0)
+    assert (plan.baseline, plan.target, plan.met) == ("1e-06 s", 1.0, False)
+    assert re.fullmatch(r"of it \S+ ms make the graph, and \S+ ms read and rank 4 M weights", plan.note)
     assert (prune.baseline, prune.target) == ("clone_model", 3.0)
     assert verify.ratio > 0
     assert [(row.name, row.baseline, row.target) for row in growth] == [

@@ -39,7 +39,7 @@ def test_a_ratio_is_the_median_of_those_of_single_rounds():
 @pytest.mark.parametrize(("last", "held"), [(4.1, True), (4.3, False), (3.7, False)])
 def test_nothing_is_claimed_where_the_baseline_has_drifted(last, held):
     clock = Clock()
-    attempts = 1 if held else 2
+    attempts = 1 if held else 3
     base = [4] + [4, 4, last] * attempts
     runs = {"base": clock.run("base", base), "own": clock.run("own", [2] * (1 + 2 * attempts))}
     times = in_turns(runs, ["base"], rounds=2, clock=clock)
@@ -57,7 +57,7 @@ def test_what_drifts_once_is_timed_again():
 
 def test_of_two_baselines_one_may_drift():
     clock = Clock()
-    runs = {"a": clock.run("a", [4] * 5), "b": clock.run("b", [4] + [4, 5] * 2), "own": clock.run("own", [2] * 3)}
+    runs = {"a": clock.run("a", [4] * 7), "b": clock.run("b", [4] + [4, 5] * 3), "own": clock.run("own", [2] * 4)}
     times = in_turns(runs, ["a", "b"], rounds=1, clock=clock)
     assert times.speed("own", "a").value == 2.0
     assert math.isnan(times.cost("own", "b").value)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.metadata
 import json
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,7 @@ _GROUPS = {
 _LEGEND = {
     "as": "`speed`: so many times as fast as what it stands beside; `cost`: so many times its time, memory or size.",
     "ratio": "The median over rounds in which what is compared took turns; IQR is the distance of its quartiles.",
-    "-": "No ratio: the baseline, timed again after the last round, had drifted by more than 5 %, "
-    "in both of two attempts.",
+    "-": "No ratio: the baseline, timed again after the last round, had drifted by more than 5 %, in every attempt.",
     "bare steps": "Of our loop, on one batch that is there already; PyTorch's steps, too, take one batch.",
     "Keras fit": "`compile` and `fit` of the same plain network, from arrays in memory, or with augmentation from a "
     "tf.data pipeline. Its epochs are as many steps as ours, a few seconds; tf.data's autotuner stalls some of them, "
@@ -110,8 +111,11 @@ def _report(workdir: Path, rows: Sequence[Row], machines: dict[str, dict]) -> Re
 
 def machine() -> dict[str, Any]:
     """What the figures depend on; JSON types."""
+    found = environment()
+    with suppress(importlib.metadata.PackageNotFoundError):
+        found["packages"]["torch"] = importlib.metadata.version("torch")
     return {
-        **environment(),
+        **found,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": {name: os.environ.get(name) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")},
@@ -126,7 +130,8 @@ def _in_words(machine: dict[str, Any]) -> str:
     threads = ", ".join(set_threads) or "TensorFlow's default number of threads"
     return (
         f"{machine['processor'] or machine['devices'][0]}, {machine['cores']} cores, {machine['memory_gb']} GB, "
-        f"{threads}; Python {machine['python']}, {versions}; commit {machine['commit']}; {machine['measured']}"
+        f"{threads}; Python {machine['python']}, {versions}; commit {machine['commit'] or 'unknown'}; "
+        f"{machine['measured']}"
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 MOST_DRIFT = 0.05
-_ATTEMPTS = 2
+_ATTEMPTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,8 @@ def in_turns(
 
     In every round each run is timed once, so that what slows the machine for seconds slows all of them. After all
     rounds the baselines alone are timed again, half as often: where the median of one is then more than `MOST_DRIFT`
-    from that over the rounds, everything is timed once more, and if it drifts then, too, no ratio to it is told.
+    from that over the rounds, everything is timed again, and if it drifts in the last attempt, too, no ratio to it is
+    told.
 
     Args:
         runs: Name -> what to time; it has to wait for its own result.
