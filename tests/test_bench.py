@@ -179,7 +179,8 @@ def test_pruned_networks_are_beside_the_unpruned_one(monkeypatch, tmp_path):
     speeds, costs = ([row for row in rows if row.measure == measure] for measure in (SPEED, COST))
     # 4 networks, 3 runtimes, 2 batch sizes; 3 sizes.
     assert (len(speeds), len(costs)) == (24, 12)
-    assert [row.target for row in speeds if row.target] == [1.6, 1.8]
+    assert [row.target for row in speeds if row.target] == [1.6, 1.8] * 3
+    assert all(bool(row.note) == (row.met is False) for row in speeds if row.ratio)
     assert all(0 < row.ratio < 1 for row in costs if "on disk" in row.name)
     for name in ("half of the MACs", "half of the MACs, multiples of 8"):
         (row,) = (row for row in speeds if row.name.startswith(f"vgg16, {name} (") and "LiteRT, batch 32" in row.name)

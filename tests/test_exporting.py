@@ -102,6 +102,16 @@ def test_every_variable_is_stored_once(tmp_path):
     assert (tmp_path / "out" / "model.keras").stat().st_size <= 1.2 * 4 * model.count_params()
 
 
+def test_batch_normalization_is_one_operation_when_served(tmp_path):
+    model = residual_cnn()
+    folder = export(model, tmp_path / "out")
+    served = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    found = [node.op for function in served.graph.as_graph_def().library.function for node in function.node_def]
+    normalizations = sum(type(layer) is layers.BatchNormalization for layer in model.layers)
+    assert found.count("FusedBatchNormV3") == normalizations > 0
+    assert "Rsqrt" not in found
+
+
 def test_the_saved_model_takes_any_number_of_examples(tmp_path):
     model = plain_cnn()
     export(model, tmp_path / "out")
