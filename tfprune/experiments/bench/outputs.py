@@ -35,8 +35,8 @@ _LEGEND = {
     "-": "No ratio: the baseline, timed again after the last round, had drifted by more than 5 %, in every attempt.",
     "bare steps": "Of our loop, on one batch that is there already; PyTorch's steps, too, take one batch.",
     "Keras fit": "`compile` and `fit` of the same plain network, from arrays in memory, or with augmentation from a "
-    "tf.data pipeline. Its epochs are as many steps as ours, a few seconds; tf.data's autotuner stalls some of them, "
-    "which shows in the IQR.",
+    "tf.data pipeline. Of small networks some of its epochs, longer ones too, run at half the speed of others, which "
+    "shows in the IQR.",
 }
 
 

@@ -173,7 +173,7 @@ def _draw(path: Path, points: Mapping[str, Sequence[_Point]]) -> None:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("MACs, times fewer")
         axes.set_ylabel("measured speed-up")
-        axes.set_title(f"{network}; squares: channels in multiples of 8 and 16", fontsize=10)
+        axes.set_title(f"{network}; squares: channels rounded to multiples", fontsize=10)
         axes.grid(alpha=0.3)
     panels[0].legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
