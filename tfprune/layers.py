@@ -1,7 +1,7 @@
 """The custom layers of training.
 
-They exist while a network trains and never in what is saved for others: a trainer works on a twin of the
-network, and gives its weights back as arrays.
+They exist while a network trains, or is traced to be served, and never in what is saved for others: a trainer works on
+a twin of the network, and gives its weights back as arrays.
 """
 
 from __future__ import annotations
