@@ -64,7 +64,11 @@ def test_groups_are_stored_beside_each_other(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", ["{", "{}"])
+@pytest.mark.parametrize(
+    "content", ["{", "{}", "[1]", '[{"group": "training"}]',
+                '[{"group": "mine", "name": "", "baseline": "", "measure": "speed", "ratio": 1}]',
+                '[{"group": "training", "name": "", "baseline": "", "measure": "speed", "ratio": 1}]'],
+)  # fmt: skip
 def test_other_files_of_that_name_are_left_alone(tmp_path, content):
     (tmp_path / "bench.json").write_text(content)
     with pytest.raises(UsageError, match="another --workdir"):

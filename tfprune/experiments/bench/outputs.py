@@ -51,29 +51,38 @@ def store(workdir: Path, group: str, rows: Sequence[Row]) -> str:
     """
     before, machines = check(workdir)
     machines |= {group: machine()}
-    own = [dataclasses.asdict(row) for row in rows]
-    every = [row for row in before if row["group"] != group] + own
-    every.sort(key=lambda row: list(_GROUPS).index(row["group"]))
-    for name, content in ((_ROWS, every), (_MACHINES, machines)):
+    every = sorted(
+        [*(row for row in before if row.group != group), *rows], key=lambda row: list(_GROUPS).index(row.group)
+    )
+    stored = [dataclasses.asdict(row) for row in every]
+    for name, content in ((_ROWS, stored), (_MACHINES, machines)):
         with replacing(workdir / name) as scratch:
             scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     with replacing(workdir / "bench.csv") as scratch, open(scratch, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
         writer.writeheader()
-        writer.writerows(every)
-    report = _report(workdir, [Row.stored(row) for row in every], machines)
+        writer.writerows(stored)
+    report = _report(workdir, every, machines)
     with replacing(workdir / "bench.md") as scratch:
         scratch.write_text(as_markdown(report), encoding="utf-8")
     return as_text(report)
 
 
-def check(workdir: Path) -> tuple[list[dict], dict[str, dict]]:
+def check(workdir: Path) -> tuple[list[Row], dict[str, dict]]:
     """What is there already: the rows, and the machine of every group.
 
     Raises:
         UsageError: If what is there is no result of the benchmark.
     """
-    return _read(workdir / _ROWS, list), _read(workdir / _MACHINES, dict)
+    found, machines = _read(workdir / _ROWS, list), _read(workdir / _MACHINES, dict)
+    try:
+        rows = [Row.stored(fields) for fields in found]
+    except (AttributeError, TypeError) as error:
+        raise _foreign(workdir / _ROWS) from error
+    for name, known in ((_ROWS, _GROUPS), (_MACHINES, machines)):
+        if not {row.group for row in rows} <= known.keys():
+            raise _foreign(workdir / name)
+    return rows, machines
 
 
 def _read(path: Path, kind: type) -> Any:
@@ -84,8 +93,12 @@ def _read(path: Path, kind: type) -> Any:
     except ValueError as error:
         raise UsageError(f"{str(path)!r} is no JSON ({error}). Move it away, or name another --workdir.") from error
     if not isinstance(content, kind):
-        raise UsageError(f"{str(path)!r} is no result of the benchmark. Move it away, or name another --workdir.")
+        raise _foreign(path)
     return content
+
+
+def _foreign(path: Path) -> UsageError:
+    return UsageError(f"{str(path)!r} is no result of the benchmark. Move it away, or name another --workdir.")
 
 
 def _report(workdir: Path, rows: Sequence[Row], machines: dict[str, dict]) -> Report:
