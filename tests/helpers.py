@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers
 
 import tfprune
-from tfprune.plans import ChannelPlan
+from tfprune.plans.channels import ChannelPlan
 
 
 def randomize(model, seed=0):

@@ -12,7 +12,7 @@ GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 @pytest.mark.slow
 def test_every_block_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    from tfprune import rules
+    from tfprune.graph import rules
 
     monkeypatch.setattr(rules, "_BY_CLASS", {})
     keras.utils.set_random_seed(0)

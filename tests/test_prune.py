@@ -6,7 +6,7 @@ import tfprune
 from tests.helpers import plain_cnn, predict
 from tfprune import prune
 from tfprune.experiments import coverage
-from tfprune.proof import random_inputs
+from tfprune.graph.inputs import random_inputs
 
 
 @pytest.fixture

@@ -21,37 +21,41 @@ _PUBLIC = {
     "VerificationError": "tfprune.errors",
     "NothingProvedError": "tfprune.errors",
     "ExportError": "tfprune.errors",
-    "ChannelGraph": "tfprune.graph",
-    "ChannelPlan": "tfprune.plans",
-    "WeightPlan": "tfprune.weight_plans",
-    "DesignPlan": "tfprune.design_plans",
-    "Pattern": "tfprune.patterns",
-    "Profile": "tfprune.profiling",
-    "export": "tfprune.exporting",
-    "load_pattern": "tfprune.patterns",
-    "load_plan": "tfprune.plans",
-    "measure_latency": "tfprune.latency",
-    "pattern_of": "tfprune.guided",
-    "plan_channels": "tfprune.planner",
-    "plan_guided": "tfprune.guided",
-    "plan_weights": "tfprune.weight_planner",
-    "profile": "tfprune.profiling",
-    "rule": "tfprune.rules",
-    "sensitivity": "tfprune.scan",
-    "verify": "tfprune.proof",
+    "ChannelGraph": "tfprune.graph.channel_graph",
+    "ChannelPlan": "tfprune.plans.channels",
+    "WeightPlan": "tfprune.plans.weights",
+    "DesignPlan": "tfprune.plans.designs",
+    "Pattern": "tfprune.plans.patterns",
+    "Profile": "tfprune.cost.profiling",
+    "export": "tfprune.surgery.exporting",
+    "load_pattern": "tfprune.plans.patterns",
+    "load_plan": "tfprune.plans.loading",
+    "measure_latency": "tfprune.cost.latency",
+    "pattern_of": "tfprune.planning.to_pattern",
+    "plan_channels": "tfprune.planning.channels",
+    "plan_guided": "tfprune.planning.to_pattern",
+    "plan_weights": "tfprune.planning.weights",
+    "profile": "tfprune.cost.profiling",
+    "rule": "tfprune.graph.rules",
+    "sensitivity": "tfprune.planning.scan",
+    "verify": "tfprune.surgery.proof",
 }
+
+_MODULES = {"rules": "tfprune.graph.rules"}
 
 __all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _PUBLIC and name not in _MODULES:
         raise AttributeError(f"module 'tfprune' has no attribute {name!r}")
-    from tfprune.startup import import_tensorflow
+    from tfprune.support.startup import import_tensorflow
 
     import_tensorflow()
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_MODULES])

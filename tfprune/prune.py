@@ -15,9 +15,9 @@ from typing import Any
 
 from absl import flags
 
-from tfprune.command import run_command
 from tfprune.errors import PlanError, UsageError
-from tfprune.files import check_writable, replacing
+from tfprune.support.command import run_command
+from tfprune.support.files import check_writable, replacing
 
 # Rounding widths is worth telling when it makes the network faster by more than this.
 _WORTH_TELLING = 0.05
@@ -59,13 +59,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
         VerificationError: If the smaller network does not compute the same; nothing is written then.
     """
     source, output, plan_file = _check(values, arguments)
-    from tfprune.startup import import_tensorflow
+    from tfprune.support.startup import import_tensorflow
 
     import_tensorflow()
+    from tfprune.graph.walk import functional
     from tfprune.models import load_file
-    from tfprune.planner import plan_channels
-    from tfprune.proof import verify
-    from tfprune.walk import functional
+    from tfprune.planning.channels import plan_channels
+    from tfprune.surgery.proof import verify
 
     model = load_file(source, compiled=True)
     data = _load_data(values.data, [tensor.name for tensor in functional(model).inputs]) if values.data else None
@@ -144,7 +144,7 @@ def _load_data(path: str, names: list[str]) -> Any:
 
 
 def _tell_latency(model, small, rounded_plan) -> None:
-    from tfprune.latency import measure_latency
+    from tfprune.cost.latency import measure_latency
 
     networks = [model, small] + ([rounded_plan.apply(model)] if rounded_plan else [])
     before, after, *rounded = measure_latency(*networks)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfprune.errors import UsageError
-from tfprune.registry import Registry
+from tfprune.support.registry import Registry
 
 if TYPE_CHECKING:
     from tfprune.data.image_data import ImageData

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING
 from absl import flags
 from tabulate import tabulate
 
-from tfprune.command import run_command
 from tfprune.errors import TfpruneError, UsageError
 from tfprune.experiments.memory import reset_peak, resident
 from tfprune.models import APPLICATIONS
-from tfprune.registry import unknown_name
+from tfprune.support.command import run_command
+from tfprune.support.registry import unknown_name
 
 if TYPE_CHECKING:
     import keras
 
-    from tfprune.graph import ChannelGraph
-    from tfprune.plans import ChannelPlan
+    from tfprune.graph.channel_graph import ChannelGraph
+    from tfprune.plans.channels import ChannelPlan
 
 _HEADER = (
     "network", "layers", "params", "MACs", "coupled groups", "scope", "params after", "MACs after", "plan s", "apply s",
@@ -82,7 +82,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     for name in values.only:
         if name not in APPLICATIONS:
             raise unknown_name("network", name, APPLICATIONS)
-    from tfprune.startup import import_tensorflow
+    from tfprune.support.startup import import_tensorflow
 
     import_tensorflow()
     import keras
@@ -117,9 +117,9 @@ def build(make: Callable) -> keras.Model:
 
 
 def _row(name: str, model: keras.Model, ratio: float, scope: str) -> tuple[tuple, list[str]]:
-    from tfprune.graph import ChannelGraph
-    from tfprune.planner import plan_channels
-    from tfprune.proof import verify
+    from tfprune.graph.channel_graph import ChannelGraph
+    from tfprune.planning.channels import plan_channels
+    from tfprune.surgery.proof import verify
 
     plan = plan_channels(model, ratio, scope=scope)
     speed = _measure(model, lambda: plan_channels(model, ratio, scope=scope))

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from tfprune import paper
-from tfprune.command import run_command
 from tfprune.errors import UsageError
-from tfprune.experiments.comparison import arguments_for, format_cell, lines_of, parsed, runs_for
-from tfprune.files import check_writable
+from tfprune.experiments.findings.comparison import arguments_for, format_cell, lines_of, parsed, runs_for
+from tfprune.support.command import run_command
+from tfprune.support.files import check_writable
 
 if TYPE_CHECKING:
-    from tfprune.experiments.settings import Settings
+    from tfprune.experiments.setup.settings import Settings
 
 # Training images and size of the paper's data sets, and classes.
 _DATA = {"cifar10": (50_000, 32, 10), "cifar100": (50_000, 32, 100), "imagenet": (1_281_167, 224, 1000)}
@@ -94,7 +94,7 @@ def _define_flags(values: flags.FlagValues) -> None:
 def _run(values: flags.FlagValues, arguments: list[str]) -> None:
     if arguments:
         raise UsageError(f"Unexpected argument {arguments[0]!r}.")
-    from tfprune.startup import import_tensorflow
+    from tfprune.support.startup import import_tensorflow
 
     import_tensorflow()
     for number in paper.TABLES:

@@ -22,8 +22,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfprune.command import run_command
-from tfprune.experiments import run, study_flags
+from tfprune.experiments import run
+from tfprune.experiments.setup import flags as study_flags
+from tfprune.support.command import run_command
 
 _DEFAULTS = {
     "model": "vgg16_unstructured",

@@ -29,7 +29,7 @@ def reset_peak() -> None:
 
 
 def _of_one_pass(folder: str, batch_size: int) -> float:
-    from tfprune.startup import import_tensorflow
+    from tfprune.support.startup import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf

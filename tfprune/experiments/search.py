@@ -23,14 +23,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfprune.command import run_command
 from tfprune.errors import PlanError, UsageError
-from tfprune.experiments import study_flags
-from tfprune.experiments.run import GOING_ON, NOTHING, Runner, refuse_arguments
-from tfprune.experiments.settings import OF_WEIGHTS, Settings, settings_from_flags
-from tfprune.experiments.shards import take_shard
+from tfprune.experiments.runner import GOING_ON, NOTHING, Runner, refuse_arguments
+from tfprune.experiments.setup import flags as study_flags
+from tfprune.experiments.setup.settings import OF_WEIGHTS, Settings, settings_from_flags
+from tfprune.experiments.setup.shards import take_shard
 from tfprune.methods import METHODS
-from tfprune.patterns import Pattern, load_pattern
+from tfprune.plans.patterns import Pattern, load_pattern
+from tfprune.support.command import run_command
 
 _CHANNELS, _WEIGHTS = "network_slimming,uniform", "magnitude,uniform_sparsification"
 _RATIOS = ["0.3", "0.5", "0.7"]
@@ -101,7 +101,7 @@ def _grid(values: flags.FlagValues) -> list[Settings]:
 
 def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
     """Raises a PlanError for a network without stages, before anything is trained."""
-    from tfprune.guided import stages
+    from tfprune.planning.to_pattern import stages
 
     kinds = {settings: "weights" if settings.method in OF_WEIGHTS else "channels" for settings in grid}
     models = ((runner.study(settings).model, kind) for settings, kind in kinds.items() if settings.guide is None)
@@ -119,7 +119,7 @@ def _made_to(pattern: Pattern, settings: Settings) -> Settings:
 
 def _guided(runner: Runner, grid: Sequence[Settings]) -> list[Settings]:
     """The networks to make to what was found; tells what is left to a later run."""
-    from tfprune.experiments.search_points import mean_of_seeds
+    from tfprune.experiments.findings.architectures import mean_of_seeds
 
     made = []
     for settings in _found(grid):

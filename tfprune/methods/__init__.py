@@ -3,7 +3,7 @@
 A method says how a network is trained to be pruned and how the plan is made; see `tfprune.methods.base`.
 """
 
-from tfprune.registry import Registry
+from tfprune.support.registry import Registry
 
 METHODS = Registry("method")
 # What sparse_structure_selection gates; here, so that a command line can check it before it pays for TensorFlow.

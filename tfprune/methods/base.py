@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.design_plans import DesignPlan
 from tfprune.models import build_model
-from tfprune.patterns import Pattern
-from tfprune.planner import GLOBAL_MAX_RATIO, plan_channels
-from tfprune.plans import Plan
-from tfprune.surgery import Edit
+from tfprune.planning.channels import GLOBAL_MAX_RATIO, plan_channels
+from tfprune.plans.designs import DesignPlan
+from tfprune.plans.loading import Plan
+from tfprune.plans.patterns import Pattern
+from tfprune.surgery.rebuild import Edit
 
 
 @dataclasses.dataclass(frozen=True)

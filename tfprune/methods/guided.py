@@ -1,15 +1,15 @@
 """Guided pruning and guided sparsification: a network is made to the pattern that pruning has left in another one.
 
-See `tfprune.guided`. Source: Liu et al. (ICLR 2019), section 5.
+See `tfprune.planning.to_pattern`. Source: Liu et al. (ICLR 2019), section 5.
 """
 
 from __future__ import annotations
 
 import keras
 
-from tfprune.guided import plan_guided
 from tfprune.methods.base import Method, MethodSettings, Sample
-from tfprune.plans import Plan
+from tfprune.planning.to_pattern import plan_guided
+from tfprune.plans.loading import Plan
 
 
 class Guided(Method):

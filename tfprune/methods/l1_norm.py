@@ -1,7 +1,7 @@
 """L1-norm based filter pruning: Li et al., "Pruning Filters for Efficient ConvNets" (ICLR 2017).
 
 In each layer, the filters with the smallest sum of absolute weights go. The widths are predefined: by a
-ratio, or by one of the paper's variants (`tfprune.methods.variants`).
+ratio, or by one of the paper's variants (`tfprune.paper.variants`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import keras
 from keras import layers
 
 from tfprune.errors import PlanError
-from tfprune.graph import ChannelGraph
+from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.methods.base import Method, MethodSettings, Sample
-from tfprune.planner import plan_channels
-from tfprune.plans import ChannelPlan
+from tfprune.planning.channels import plan_channels
+from tfprune.plans.channels import ChannelPlan
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 

@@ -10,11 +10,11 @@ import functools
 
 import keras
 
-from tfprune.masking import CONVOLUTIONS, OTHER_CONVOLUTIONS, GradualMasks, mask_edit
 from tfprune.methods.base import Method, MethodSettings, Sample
-from tfprune.surgery import Edit
-from tfprune.weight_planner import find_masks, plan_weights
-from tfprune.weight_plans import WeightPlan
+from tfprune.planning.weights import find_masks, plan_weights
+from tfprune.plans.weights import WeightPlan
+from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS, GradualMasks, mask_edit
+from tfprune.surgery.rebuild import Edit
 
 
 class Magnitude(Method):

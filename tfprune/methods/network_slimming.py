@@ -15,12 +15,13 @@ from __future__ import annotations
 import keras
 
 from tfprune.errors import PlanError
-from tfprune.labels import Record
+from tfprune.graph.calls import Record
+from tfprune.graph.walk import stream_normalizations
 from tfprune.methods.base import Method, MethodSettings, Sample
-from tfprune.planner import plan_channels
-from tfprune.plans import ChannelPlan, Plan
-from tfprune.surgery import Edit
-from tfprune.walk import stream_normalizations
+from tfprune.planning.channels import plan_channels
+from tfprune.plans.channels import ChannelPlan
+from tfprune.plans.loading import Plan
+from tfprune.surgery.rebuild import Edit
 
 
 class NetworkSlimming(Method):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfprune.methods.reconstruction import RIDGE, Choice, Reconstruction, Site, least_squares
+from tfprune.methods.shared.reconstruction import RIDGE, Choice, Reconstruction, Site, least_squares
 
 
 class Regression(Reconstruction):

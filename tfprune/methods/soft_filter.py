@@ -28,9 +28,9 @@ import numpy as np
 from keras import layers
 
 from tfprune.errors import PlanError
-from tfprune.graph import ChannelGraph
+from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.methods.base import Method, MethodSettings, Sample
-from tfprune.plans import ChannelPlan
+from tfprune.plans.channels import ChannelPlan
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 

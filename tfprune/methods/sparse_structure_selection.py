@@ -9,7 +9,7 @@ exactly zero at the end are removed, which changes no output.
 
 - `blocks`: the branch of every residual block has a gate in front of its addition. Where it closes, the addition passes
   on the shortcut alone; a shortcut that is a convolution (in the first block of a stage) stays.
-- `neurons`: every channel that one layer makes has a gate, and goes with it; see `tfprune.methods.channel_gates`.
+- `neurons`: every channel that one layer makes has a gate, and goes with it: `tfprune.methods.shared.channel_gates`.
 - `groups`: every group of a grouped convolution (ResNeXt) has one, and goes with all channels that enter and leave it.
 
 A gate sits in a batch normalization or a convolution; the last one of a branch, or the last one in front of what reads
@@ -32,18 +32,18 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfprune.checks import one_of
-from tfprune.cutting import kept_channels
 from tfprune.errors import PlanError
-from tfprune.graph import ChannelGraph
-from tfprune.labels import Record
-from tfprune.layers import GATED, scale_weights
+from tfprune.graph.calls import Record
+from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.walk import wiring
 from tfprune.methods import GATES
 from tfprune.methods.base import Method, MethodSettings, Sample
-from tfprune.methods.channel_gates import ChannelGates, all_open, can_be_gated
-from tfprune.plans import ChannelPlan
-from tfprune.surgery import Edit
-from tfprune.walk import wiring
+from tfprune.methods.shared.channel_gates import ChannelGates, all_open, can_be_gated
+from tfprune.planning.cutting import kept_channels
+from tfprune.plans.channels import ChannelPlan
+from tfprune.support.checks import one_of
+from tfprune.surgery.layers import GATED, scale_weights
+from tfprune.surgery.rebuild import Edit
 
 # What is passed by a factor: a gate in front of it is a gate behind it.
 _LINEAR = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.Identity)

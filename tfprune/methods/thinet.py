@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfprune.methods.reconstruction import Choice, Reconstruction, Site, least_squares
+from tfprune.methods.shared.reconstruction import Choice, Reconstruction, Site, least_squares
 
 
 class ThiNet(Reconstruction):

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import keras
 
+from tfprune.graph.walk import stream_normalizations
 from tfprune.methods.base import Method, MethodSettings, Sample
-from tfprune.planner import plan_channels
-from tfprune.plans import ChannelPlan
-from tfprune.walk import stream_normalizations
+from tfprune.planning.channels import plan_channels
+from tfprune.plans.channels import ChannelPlan
 
 
 class Uniform(Method):

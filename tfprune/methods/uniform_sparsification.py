@@ -8,8 +8,8 @@ from __future__ import annotations
 import keras
 
 from tfprune.methods.base import Method, MethodSettings, Sample
-from tfprune.weight_planner import plan_weights
-from tfprune.weight_plans import WeightPlan
+from tfprune.planning.weights import plan_weights
+from tfprune.plans.weights import WeightPlan
 
 
 class UniformSparsification(Method):

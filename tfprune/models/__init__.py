@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tfprune.errors import UsageError
-from tfprune.registry import Registry, unknown_name
+from tfprune.support.registry import Registry, unknown_name
 
 if TYPE_CHECKING:
     import keras

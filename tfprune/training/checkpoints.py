@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tfprune.files import replacing
+from tfprune.support.files import replacing
 
 # What reading a damaged archive raises.
 _DAMAGE = (

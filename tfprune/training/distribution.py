@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfprune.errors import UsageError
-from tfprune.registry import unknown_name
+from tfprune.support.registry import unknown_name
 from tfprune.training import STRATEGIES
 
 

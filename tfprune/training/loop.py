@@ -22,9 +22,9 @@ from tfprune.data.decoding import READ_ERRORS
 from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import DivergedError, UsageError
-from tfprune.labels import Record
-from tfprune.layers import TRAINED, plain_weights
-from tfprune.surgery import Edit, clone
+from tfprune.graph.calls import Record
+from tfprune.surgery.layers import TRAINED, plain_weights
+from tfprune.surgery.rebuild import Edit, clone
 from tfprune.training.checkpoints import Checkpoint, Stateful
 from tfprune.training.distribution import all_equal, several_workers
 from tfprune.training.optimizer import CoupledSGD
@@ -93,7 +93,7 @@ class Trainer:
         data: The data; training images are shuffled and augmented, test images evaluated after every epoch.
         config: Batch size, optimizer and precision.
         strategy: Where to train.
-        edit: A pruning method's change of layers, as `tfprune.surgery.rebuild` takes it.
+        edit: A pruning method's change of layers, as `tfprune.surgery.rebuild.rebuild` takes it.
 
     Raises:
         UsageError: If there are fewer training images than a batch has, or a batch does not divide among

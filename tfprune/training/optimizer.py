@@ -25,8 +25,8 @@ class CoupledSGD(keras.optimizers.SGD):
     Keras' own SGD differs twice: its `weight_decay` is decoupled from gradient and momentum, and its momentum
     buffer holds steps instead of gradients, so that a drop of the learning rate reaches it late.
 
-    A variable with an attribute `proximal_l1` (the gates of `tfprune.layers`) is trained with an L1 penalty of that
-    strength by accelerated proximal gradient instead, as modified by Huang & Wang (ECCV 2018), equations 10 to 12:
+    A variable with an attribute `proximal_l1` (the gates of `tfprune.surgery.layers`) is trained with an L1 penalty of
+    that strength by accelerated proximal gradient instead, as modified by Huang & Wang (ECCV 2018), equations 10 to 12:
 
         z <- soft_threshold(w - learning_rate * g, learning_rate * proximal_l1)
         v <- z - w + momentum * v

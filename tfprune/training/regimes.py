@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from tfprune.errors import UsageError
-from tfprune.registry import unknown_name
+from tfprune.support.registry import unknown_name
 from tfprune.training.schedules import Schedule
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import UsageError
-from tfprune.training.memory import ImagesInMemory
+from tfprune.training.in_memory import ImagesInMemory
 from tfprune.training.stream import ImageStream
 
 _EVALUATION_BATCH = 500  # of images up to 64x64: activations need no gradient, and so less memory

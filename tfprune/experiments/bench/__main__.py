@@ -22,10 +22,10 @@ from pathlib import Path
 
 from absl import flags
 
-from tfprune.command import run_command
 from tfprune.errors import UsageError
-from tfprune.files import check_writable
-from tfprune.registry import unknown_name
+from tfprune.support.command import run_command
+from tfprune.support.files import check_writable
+from tfprune.support.registry import unknown_name
 
 _MODULES = {
     "training": "training", "methods": "methods", "surgery": "surgery", "latency": "pruned", "study": "studies",
@@ -54,7 +54,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
             raise unknown_name("group", group, _MODULES)
     workdir = Path(values.workdir)
     check_writable(workdir)
-    from tfprune.startup import import_tensorflow
+    from tfprune.support.startup import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf

@@ -14,12 +14,12 @@ from tfprune.data.image_data import ImageData
 from tfprune.experiments.bench.rows import COST, Row
 from tfprune.experiments.bench.timing import in_turns
 from tfprune.experiments.bench.trainers import CLASSES, SCHEDULE, TimedTrainer, random_data
-from tfprune.experiments.monitor import EpochLines, TensorBoardLog
+from tfprune.experiments.studies.monitor import EpochLines, TensorBoardLog
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
-from tfprune.surgery import Edit
-from tfprune.weight_planner import plan_weights
+from tfprune.planning.weights import plan_weights
+from tfprune.surgery.rebuild import Edit
 
 GROUP = "methods"
 _PLAIN = "the plain loop"

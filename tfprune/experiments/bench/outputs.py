@@ -16,9 +16,9 @@ from typing import Any
 
 from tfprune.errors import UsageError
 from tfprune.experiments.bench.rows import HEADER, Row
-from tfprune.experiments.document import Picture, Report, Section, Table, as_markdown, as_text
-from tfprune.experiments.provenance import environment
-from tfprune.files import replacing
+from tfprune.experiments.reporting.document import Picture, Report, Section, Table, as_markdown, as_text
+from tfprune.experiments.store.provenance import environment
+from tfprune.support.files import replacing
 
 _ROWS, _MACHINES = "bench.json", "machine.json"
 _FIGURES = {"latency": ("figures/speedup.png", "measured speed-up against the MACs that are left")}

@@ -17,14 +17,14 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from tfprune.cost.latency import compiled_pass
+from tfprune.cost.profiling import profile
 from tfprune.experiments.bench.rows import COST, SPEED, Row, shown_seconds
 from tfprune.experiments.bench.timing import Times, in_turns, once
-from tfprune.exporting import export, litert_function
-from tfprune.latency import compiled_pass
+from tfprune.graph.inputs import random_inputs
 from tfprune.models import build_model
-from tfprune.planner import plan_channels
-from tfprune.profiling import profile
-from tfprune.proof import random_inputs
+from tfprune.planning.channels import plan_channels
+from tfprune.surgery.exporting import export, litert_function
 
 GROUP = "latency"
 FIGURE = Path("figures") / "speedup.png"

@@ -13,8 +13,8 @@ from pathlib import Path
 from tfprune.errors import TfpruneError
 from tfprune.experiments.bench.rows import COST, Row, shown_seconds
 from tfprune.experiments.bench.timing import in_turns, once
-from tfprune.experiments.costs import training_flops
-from tfprune.experiments.results import collect
+from tfprune.experiments.findings.costs import training_flops
+from tfprune.experiments.store.rows import collect
 
 GROUP = "study"
 _METHODS, _RATIOS = ("l1_norm", "network_slimming"), ("0.3", "0.6")

@@ -12,11 +12,11 @@ import keras
 from tfprune.experiments.bench.rows import COST, Row, shown_seconds
 from tfprune.experiments.bench.timing import Times, in_turns, once
 from tfprune.experiments.coverage import build
-from tfprune.graph import ChannelGraph
+from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.models import APPLICATIONS
-from tfprune.planner import plan_channels, scorer
-from tfprune.plans import ChannelPlan
-from tfprune.proof import verify
+from tfprune.planning.channels import plan_channels, scorer
+from tfprune.plans.channels import ChannelPlan
+from tfprune.surgery.proof import verify
 
 GROUP = "surgery"
 _RATIO = 0.5

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.data.image_data import ImageData
-from tfprune.surgery import Edit
+from tfprune.surgery.rebuild import Edit
 from tfprune.training.loop import Trainer, TrainingConfig
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import Source

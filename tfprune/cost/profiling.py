@@ -1,0 +1,180 @@
+"""Parameters, MACs and the paper's FLOPs of a network, analytic, per layer.
+
+There is one counter in this package, and it reads the channel graph: the same numbers can be had for a
+network that exists and for one that a plan would make of it.
+
+The paper's FLOPs (Liu et al., ICLR 2019, from its published code): a multiply-add counts 2, a convolution's
+pruned (zero) weights count nothing, a bias 1 per output, batch normalization of images 2 and a ReLU 1 per
+element, pooling the size of its window per output. Everything else (additions, normalization of vectors,
+global pooling to one value) counts nothing. MACs count multiplications by kernels, zeros included, and the products
+of tensors with each other that attention is made of (`matmul`, `einsum`, `Dot`), which are FLOPs as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+from tabulate import tabulate
+
+from tfprune.graph.calls import Call, Kept, Record
+from tfprune.graph.channel_graph import ChannelGraph
+
+PER_POSITION = "sizes of the input are unknown: MACs and FLOPs are per position"
+_POOLING = (
+    *(keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D),
+    *(keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerProfile:
+    """The cost of one layer for one example.
+
+    Attributes:
+        name: The layer's name.
+        kind: Its class.
+        channels: Channels that it creates, or 0.
+        params: Elements of its weights, without the moving statistics of batch normalization, which are
+            state (as the paper and PyTorch count).
+        nonzero_params: Those that are not zero.
+        macs: Multiply-accumulates.
+        flops: FLOPs as the paper counts them.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    params: int
+    nonzero_params: int
+    macs: int
+    flops: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """The cost of a network for one example: sums over `layers`. It prints as a table.
+
+    Attributes:
+        layers: One for each operation.
+        notes: What to know about the numbers: of what the sizes are unknown.
+    """
+
+    layers: tuple[LayerProfile, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def params(self) -> int:
+        """Elements of all weights, without moving statistics."""
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def nonzero_params(self) -> int:
+        """Those of them that are not zero."""
+        return sum(layer.nonzero_params for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one example."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of one example, as the paper counts them."""
+        return sum(layer.flops for layer in self.layers)
+
+    def __str__(self) -> str:
+        header = ("layer", "kind", "channels", "params", "nonzero", "MACs", "FLOPs")
+        rows = [dataclasses.astuple(layer) for layer in self.layers if layer.params or layer.flops]
+        total = ("total", "", "", self.params, self.nonzero_params, self.macs, self.flops)
+        return "\n".join([tabulate([*rows, total], header, intfmt=","), *(f"note: {note}" for note in self.notes)])
+
+
+def profile(model: keras.Model) -> Profile:
+    """Counts the parameters, MACs and FLOPs of a model.
+
+    Args:
+        model: A functional or Sequential Keras model, built.
+
+    Raises:
+        PlanError: If the model is subclassed or not built.
+    """
+    graph = ChannelGraph(model)
+    costs = profile_graph(graph, graph.keep_all(), _count_nonzero)
+    return dataclasses.replace(costs, notes=(PER_POSITION,) if unsized(graph) else ())
+
+
+def unsized(graph: ChannelGraph) -> list[str]:
+    """The layers whose MACs depend on sizes that are unknown, each of which counts as 1."""
+
+    def unknown(call: Call) -> bool:
+        shapes = [*call.input_shapes, *call.output_shapes] if call.kernels or call.products else []
+        return any(size is None for shape in shapes for size in shape[1:])
+
+    return [record.name for record in graph.records.values() if any(map(unknown, record.calls))]
+
+
+def profile_graph(graph: ChannelGraph, kept: Kept, nonzero: Callable[[Record], Sequence[int]] | None = None) -> Profile:
+    """Counts what a network would cost with only the kept channels left, without building it.
+
+    Args:
+        graph: The channel graph of the network.
+        kept: (labels,) bool.
+        nonzero: Gives the number of nonzero elements of each weight of a layer. Unless given, every element
+            counts as nonzero.
+    """
+    return Profile(tuple(_profile_record(record, kept, nonzero) for record in graph.records.values()))
+
+
+def _count_nonzero(record: Record) -> list[int]:
+    return [int(np.count_nonzero(keras.ops.convert_to_numpy(weight))) for weight in record.weights]
+
+
+def _profile_record(record: Record, kept: Kept, count: Callable[[Record], Sequence[int]] | None) -> LayerProfile:
+    sizes = [record.weight_size(index, kept) for index in range(len(record.weights))]
+    nonzero = sizes if count is None else count(record)
+    macs = flops = 0
+    for call in record.calls:
+        for index, positions in call.kernels:
+            macs += sizes[index] * positions
+            # The paper discounts the zeros of convolutions, never those of dense layers.
+            weights = sizes[index] if isinstance(record.operation, keras.layers.Dense) else nonzero[index]
+            flops += 2 * weights * positions
+        products = sum(product(kept) for product in call.products)
+        macs += products
+        flops += 2 * products
+        per_output = _flops_per_output(call) + bool(call.kernels and getattr(record.operation, "use_bias", False))
+        if per_output:
+            flops += per_output * _output_size(call, kept)
+    params = sum(size for index, size in enumerate(sizes) if index not in record.state)
+    nonzero_params = sum(size for index, size in enumerate(nonzero) if index not in record.state)
+    channels = 0 if record.created is None else int(np.count_nonzero(kept[record.created]))
+    kind = type(record.operation).__name__
+    return LayerProfile(record.name, kind, channels, params, nonzero_params, macs, flops)
+
+
+def _output_size(call: Call, kept: Kept) -> int:
+    """Elements of one example's output; unknown sizes count once."""
+    sizes = [size or 1 for size in call.output_shape[1:]]
+    # Along the axes on which labels vary, count the labels that are left.
+    for axis, size in enumerate(call.output.shape[1:]):
+        if size > 1:
+            sizes[axis] = 1
+    return math.prod(sizes) * (int(np.count_nonzero(kept[call.output])) if call.output.size > 1 else 1)
+
+
+def _flops_per_output(call: Call) -> int:
+    """FLOPs per output element of the operations that have no kernel."""
+    operation, kinds = call.operation, keras.layers
+    if isinstance(operation, kinds.BatchNormalization):
+        return 2 if len(call.output_shape) > 2 else 0
+    if isinstance(operation, kinds.ReLU):
+        return 1
+    if isinstance(operation, kinds.Activation):
+        return int(operation.activation is keras.activations.relu)
+    if isinstance(operation, _POOLING):
+        return math.prod(operation.pool_size)
+    return 0

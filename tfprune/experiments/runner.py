@@ -1,0 +1,148 @@
+"""What run, search and lottery share: a grid of studies, run and reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from tfprune.errors import RunsFailedError, UsageError
+from tfprune.experiments.setup.settings import Settings, settings_from_flags
+from tfprune.experiments.setup.shards import take_shard
+from tfprune.experiments.store.stage import Stage, own_workdir
+
+if TYPE_CHECKING:
+    from tfprune.experiments.studies.study import Study
+
+
+NOTHING = "nothing to do: there are more shards than seeds of all settings"
+
+
+GOING_ON = "What is finished is kept: the same command goes on after the last epoch of the training it was in."
+
+
+_POLL_SECONDS = 1.0
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Runs the studies that the flags describe.
+
+    Raises:
+        UsageError: For wrong flags, data or networks.
+    """
+    refuse_arguments(arguments)
+    grid = take_shard(settings_from_flags(values), values.shard)
+    if not grid:
+        print(NOTHING)
+        return
+    runner = Runner(grid[0])
+    runner.run(grid)
+    runner.finish()
+
+
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Raises a UsageError if there are arguments that are no flags."""
+    if arguments:
+        raise UsageError(f"Unexpected argument {arguments[0]!r}: every setting is a flag, --name=value.")
+
+
+class Runner:
+    """Runs the studies of several settings, which differ in what is run, not in where and how, and reports.
+
+    Args:
+        first: One of the settings.
+    """
+
+    def __init__(self, first: Settings):
+        self._start = time.perf_counter()
+        from tfprune.support.startup import import_tensorflow
+
+        import_tensorflow()
+        from tfprune.experiments.studies.study import Shared
+        from tfprune.training.distribution import make_deterministic, make_strategy, several_workers, worker_index
+
+        if first.deterministic:
+            make_deterministic()
+        self._first, self._strategy, self._shared = first, make_strategy(first.strategy), Shared()
+        self._worker, self._several = worker_index(self._strategy), several_workers(self._strategy)
+
+    @property
+    def chief(self) -> bool:
+        """Whether this is the worker that tells, and reports."""
+        return self._worker == 0
+
+    def study(self, settings: Settings) -> Study:
+        """The study of a setting; raises a UsageError for data or networks that cannot be had."""
+        from tfprune.experiments.studies.study import Study
+
+        return Study(settings, self._strategy, self._shared)
+
+    def run(self, grid: Sequence[Settings]) -> None:
+        """Runs the studies of settings, or tells what would be done.
+
+        Raises:
+            UsageError: For data, networks or plans that cannot be had.
+        """
+        from tfprune.experiments.studies.outline import describe, overview
+        from tfprune.experiments.studies.study import worker_folder
+
+        # On every worker, and before anything is trained, so that all of them stop where a plan cannot be made.
+        header = overview(map(self.study, grid), self._shared)
+        if self.chief and len(grid) > 1:
+            print(header, flush=True)
+        if self._first.dry_run:
+            if self.chief and len(grid) == 1:
+                print(describe(self.study(grid[0])))
+            return
+        todo, shown = {settings: settings.seeds for settings in grid}, set()
+        with own_workdir(worker_folder(self._first.workdir, self._worker)) if self._several else nullcontext():
+            while todo:
+                busy: dict[Settings, dict[int, list[Stage]]] = {}
+                for settings, seeds in todo.items():
+                    study = self.study(settings)
+                    if self.chief and settings not in shown:
+                        print(f"\n{describe(study)}" if len(grid) > 1 else describe(study), flush=True)
+                    shown.add(settings)
+                    busy |= {settings: found} if (found := study.run(seeds)) else {}
+                _wait([stage for found in busy.values() for stages in found.values() for stage in stages])
+                todo = {settings: tuple(found) for settings, found in busy.items()}
+
+    def finish(self) -> None:
+        """Reports, unless it was a dry run.
+
+        Raises:
+            RunsFailedError: If runs failed.
+        """
+        if self._first.dry_run:
+            return
+        workdir, failed = self._first.workdir, self._shared.failed
+        if self.chief:
+            _report(workdir, time.perf_counter() - self._start, failed)
+        if failed:
+            name, message = next(iter(failed.items()))
+            again = f" What has failed is not tried again as long as its file in {str(workdir / 'failed')!r} is there."
+            again *= (workdir / "failed").is_dir()  # what is damaged has no file there
+            raise RunsFailedError(f"{len(failed)} failed; everything else is done. {name}: {message}{again}")
+
+
+def _wait(stages: list[Stage]) -> None:
+    """Waits until one of the stages that other processes are doing can be had."""
+    if stages:
+        print(f"waiting for {stages[0].name}, which another process is doing", flush=True)
+    while stages and all(stage.busy for stage in stages):
+        time.sleep(_POLL_SECONDS)
+
+
+def _report(workdir: Path, seconds: float, failed: Mapping[str, str]) -> None:
+    from tfprune.experiments.reporting.writing import write_report
+
+    try:
+        print(f"\n{write_report(workdir)}")
+        print(f"\nreport: {workdir / 'report.md'}   ({seconds:.0f} s)")
+    except UsageError:  # nothing is finished
+        if not failed:
+            raise

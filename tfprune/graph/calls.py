@@ -1,0 +1,252 @@
+"""What is recorded of every operation and of each of its calls while labels flow; rules fill it in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.errors import PlanError
+from tfprune.support.checks import shown
+
+if TYPE_CHECKING:
+    from tfprune.graph.channel_graph import ChannelGraph
+
+Kept = np.ndarray  # (labels,) bool: True for a label that stays
+
+
+@dataclasses.dataclass(eq=False)
+class Call:
+    """What one call of an operation does to the labels; rules fill it in.
+
+    Attributes:
+        node: The Keras node of the call.
+        inputs: Label arrays of the tensors among its arguments.
+        mixed: Index of input -> its label array, for the inputs over whose labels the operation sums.
+        kernels: (weight index, positions) pairs: the weight is multiplied at so many positions.
+        products: Functions of the kept labels: multiply-accumulates that involve no weight.
+        arguments: How the arguments of the call follow from the labels that are kept, where they do:
+            `arguments(kept, args, kwargs)` returns the new ones.
+        told: The weights (by index) and settings (by key) of which this call told how they follow from labels.
+        passes: The operand that a merging operation passes on alone, where the plan's graph bypasses it.
+        output: Label array of the (first) output.
+    """
+
+    node: Any
+    inputs: list[np.ndarray]
+    record: Record
+    graph: ChannelGraph
+    mixed: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    kernels: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    products: list[Callable[[Kept], int]] = dataclasses.field(default_factory=list)
+    arguments: Callable[[Kept, tuple, dict], tuple[tuple, dict]] | None = None
+    told: set[int | str] = dataclasses.field(default_factory=set)
+    passes: int | None = None
+    output: np.ndarray | None = None
+
+    @property
+    def operation(self) -> Any:
+        """The Keras layer or operation that is called."""
+        return self.node.operation
+
+    @property
+    def input_shapes(self) -> list[tuple]:
+        """Shapes of the input tensors, batch axis included."""
+        return [tuple(tensor.shape) for tensor in self.node.arguments.keras_tensors]
+
+    @property
+    def input_names(self) -> list[str]:
+        """The arguments by which the inputs are given: a name, or the number of a positional argument."""
+        arguments = self.node.arguments
+        paths = keras.tree.flatten((arguments.args, arguments.kwargs))
+        names = [str(i) for i, arg in enumerate(arguments.args) for _ in keras.tree.flatten(arg)]
+        names += [name for name in sorted(arguments.kwargs) for _ in keras.tree.flatten(arguments.kwargs[name])]
+        return [n for n, value in zip(names, paths, strict=True) if isinstance(value, keras.KerasTensor)]
+
+    @property
+    def output_shapes(self) -> list[tuple]:
+        """Shapes of the output tensors, batch axis included."""
+        return [tuple(tensor.shape) for tensor in self.node.outputs]
+
+    @property
+    def output_shape(self) -> tuple:
+        """Shape of the (first) output tensor, batch axis included."""
+        return self.output_shapes[0]
+
+    def run(self, arrays: list[np.ndarray]) -> Any:
+        """Runs the operation itself on arrays in the place of its input tensors, whatever they hold."""
+        values = iter(arrays)
+        args, kwargs = self.node.arguments.convert(
+            lambda value: next(values) if isinstance(value, keras.KerasTensor) else value
+        )
+        return self.operation.call(*args, **kwargs)
+
+    def channels(self, index: int = 0, axis: int = -1) -> np.ndarray:
+        """The labels of an input along one axis, 1-D, one per channel.
+
+        Labels that vary along another axis as well cannot be sliced along this one, so they are frozen.
+        """
+        labels = np.moveaxis(self.inputs[index], axis, -1)
+        if labels.size != labels.shape[-1]:
+            self.freeze(labels, f"varies along more than the channel axis of {self.record.name}")
+        size = self.input_shapes[index][axis]
+        return np.broadcast_to(labels.reshape(-1, labels.shape[-1])[0], (size,))
+
+    def mix(self, index: int = 0, axis: int = -1) -> np.ndarray:
+        """Like `channels`, for an operation that sums over them: here a removed channel must be zero."""
+        self.mix_all(index)
+        return self.channels(index, axis)
+
+    def mix_all(self, index: int) -> None:
+        """Tells that the operation sums over all labels of an input."""
+        self.mixed[index] = self.inputs[index]
+
+    def create(self, count: int) -> np.ndarray:
+        """Fresh labels for the channels that this layer creates; the same ones when it is called again."""
+        if self.record.created is None:
+            self.record.created = self.graph.fresh(count)
+        return self.record.created
+
+    def place(self, channels: np.ndarray, axis: int = -1) -> np.ndarray:
+        """A label array of the output's rank that varies along one axis."""
+        shape = [1] * len(self.output_shape)
+        shape[axis] = len(channels)
+        return np.asarray(channels).reshape(shape)
+
+    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
+        """Couples labels position by position: they stay or go together."""
+        self.graph.tie(one, other)
+
+    def freeze(self, labels: np.ndarray, reason: str) -> None:
+        """Marks labels that cannot be removed, with the reason that the plan will tell."""
+        self.graph.freeze(labels, reason)
+
+    def keep_one(self, labels: np.ndarray) -> None:
+        """Tells that at least one of these labels has to stay: they are all the channels of a tensor."""
+        self.graph.parts.append((np.unique(labels), self.record.name))
+
+    def weight(
+        self,
+        variable: Any,
+        axes: dict[int, np.ndarray],
+        positions: int | None = None,
+        state: bool = False,
+        mixed: int | None = None,
+    ) -> None:
+        """Tells which axes of a weight are indexed by which labels.
+
+        Args:
+            variable: One of the layer's variables, or None for a weight that this layer does not have.
+            axes: Axis -> labels, one per index along that axis.
+            positions: For a kernel, the number of positions (per example) at which it is applied; its
+                multiply-accumulates are its size times this.
+            state: The weight is state (moving statistics), not a parameter; profiles do not count it.
+            mixed: An axis over which the layer sums channels of its own (the units of a recurrent kernel): a
+                removed channel has zero weights there.
+        """
+        if variable is None:
+            return
+        weights = getattr(self.operation, "weights", ())
+        index = next((i for i, own in enumerate(weights) if own is variable), None)
+        if index is None:
+            raise PlanError(
+                f"call.weight was given {shown(variable)}, which is none of the layer's own weights: "
+                f"{', '.join(own.name for own in weights) or 'it has none'}."
+            )
+        self.told.add(index)
+        known = self.record.axes.setdefault(index, axes)
+        if known is not axes:  # a shared layer: what enters it at every call goes together
+            for axis in known.keys() & axes.keys():
+                self.tie(known[axis], axes[axis])
+            for axis in known.keys() ^ axes.keys():
+                self.freeze((known | axes)[axis], f"calls of {self.record.name} differ")
+        if state:
+            self.record.state.add(index)
+        if mixed is not None:
+            self.record.inner_mixed[index] = mixed
+        if positions is not None:
+            self.kernels.append((index, positions))
+
+    def setting(self, key: str, value: Callable[[Kept], Any], labels: np.ndarray) -> None:
+        """Tells how a field of the layer's config follows from the labels that are kept.
+
+        Args:
+            key: The field.
+            value: A function of the kept labels.
+            labels: The labels on which it depends; when the layer is called again, those of the calls are tied,
+                because one config serves them all.
+        """
+        self.told.add(key)
+        if key in self.record.settings:
+            self.tie(self.record.settings[key][1], labels)
+        else:
+            self.record.settings[key] = (value, labels)
+
+    def count(self, key: str, labels: np.ndarray) -> None:
+        """A setting that is the number of kept labels (`filters`, `units`)."""
+        self.setting(key, lambda kept: int(kept[labels].sum()), labels)
+
+
+@dataclasses.dataclass(eq=False)
+class Record:
+    """What the graph knows of one operation, over all of its calls.
+
+    Attributes:
+        name: Its name, unique in the graph.
+        operation: The Keras layer or operation.
+        created: Labels of the channels it creates, in order, or None.
+        axes: Index into `operation.weights` -> {axis: labels}.
+        state: Indices of the weights that are state, not parameters.
+        inner_mixed: Index of weight -> the axis over which the layer sums channels of its own.
+        settings: Config field -> (function of the kept labels, the labels on which it depends).
+        calls: Its calls, in order.
+        given_up: Why its rule froze all that it touches, or "".
+    """
+
+    name: str
+    operation: Any
+    created: np.ndarray | None = None
+    axes: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
+    state: set[int] = dataclasses.field(default_factory=set)
+    inner_mixed: dict[int, int] = dataclasses.field(default_factory=dict)
+    settings: dict[str, tuple[Callable[[Kept], Any], np.ndarray]] = dataclasses.field(default_factory=dict)
+    calls: list[Call] = dataclasses.field(default_factory=list)
+    given_up: str = ""
+
+    @functools.cached_property
+    def weights(self) -> list:
+        """The operation's Keras variables; none for an operation that is no layer."""
+        return getattr(self.operation, "weights", [])
+
+    @functools.cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Those of `weights`."""
+        return [tuple(weight.shape) for weight in self.weights]
+
+    def value(self, index: int) -> np.ndarray:
+        """One weight as an array to read from; no copy where the device is the CPU."""
+        tensor = tf.convert_to_tensor(self.weights[index].value)
+        try:
+            return np.asarray(memoryview(tensor))
+        except (TypeError, ValueError, BufferError):  # a dtype that Python's buffers do not have
+            return keras.ops.convert_to_numpy(tensor)
+
+    def left(self, index: int, kept: Kept, but: int | None = None) -> np.ndarray:
+        """What is left of one weight, along all axes but one; to read from."""
+        weight = self.value(index)
+        for axis, labels in self.axes.get(index, {}).items():
+            if axis != but and not kept[labels].all():
+                weight = weight.compress(kept[labels], axis)
+        return weight
+
+    def weight_size(self, index: int, kept: Kept) -> int:
+        """Number of elements that one weight has left."""
+        axes = self.axes.get(index, {})
+        shape = enumerate(self.shapes[index])
+        return math.prod(int(np.count_nonzero(kept[axes[axis]])) if axis in axes else size for axis, size in shape)

@@ -1,0 +1,273 @@
+"""The channel graph of a Keras model: labels that flow.
+
+A functional Keras model already holds its graph, so nothing needs tracing. Every channel that a layer
+*creates* gets a fresh integer label, and an array of labels flows through the graph beside each tensor. The
+array has the rank of the tensor, and size 1 along every axis on which the labels do not depend, so a
+convolution's output of shape `(None, 32, 32, 64)` carries an array of shape `(1, 1, 1, 64)`, and flattening
+it gives one of shape `(1, 65536)` in which each of the 64 labels stands 1,024 times.
+
+What an operation does to the labels is told by a *rule* (`tfprune/rules/`). Rules tie labels that must
+stay or go together (the operands of an addition), and freeze labels that cannot go (a model's inputs and
+outputs, whatever an unknown operation touches). The connected components of the ties are the coupled
+**groups**: the smallest sets of channels that can be removed.
+
+A removed channel is zero at the input of every operation that mixes channels (a convolution, a dense
+layer). That is the meaning every plan, every proof and every test in this package leans on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from scipy import sparse
+
+from tfprune.errors import PlanError
+from tfprune.graph.calls import Call, Kept, Record
+from tfprune.graph.rules import trace
+from tfprune.graph.walk import functional, map_tensors, needed_calls, replay
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+    """Groups that are alike, to be ranked among themselves.
+
+    Attributes:
+        layers: The layers that each of the groups spans.
+        groups: (n,) int array.
+    """
+
+    layers: tuple[str, ...]
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __str__(self) -> str:
+        return coupled_name(self.layers)
+
+
+def coupled_name(layers: Sequence[str]) -> str:
+    """How layers that are coupled are called together: by the first of them."""
+    first, *others = layers
+    return f"{first} (+{len(others)} coupled)" if others else first
+
+
+class ChannelGraph:
+    """Labels, coupled groups and frozen channels of a model.
+
+    Args:
+        model: A functional or Sequential Keras 3 model that has been built.
+        views: Batch normalizations that select for themselves among the channels of a stream that others read
+            too: they create channels (their *view*), and the stream's own are frozen.
+        bypass: Merging layer -> the operand that it passes on alone; the branches behind its other operands
+            are removed.
+        grouped: Grouped convolutions that lose groups as a whole; all others lose the same channels of every group.
+
+    Attributes:
+        views, bypass, grouped: As given.
+        records: Operation name -> `Record`, in the order of execution; without operations of removed branches.
+        calls: Every call, in the order in which `replay` makes them; None for one of a removed branch.
+        group_of: (labels,) int array: the coupled group of every label.
+        group_count: Number of groups.
+        frozen: Group -> the reason why it cannot be removed.
+        parts: (labels, operation) pairs: channels that an operation cuts out, of which one has to stay.
+
+    Raises:
+        PlanError: If the model is of a kind whose graph cannot be known.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        views: Iterable[str] = (),
+        bypass: Mapping[str, int] | None = None,
+        grouped: Iterable[str] = (),
+    ):
+        self.model = functional(model)
+        self.views, self.bypass, self.grouped = tuple(views), dict(bypass or {}), tuple(grouped)
+        self.records: dict[str, Record] = {}
+        self.calls: list[Call | None] = []
+        self.parts: list[tuple[np.ndarray, str]] = []
+        self._by_operation: dict[int, Record] = {}
+        self._edges: list[tuple[np.ndarray, np.ndarray]] = []
+        self._frozen_labels: list[tuple[np.ndarray, str]] = []
+        self._label_count = 0
+
+        inputs = []
+        for tensor in self.model.inputs:
+            channels = tensor.shape[-1] if len(tensor.shape) > 1 and tensor.shape[-1] else 1
+            labels = self.fresh(channels).reshape((1,) * (len(tensor.shape) - 1) + (channels,))
+            self.freeze(labels, "model input")
+            inputs.append(labels)
+
+        needed = iter(needed_calls(self.model, self.bypass) if self.bypass else itertools.repeat(True))
+
+        def call(node, args, kwargs):
+            if not next(needed):
+                self.calls.append(None)
+                return [None] * len(node.outputs)
+            record = self._record(node.operation)
+            arrays: list[np.ndarray] = []
+            map_tensors(node, args, kwargs, lambda _, labels: arrays.append(labels))
+            entry = Call(node, arrays, record, self)
+            record.calls.append(entry)
+            self.calls.append(entry)
+            outputs = self._bypassed(entry) if record.name in self.bypass else trace(entry)
+            entry.output = outputs[0]
+            return outputs
+
+        for labels in replay(self.model, inputs, call):
+            self.freeze(labels, "model output")
+        self._check_names()
+        for record in self.records.values():
+            self._freeze_what_some_calls_tell(record)
+        self._connect()
+
+    def fresh(self, count: int) -> np.ndarray:
+        """(count,) labels that were never used before."""
+        first = self._label_count
+        self._label_count += count
+        return np.arange(first, self._label_count)
+
+    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
+        """Couples labels position by position, with broadcasting."""
+        one, other = np.broadcast_arrays(one, other)
+        self._edges.append((one.ravel(), other.ravel()))
+
+    def freeze(self, labels: np.ndarray, reason: str) -> None:
+        """Marks labels that cannot be removed."""
+        self._frozen_labels.append((np.unique(labels), reason))
+
+    def _bypassed(self, entry: Call) -> list[np.ndarray]:
+        kind, shapes, passes = type(entry.operation).__name__, entry.input_shapes, self.bypass[entry.record.name]
+        if kind != "Add" or passes not in range(len(shapes)) or shapes[passes] != entry.output_shape:
+            raise PlanError(
+                f"bypass gives {entry.record.name!r}, a {kind} of {shapes}, the operand {passes!r}; give an addition "
+                "and the number of an operand that has the shape of its output."
+            )
+        entry.passes = passes
+        return [entry.inputs[passes]]
+
+    def _check_names(self) -> None:
+        for what, names in (("views", self.views), ("bypass", self.bypass), ("grouped", self.grouped)):
+            for name in names:
+                if name not in self.records:
+                    raise PlanError(f"{what} names {name!r}, but {self.model.name!r} has no such layer left.")
+        for name in self.views:
+            if not isinstance(self.records[name].operation, keras.layers.BatchNormalization):
+                kind = type(self.records[name].operation).__name__
+                raise PlanError(f"views names {name!r}, a {kind}; only a batch normalization can have a view.")
+        for name in self.grouped:
+            operation, kind = self.records[name].operation, type(self.records[name].operation).__name__
+            if kind not in ("Conv1D", "Conv2D", "Conv3D") or operation.groups == 1:
+                raise PlanError(f"grouped names {name!r}, a {kind}; only a convolution of several groups loses groups.")
+
+    def _record(self, operation: Any) -> Record:
+        record = self._by_operation.get(id(operation))
+        if record is None:
+            name, number = operation.name, 2
+            while name in self.records:  # two nested models may both have a "conv"
+                name, number = f"{operation.name}_{number}", number + 1
+            record = self.records[name] = self._by_operation[id(operation)] = Record(name, operation)
+        return record
+
+    def _freeze_what_some_calls_tell(self, record: Record) -> None:
+        """A shared layer has one kernel and one config: what one call has told has to hold in all of them."""
+        told = [call.told for call in record.calls]
+        for key in set.union(*told) - set.intersection(*told):
+            known = list(record.axes[key].values()) if isinstance(key, int) else [record.settings[key][1]]
+            for labels in known:
+                self.freeze(labels, f"calls of {record.name} differ")
+
+    def _connect(self) -> None:
+        one = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in self._edges)])
+        other = np.concatenate([np.zeros(0, np.int64), *(b for _, b in self._edges)])
+        shape = (self._label_count, self._label_count)
+        ties = sparse.coo_array((np.ones(len(one), np.int8), (one, other)), shape)
+        self.group_count, self.group_of = sparse.csgraph.connected_components(ties, directed=False)
+        self.frozen: dict[int, str] = {}
+        for labels, reason in self._frozen_labels:
+            for group in np.unique(self.group_of[labels]).tolist():
+                self.frozen.setdefault(group, reason)
+
+    def whole(self) -> ChannelGraph:
+        """The graph of the same model with no branch removed."""
+        return ChannelGraph(self.model, self.views, grouped=self.grouped) if self.bypass else self
+
+    def producers(self) -> Iterator[Record]:
+        """The records of the layers that create channels, in the order of execution."""
+        return (record for record in self.records.values() if record.created is not None)
+
+    def frozen_layers(self) -> dict[str, str]:
+        """Layer -> why (some of) its channels cannot be removed."""
+        is_frozen = np.zeros(self.group_count, bool)
+        is_frozen[list(self.frozen)] = True
+        found = {}
+        for record in self.producers():
+            groups = self.group_of[record.created]
+            first = is_frozen[groups].argmax()
+            if is_frozen[groups[first]]:
+                found[record.name] = self.frozen[int(groups[first])]
+        return found
+
+    def keep_all(self) -> Kept:
+        """(labels,) bool, all True."""
+        return np.ones(self._label_count, bool)
+
+    def kept(self, removed_groups: Any) -> Kept:
+        """(labels,) bool: the labels that stay when these groups go.
+
+        Raises:
+            PlanError: If nothing would be left of the channels that an operation cuts out.
+        """
+        gone = np.zeros(self.group_count, bool)
+        gone[np.asarray(removed_groups, dtype=np.int64)] = True
+        kept = ~gone[self.group_of]
+        for labels, operation in self.parts:
+            if not kept[labels].any():
+                raise PlanError(f"The plan would leave nothing of what {operation} cuts out. Keep a channel of it.")
+        return kept
+
+    def _parts_that_could_go(self) -> Iterator[np.ndarray]:
+        """The groups of every part that holds neither a frozen channel nor all channels of a layer."""
+        if not self.parts:
+            return
+        whole = [np.unique(self.group_of[record.created]) for record in self.producers()]
+        for labels, _ in self.parts:
+            groups = np.unique(self.group_of[labels])
+            if self.frozen.keys().isdisjoint(groups.tolist()) and not any(np.isin(own, groups).all() for own in whole):
+                yield groups
+
+    def pools(self) -> list[Pool]:
+        """Groups that can be removed, pooled by the set of layers that each of them spans.
+
+        Removing the same fraction of every pool removes that fraction of every layer's channels, also
+        where a layer's channels are coupled in different ways (the zero-padded shortcuts of ResNet-56).
+        Where an operation cuts channels apart, each part is a pool of its own, so that something is left of it.
+        """
+        free = np.ones(self.group_count, bool)
+        free[list(self.frozen)] = False
+        pool_of = np.zeros(self.group_count, np.int64)  # 0: spans no layer
+        layers: list[tuple[str, ...]] = [()]
+
+        def split(groups: np.ndarray, layer: tuple[str, ...]) -> None:
+            for pool in np.unique(pool_of[groups]):
+                pool_of[groups[pool_of[groups] == pool]] = len(layers)
+                layers.append(layers[pool] + layer)
+
+        for record in self.producers():
+            groups = self.group_of[record.created]
+            split(groups[free[groups]], (record.name,))
+        for groups in self._parts_that_could_go():
+            split(groups[pool_of[groups] > 0], ())
+        order, first = np.unique(pool_of, return_index=True)
+        return [
+            Pool(layers[pool], np.flatnonzero(pool_of == pool))
+            for pool in order[np.argsort(first)].tolist()
+            if layers[pool]
+        ]

@@ -1,0 +1,67 @@
+"""Random inputs for a model, and a user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.errors import PlanError
+from tfprune.graph.walk import flat_inputs, functional, wiring
+
+
+def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.ndarray]:
+    """Random inputs, one array per model input; axes of unknown size get 32.
+
+    Numbers are standard normal; integers are below what the layers that look them up know, or 256, and the first of
+    a sequence is never 0, which may stand for padding; strings are of the vocabulary, if there is one, or letters.
+    """
+    generator = np.random.default_rng(seed)
+    limits, words = _lookups(model)
+
+    def draw(tensor):
+        shape = (tensor.shape[0] or examples, *(size or 32 for size in tensor.shape[1:]))
+        if "int" in tensor.dtype:
+            high = min(limits.get(tensor.name, 256), np.iinfo(tensor.dtype).max + 1)
+            values = generator.integers(0, high, shape)
+            if len(shape) > 1:
+                values[:, 0] = np.maximum(values[:, 0], min(1, high - 1))
+            return values.astype(tensor.dtype)
+        if tensor.dtype == "bool":
+            return generator.random(shape) < 0.5
+        if tensor.dtype == "string":
+            return generator.choice(words, shape)
+        return generator.standard_normal(shape).astype(tensor.dtype)
+
+    return [draw(tensor) for tensor in functional(model).inputs]
+
+
+def _lookups(model: keras.Model) -> tuple[dict[str, int], list[str]]:
+    """Input -> how many integers the layers behind it know; and the words that layers of text know."""
+    model = functional(model)
+    calls, given, _ = wiring(model)
+    reached = {id(value): {tensor.name} for value, tensor in zip(given, model.inputs, strict=True)}
+    limits: dict[str, int] = {}
+    words: list[str] = []
+    for node, inputs, outputs in calls:
+        sources = set().union(*(reached[id(value)] for value in inputs))
+        reached |= {id(value): sources for value in outputs}
+        known = getattr(node.operation, "input_dim", None) or getattr(node.operation, "num_tokens", None)
+        if known:
+            limits |= {name: min(known, limits.get(name, known)) for name in sources}
+        if hasattr(node.operation, "get_vocabulary"):
+            words += [str(word) for word in node.operation.get_vocabulary()[2:]]
+    return limits, words or list("abcdefgh")
+
+
+def own_inputs(model: keras.Model, inputs: Any) -> list:
+    """Inputs that a user gives, flat and of the dtypes of the model's inputs.
+
+    Raises:
+        PlanError: If the model does not take them.
+    """
+    try:
+        return [keras.ops.convert_to_numpy(value) for value in flat_inputs(model, inputs)]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PlanError(f"{model.name!r} does not take these inputs: {' '.join(str(error).split())}") from error

@@ -1,0 +1,184 @@
+"""Sums over axes that tensors share: `einsum`, and all that is one."""
+
+from __future__ import annotations
+
+import itertools
+import string
+
+import keras
+import numpy as np
+
+from tfprune.graph.calls import Call, Kept
+from tfprune.graph.rules import give_up, rule
+from tfprune.graph.rules.elementwise import activated
+
+
+def contract(call: Call, operands: list[str], result: str) -> np.ndarray | list[np.ndarray]:
+    """The labels of an einsum: `operands` and `result` have one letter per axis.
+
+    An axis shrinks in all the operands that have it, or stays in all. The channels over which the operation sums
+    are mixed; the others pass, unless two operands bring channels of their own, which would make pairs.
+    """
+    if any(len(set(names)) < len(names) for names in (*operands, result)):
+        return give_up(call, f"{call.record.name} takes a diagonal")
+    letters = "".join(dict.fromkeys("".join(operands)))
+    arrays = [_spread(labels, names, letters) for labels, names in zip(call.inputs, operands, strict=True)]
+    varied = [{letters[axis] for axis, size in enumerate(array.shape) if size > 1} for array in arrays]
+    sizes = [dict(zip(names, shape, strict=True)) for names, shape in zip(operands, call.input_shapes, strict=True)]
+    for i, j in itertools.permutations(range(len(arrays)), 2):
+        shared = {letter for letter in set(sizes[i]) & set(sizes[j]) if 1 not in (sizes[i][letter], sizes[j][letter])}
+        if shared & varied[i] & varied[j]:
+            call.tie(arrays[i], arrays[j])
+        elif shared & varied[i]:  # an axis that stays in the other
+            _keep_axes(call, arrays[i], [letters.index(letter) for letter in shared])
+    passing = [array for array, own in zip(arrays, varied, strict=True) if own and own <= set(result)]
+    for index, (array, own) in enumerate(zip(arrays, varied, strict=True)):
+        if not own <= set(result):
+            call.mix_all(index)
+            _keep_axes(call, array, [axis for axis, letter in enumerate(letters) if letter in result])
+    widest = max(passing, key=np.size, default=None)
+    if any(np.broadcast_shapes(array.shape, widest.shape) != widest.shape for array in passing):
+        return give_up(call, f"{call.record.name} makes pairs of channels")
+    if len(arrays) > 1:
+        _count_products(call, letters, arrays, sizes)
+    if widest is None:
+        # Nothing of a channel is left in the result, which is nobody's to remove.
+        labels = call.graph.fresh(1).reshape((1,) * len(result))
+        call.freeze(labels, f"result of {call.record.name}")
+        return labels
+    lost = [axis for axis, letter in enumerate(letters) if letter not in result]
+    rest = [letter for letter in letters if letter in result]
+    return widest.squeeze(tuple(lost)).transpose([rest.index(letter) for letter in result])
+
+
+def _keep_axes(call: Call, labels: np.ndarray, axes: list[int]) -> None:
+    """Axes that stay whole: what is removed along the others goes alike at all of their places."""
+    first = tuple(slice(1) if axis in axes else slice(None) for axis in range(labels.ndim))
+    if labels[first].size > 1:
+        call.tie(labels, labels[first])
+    else:
+        call.freeze(labels, f"{call.record.name} needs an axis to stay whole")
+
+
+def _spread(labels: np.ndarray, names: str, letters: str) -> np.ndarray:
+    """Labels with one axis per letter of the equation."""
+    present = [letter for letter in letters if letter in names]
+    moved = labels.transpose([names.index(letter) for letter in present])
+    return np.expand_dims(moved, [axis for axis, letter in enumerate(letters) if letter not in names])
+
+
+def _count_products(call: Call, letters: str, arrays: list[np.ndarray], sizes: list[dict[str, int | None]]) -> None:
+    varied = np.broadcast_shapes(*(array.shape for array in arrays))
+    whole = [
+        max(own.get(letter) or 1 for own in sizes)
+        for axis, letter in enumerate(letters)
+        if varied[axis] == 1 and axis > 0  # the first letter is the batch
+    ]
+    fixed = int(np.prod(whole, dtype=np.int64))
+
+    def count(kept: Kept) -> int:
+        free = [kept[array] for array in arrays if array.size > 1]
+        return fixed * (int(np.logical_and.reduce(np.broadcast_arrays(*free)).sum()) if free else 1)
+
+    call.products.append(count)
+
+
+@rule("Matmul")
+def _matmul(call: Call) -> np.ndarray | list[np.ndarray]:
+    """Rows of one by columns of the other: sums over the axis that both share, as attention does."""
+    ranks = [labels.ndim for labels in call.inputs]
+    if len(ranks) != 2 or min(ranks) < 3:
+        return give_up(call, f"{call.record.name} multiplies by a constant or by vectors")
+    batch = string.ascii_lowercase[: max(ranks) - 2]
+    one, other = (batch[len(batch) - rank + 2 :] for rank in ranks)
+    return contract(call, [f"{one}XY", f"{other}YZ"], f"{batch}XZ")
+
+
+@rule("Einsum")
+def _einsum(call: Call) -> np.ndarray | list[np.ndarray]:
+    constant = not all(isinstance(value, keras.KerasTensor) for value in call.node.arguments.args)
+    if constant or "->" not in call.operation.subscripts:
+        return give_up(call, f"{call.record.name} multiplies by a constant or names no result")
+    return contract(call, *_letters(call.operation.subscripts, [labels.ndim for labels in call.inputs]))
+
+
+@rule("Dot")
+def _dot(call: Call) -> np.ndarray | list[np.ndarray]:
+    """The layer; normalizing to length one is no obstacle, since a zero adds nothing to a length."""
+    if not isinstance(call.operation, keras.layers.Layer):
+        return give_up(call, f"{call.record.name} multiplies by a constant or across the batch")
+    axes, ranks = call.operation.axes, [labels.ndim for labels in call.inputs]
+    axes = [axis % rank for axis, rank in zip((axes, axes) if isinstance(axes, int) else axes, ranks, strict=True)]
+    one = list(string.ascii_lowercase[: ranks[0]])
+    other = [one[0], *string.ascii_uppercase[1 : ranks[1]]]
+    other[axes[1]] = one[axes[0]]
+    kept = [letter for letter in one + other[1:] if letter != one[axes[0]]]
+    labels = contract(call, ["".join(one), "".join(other)], "".join(kept))
+    if isinstance(labels, list) or labels.ndim == len(call.output_shape):
+        return labels
+    return labels.reshape(len(call.output_shape) * (1,))  # two vectors make one number, with an axis of its own
+
+
+@rule("EinsumDense")
+def _einsum_dense(call: Call) -> np.ndarray:
+    """A kernel whose axes are given by an equation.
+
+    Of the axes that the kernel creates the first that is wider than one is the layer's channels (the heads, where
+    it makes heads). The others keep their sizes, and so does what passes beside: both together would be pairs.
+    """
+    layer = call.operation
+    (source, kernel), result = _letters(layer.equation, [call.inputs[0].ndim, len(layer.kernel.shape)])
+    labels = call.inputs[0]
+    varied = [axis for axis, size in enumerate(labels.shape) if size > 1]
+    summed = [axis for axis in varied if source[axis] not in result]
+    made = [letter for letter in result if letter in kernel and letter not in source]
+    created = max(made, key=lambda letter: layer.kernel.shape[kernel.index(letter)] > 1, default=None)
+    passing = [axis for axis in varied if axis not in summed]
+    axes: dict[str, np.ndarray] = {}
+    if passing and (created is not None or any(source[axis] not in kernel for axis in passing)):
+        call.freeze(labels, f"{call.record.name} makes pairs of channels")
+    elif passing and not summed:
+        axes[source[passing[-1]]] = _uniform(call, passing[-1])
+    if created is not None:
+        axes[created] = call.create(layer.kernel.shape[kernel.index(created)])
+    if summed:
+        call.mix_all(0)
+        axes[source[summed[-1]]] = _uniform(call, summed[-1])
+    sizes = [size or 1 for size, letter in zip(call.input_shapes[0], source, strict=True) if letter not in kernel]
+    by_axis = {kernel.index(letter): channels for letter, channels in axes.items() if letter in kernel}
+    call.weight(layer.kernel, by_axis, int(np.prod(sizes[1:], dtype=np.int64)))
+    shown = next((letter for letter in axes if letter in result), None)
+    if shown is None:
+        output = call.graph.fresh(1).reshape((1,) * len(result))
+        call.freeze(output, f"result of {call.record.name}")
+        return output
+    axis, channels = result.index(shown), axes[shown]
+    if layer.bias is not None:
+        own = axis - len(result) + len(layer.bias.shape)
+        call.weight(layer.bias, {own: channels} if own >= 0 and layer.bias.shape[own] > 1 else {})
+    given = list(layer.get_config()["output_shape"])  # without the batch, and without axes that "..." stands for
+    place = axis - (len(result) - len(given) if layer.equation.startswith("...") else 1)
+    if given[place] is not None:
+        call.setting(
+            "output_shape", lambda kept: (*given[:place], int(kept[channels].sum()), *given[place + 1 :]), channels
+        )
+    return activated(call, call.place(channels, axis))
+
+
+def _uniform(call: Call, axis: int) -> np.ndarray:
+    """Labels along one axis, which go alike at all places of the other axes."""
+    labels = np.moveaxis(call.inputs[0], axis, -1)
+    one = labels.reshape(-1, labels.shape[-1])[:1]
+    call.tie(labels.reshape(-1, labels.shape[-1]), one)
+    return one[0]
+
+
+def _letters(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """The operands and the result of an equation, a letter for every axis that "..." stands for."""
+    operands, result = equation.replace(" ", "").split("->")
+    named = operands.split(",")
+    unused = "".join(letter for letter in string.ascii_letters if letter not in equation)
+    hidden = [rank - len(names.replace("...", "")) for names, rank in zip(named, ranks, strict=True)]
+    elided = unused[: max(hidden)]
+    named = [names.replace("...", elided[len(elided) - size :]) for names, size in zip(named, hidden, strict=True)]
+    return named, result.replace("...", elided)

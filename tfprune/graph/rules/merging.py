@@ -1,0 +1,83 @@
+"""Operations on several tensors: element by element with broadcasting, or side by side."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tfprune.graph.calls import Call
+from tfprune.graph.rules import give_up, rule
+from tfprune.graph.rules.movement import run_on_labels, varying
+
+
+@rule(
+    "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum",
+    "Divide", "TrueDivide", "DivideNoNan", "Power", "Where", "Mod", "Arctan2",
+    "Fmax", "Fmin", "Hypot", "Logaddexp", "Logaddexp2", "FloorDivide", "Fmod", "Heaviside", "Nextafter", "Ldexp",
+    "Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual", "Isclose", "FullLike", "Select",
+    "LogicalAnd", "LogicalOr", "LogicalXor", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Gcd", "Lcm",
+    "BitwiseLeftShift", "BitwiseRightShift", "LeftShift", "RightShift",
+    "CustomScaleLayer",  # the residual of InceptionResNet: a sum with one operand scaled
+)  # fmt: skip
+def _merge(call: Call) -> np.ndarray | list[np.ndarray]:
+    """Makes the labels of all operands equal, position by position."""
+    if type(call.operation).__name__ == "Average" and not isinstance(call.operation, keras.layers.Layer):
+        return give_up(call, f"{call.record.name} averages over axes")
+    reason = constant_per_channel(call)
+    if reason:
+        return give_up(call, reason)
+    shapes = [tuple(size or 1 for size in shape[1:]) for shape in call.input_shapes]
+    rank = max(map(len, shapes)) + 1
+    arrays = [labels.reshape((1,) * (rank - labels.ndim) + labels.shape) for labels in call.inputs]
+    merged = np.broadcast_shapes(*(labels.shape for labels in arrays))
+    operands = []
+    for labels, shape in zip(arrays, shapes, strict=True):
+        sizes = (1,) * (rank - len(shape)) + shape
+        if any(size == 1 < wide for size, wide in zip(sizes, merged, strict=True)):
+            # One channel spread over many is not one of them, and cannot be zero for some of them only.
+            call.freeze(labels, f"broadcast over the channels in {call.record.name}")
+        else:
+            operands.append(labels)
+    if not operands:
+        return give_up(call, f"outer product in {call.record.name}")
+    for labels in operands[1:]:
+        call.tie(operands[0], labels)
+    return np.broadcast_to(operands[0], np.broadcast_shapes(*(labels.shape for labels in operands)))
+
+
+def constant_per_channel(call: Call) -> str:
+    """A constant with an axis of its own among the arguments could not be sliced."""
+    arguments = keras.tree.flatten((call.node.arguments.args, call.node.arguments.kwargs))
+    constants = [value for value in arguments if not isinstance(value, (keras.KerasTensor, str, type(None)))]
+    return f"{call.record.name} has constants per channel" if any(np.size(c) > 1 for c in constants) else ""
+
+
+@rule("Concatenate", "Stack", "Append", "Hstack", "Vstack", "Dstack")
+def _join(call: Call) -> np.ndarray | list[np.ndarray]:
+    """Channels stand side by side; where positions do, or tensors, all of them lose the same channels."""
+    fixed = {"Hstack": 1, "Vstack": 0, "Dstack": 2}
+    axis = fixed.get(type(call.operation).__name__, getattr(call.operation, "axis", None))
+    if axis is None or len(call.output_shape) < 2 or constant_per_channel(call):
+        return give_up(call, f"{call.record.name} joins constants or flattened tensors")
+    axis = axis % len(call.output_shape)
+    if type(call.operation).__name__ == "Concatenate" and all(set(varying(labels)) <= {axis} for labels in call.inputs):
+        return _side_by_side(call, axis)
+    (moved,) = run_on_labels(call)
+    others = [other for other in varying(moved) if other != axis]
+    if others and not all(set(others) < set(varying(labels)) for labels in call.inputs):
+        call.tie(moved, moved.take([0], axis))
+        moved = moved.take([0], axis)
+    if any(call.output_shape[other] is None for other in varying(moved)):
+        return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
+    return moved
+
+
+def _side_by_side(call: Call, axis: int) -> np.ndarray | list[np.ndarray]:
+    """The most frequent case, which DenseNets are made of: no need to spread labels over all positions."""
+    sizes = [shape[axis] for shape in call.input_shapes]
+    if all(labels.size == 1 and (labels == call.inputs[0]).all() for labels in call.inputs):
+        return call.inputs[0]
+    if None in sizes:
+        return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
+    whole = [call.channels(index, axis) for index in range(len(sizes))]
+    return call.place(np.concatenate(whole), axis)

@@ -1,0 +1,171 @@
+"""Pure data movement: the very operation, run on the labels, says where they go."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import keras
+import numpy as np
+
+from tfprune.graph.calls import Call, Kept
+from tfprune.graph.rules import give_up, rule
+from tfprune.graph.rules.kernels import channel_axis
+
+
+def run_on_labels(call: Call) -> list[np.ndarray]:
+    """Moves the label arrays as the operation moves the tensors.
+
+    Axes of unknown size stand for one position; along them labels never vary.
+    """
+    whole = [
+        np.broadcast_to(labels, [size or 1 for size in shape]).astype(np.int32)
+        for labels, shape in zip(call.inputs, call.input_shapes, strict=True)
+    ]
+    moved = keras.tree.flatten(call.run(whole))
+    return [compress(keras.ops.convert_to_numpy(labels)) for labels in moved]
+
+
+def compress(labels: np.ndarray) -> np.ndarray:
+    """Reduces to size 1 every axis along which the labels do not vary."""
+    for axis in range(labels.ndim):
+        first = labels.take([0], axis)
+        if (labels == first).all():
+            labels = first
+    return labels
+
+
+def varying(labels: np.ndarray) -> list[int]:
+    """The axes along which labels vary."""
+    return [axis for axis, size in enumerate(labels.shape) if size > 1]
+
+
+@rule(
+    "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip",
+    "Ravel", "Fliplr", "Flipud", "Rot90", "Tile", "SpaceToDepth",
+)  # fmt: skip
+def _movement(call: Call) -> list[np.ndarray]:
+    """These do to what is left of the channels what they do to all of them, whatever is removed."""
+    moved = run_on_labels(call)
+    for labels, shape in zip(moved, call.output_shapes, strict=True):
+        if any(axis == 0 or shape[axis] is None for axis in varying(labels)):
+            return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
+    return moved
+
+
+@rule("Repeat")
+def _repeat(call: Call) -> list[np.ndarray]:
+    """Repeats elements: all of them alike, or each as often as a list says, whose places are no channels'."""
+    operation = call.operation
+    if operation.axis is None:
+        return give_up(call, f"{call.record.name} flattens the batch")
+    if np.size(operation.repeats) > 1 and call.inputs[0].shape[operation.axis] > 1:
+        return give_up(call, f"{call.record.name} repeats single channels")
+    return _movement(call)
+
+
+@rule("BroadcastTo")
+def _broadcast_to(call: Call) -> np.ndarray | list[np.ndarray]:
+    """The size that is asked for along the channels follows them."""
+    labels, sizes = call.inputs[0], tuple(call.operation.shape)
+    labels = labels.reshape((1,) * (len(sizes) - labels.ndim) + labels.shape)
+    axes = varying(labels)
+    if len(axes) > 1:
+        return give_up(call, f"{call.record.name} spreads channels over several axes")
+    if axes:
+        (axis,) = axes
+        call.setting("shape", lambda kept: (*sizes[:axis], int(kept[labels].sum()), *sizes[axis + 1 :]), labels.ravel())
+    return labels
+
+
+@rule("DepthToSpace")
+def _depth_to_space(call: Call) -> np.ndarray | list[np.ndarray]:
+    """All the channels that become one, side by side, go together."""
+    (moved,) = run_on_labels(call)
+    axis = channel_axis(call)
+    first = np.moveaxis(moved, axis, -1).reshape(-1, moved.shape[axis])[0]
+    channels = np.broadcast_to(first, (call.output_shape[axis],))
+    call.tie(moved, call.place(channels, axis))
+    return call.place(channels, axis)
+
+
+@rule("RepeatVector")
+def _repeat_vector(call: Call) -> np.ndarray:
+    return call.inputs[0][:, None]
+
+
+@rule("Reshape")
+def _reshape(call: Call) -> np.ndarray | list[np.ndarray]:
+    """The layer and the operation; a hard-coded size follows the labels along its axis."""
+    key = "target_shape" if isinstance(call.operation, keras.layers.Layer) else "newshape"
+    sizes = list(call.operation.get_config()[key])
+    first = len(call.output_shape) - len(sizes)  # the layer's shape has no batch axis
+    unknown = None in call.input_shapes[0][1:]
+    if unknown and (varying(call.inputs[0]) != [call.inputs[0].ndim - 1] or sizes[-1] != call.input_shapes[0][-1]):
+        return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
+    sized = first == 1 and None not in (*call.input_shapes[0][1:], *call.output_shape[1:])
+    (moved,) = [_reshaped(call)] if sized else run_on_labels(call)
+    axes = varying(moved)
+    if 0 in axes or len(axes) > 2 or any(call.output_shape[axis] is None for axis in axes):
+        return give_up(call, f"{call.record.name} spreads channels over several axes")
+    if len(axes) == 2:
+        # As in channel shuffle: (groups, channels of a group). All groups shrink alike.
+        call.tie(moved, moved.take([0], axes[0]))
+    labels = moved.take([0], axes[0]).ravel() if len(axes) == 2 else moved.ravel()
+    if axes and sizes[axes[-1] - first] != -1:
+        position = axes[-1] - first
+        if len(axes) == 2 and sizes[axes[0] - first] == -1:
+            sizes[axes[0] - first] = moved.shape[axes[0]]
+
+        def resized(kept: Kept) -> tuple[int, ...]:
+            return tuple(int(kept[labels].sum()) if index == position else n for index, n in enumerate(sizes))
+
+        call.setting(key, resized, labels)
+    elif len(axes) == 2 and sizes[axes[0] - first] == -1:
+        return give_up(call, f"{call.record.name} spreads channels over several axes")
+    return moved
+
+
+def _reshaped(call: Call) -> np.ndarray:
+    """As `run_on_labels`; numpy alone is ten times as fast, and some networks reshape in every block."""
+    whole = np.broadcast_to(call.inputs[0], (1, *call.input_shapes[0][1:]))
+    return compress(whole.reshape(1, *call.output_shape[1:]))
+
+
+@rule("Pad")
+def _pad(call: Call) -> np.ndarray | list[np.ndarray]:
+    """`keras.ops.pad`; padding of the channel axis brings channels of their own, constant zero."""
+    operation, labels = call.operation, call.inputs[0]
+    widths = [tuple(width) for width in operation.pad_width]
+    axes = varying(labels) or [labels.ndim - 1]
+    zeros = operation.mode == "constant" and call.node.arguments.kwargs.get("constant_values") in (None, 0)
+    if not zeros or len(axes) > 1:
+        return give_up(call, f"{call.record.name} pads with something other than zeros")
+    axis = axes[0]
+    if not sum(widths[axis]):
+        return labels
+    before, after = (call.graph.fresh(width) for width in widths[axis])
+    channels = call.channels(0, axis)
+
+    def pad_width(kept: Kept) -> tuple[tuple[int, int], ...]:
+        own = (int(kept[before].sum()), int(kept[after].sum()))
+        return tuple(own if index == axis else width for index, width in enumerate(widths))
+
+    call.setting("pad_width", pad_width, np.concatenate([before, after]))
+    return call.place(np.concatenate([before, channels, after]), axis)
+
+
+@rule("Rearrange")
+def _rearrange(call: Call) -> list[np.ndarray]:
+    """`keras.ops.rearrange`; channels that are taken apart, as into heads, go alike from all of the parts."""
+    args, given = call.node.arguments.args, call.node.arguments.kwargs
+    pattern = args[1] if len(args) > 1 else given["pattern"]
+    axes = varying(call.inputs[0])
+    for axis in axes:
+        *parts, width = re.findall(r"\w+|\(.*?\)", pattern.partition("->")[0])[axis].strip("()").split()
+        if width in given or (parts and len(axes) > 1):
+            return give_up(call, f"{call.record.name} fixes its number of channels")
+        if parts:
+            alike = call.channels(0, axis).reshape(math.prod(given[part] for part in parts), -1)
+            call.tie(alike, alike[:1])
+    return _movement(call)

@@ -1,0 +1,67 @@
+"""Normalizations: per channel they pass channels on, over the channels they freeze them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tfprune.graph.calls import Call, Kept
+from tfprune.graph.rules import rule
+
+
+@rule("BatchNormalization")
+def _batch_normalization(call: Call) -> np.ndarray:
+    layer = call.operation
+    source = call.channels(0, layer.axis)
+    if call.record.name in call.graph.views:
+        source = _view(call, source)
+    for variable in (layer.gamma, layer.beta):
+        call.weight(variable, {0: source})
+    for variable in (layer.moving_mean, layer.moving_variance):
+        call.weight(variable, {0: source}, state=True)
+    return call.place(source, layer.axis)
+
+
+def _view(call: Call, source: np.ndarray) -> np.ndarray:
+    """Channels of the layer's own, gathered in front of it from a stream that others read too."""
+    call.freeze(source, f"{call.record.name} selects among them")
+    view = call.create(len(source))
+
+    def gathered(kept: Kept, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if kept[view].all():
+            return args, kwargs
+        indices = np.flatnonzero(kept[view]).tolist()
+        return (keras.ops.take(args[0], indices, axis=call.operation.axis), *args[1:]), kwargs
+
+    call.arguments = gathered
+    return view
+
+
+@rule("GroupNormalization")
+def _group_normalization(call: Call) -> np.ndarray:
+    """Statistics over groups of channels change with every channel, unless a group is one channel."""
+    layer, size = call.operation, call.input_shapes[0][call.operation.axis]
+    source = call.channels(0, layer.axis)
+    if layer.groups not in (-1, size):
+        call.freeze(source, f"{call.record.name} normalizes over groups of channels")
+    else:
+        call.count("groups", source)
+    for variable in (layer.gamma, layer.beta):
+        call.weight(variable, {0: source})
+    return call.place(source, layer.axis)
+
+
+@rule("LayerNormalization", "RMSNormalization", "UnitNormalization", "LayerNorm", "RMSNorm", "Normalize")
+def _over_channels(call: Call) -> np.ndarray:
+    """Normalizes over axes; frozen when channels are among them."""
+    axes, labels = call.operation.axis, call.inputs[0]
+    if any(labels.shape[axis] > 1 for axis in (axes if isinstance(axes, (list, tuple)) else (axes,))):
+        call.freeze(labels, f"{call.record.name} normalizes over the channels")
+    return labels
+
+
+@rule("Normalization")
+def _feature_normalization(call: Call) -> np.ndarray:
+    """Constants of the data, per feature: they belong to inputs, which are frozen anyway."""
+    call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")
+    return call.inputs[0]

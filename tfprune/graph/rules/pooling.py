@@ -1,0 +1,59 @@
+"""Operations on the positions of a map: pooling, padding, resizing, and reductions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfprune.graph.calls import Call
+from tfprune.graph.rules import give_up, rule
+from tfprune.graph.rules.kernels import channel_axis
+
+
+@rule(
+    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
+    "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D",
+    "UpSampling1D", "UpSampling2D", "UpSampling3D", "Resizing", "CenterCrop", "MaxPool", "AveragePool",
+    "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
+    "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D",
+    "Resize", "PadImages", "CropImages", "GaussianBlur",
+    # what they do to images in training they do to every channel alike
+    "RandomCrop", "RandomElasticTransform", "RandomFlip", "RandomGaussianBlur", "RandomPerspective", "RandomRotation",
+    "RandomShear", "RandomTranslation", "RandomZoom",
+)  # fmt: skip
+def _spatial(call: Call) -> np.ndarray:
+    """Positions change, channels do not; channels that vary with the position cannot be followed."""
+    axis = channel_axis(call)
+    return call.place(call.channels(0, axis), axis)
+
+
+@rule(
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
+    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
+)  # fmt: skip
+def _global_pooling(call: Call) -> np.ndarray:
+    axis = channel_axis(call)
+    return call.place(call.channels(0, axis), axis if call.operation.keepdims else -1)
+
+
+@rule(
+    "Mean", "Max", "Min", "Sum", "Var", "Std", "Prod", "Amax", "Amin", "Median", "Ptp", "All", "Any", "Logsumexp",
+    "Argmax", "Argmin", "CountNonzero", "Norm", "Nanargmax", "Nanargmin", "Nanmax", "Nanmean", "Nanmedian", "Nanmin",
+    "Nanprod", "Nanstd", "Nansum", "Nanvar",
+)  # fmt: skip
+def _reduction(call: Call) -> np.ndarray | list[np.ndarray]:
+    """Over positions, a reduction keeps every channel apart; over channels only a sum can lose some."""
+    labels, axes = call.inputs[0], call.operation.axis
+    axes = range(labels.ndim) if axes is None else axes if isinstance(axes, (tuple, list)) else (axes,)
+    axes = {axis % labels.ndim for axis in axes}
+    if 0 in axes:
+        return give_up(call, f"{call.record.name} reduces over the batch")
+    if any(labels.shape[axis] > 1 for axis in axes):
+        if type(call.operation).__name__ not in ("Sum", "Nansum"):
+            return give_up(call, f"{call.record.name} reduces over the channels")
+        if any(size > 1 for axis, size in enumerate(labels.shape) if axis not in axes):
+            return give_up(call, f"{call.record.name} sums over one of several axes of channels")
+        call.mix_all(0)
+        result = call.graph.fresh(1).reshape((1,) * len(call.output_shape))
+        call.freeze(result, f"result of {call.record.name}")
+        return result
+    return labels if getattr(call.operation, "keepdims", False) else labels.squeeze(tuple(axes))

@@ -1,0 +1,134 @@
+"""Parts of a tensor: slices of the channels begin and end where their kept channels do."""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import numpy as np
+
+from tfprune.graph.calls import Call, Kept
+from tfprune.graph.rules import give_up, rule
+from tfprune.graph.rules.movement import run_on_labels, varying
+
+
+@rule("Split")
+def _split(call: Call) -> list[np.ndarray]:
+    """`keras.ops.split`; along the channels, the places of the cuts follow the labels."""
+    axis = call.operation.axis % call.inputs[0].ndim
+    if call.inputs[0].shape[axis] == 1:
+        return [call.inputs[0]] * len(call.output_shapes)
+    parts = run_on_labels(call)
+    whole = [np.broadcast_to(part.ravel(), (n[axis],)) for part, n in zip(parts, call.output_shapes, strict=True)]
+
+    def cuts(kept: Kept) -> list[int]:
+        return list(itertools.accumulate(int(kept[part].sum()) for part in whole))[:-1]
+
+    call.setting("indices_or_sections", cuts, np.concatenate(whole))
+    for part in whole:
+        call.keep_one(part)
+    return parts
+
+
+@rule("GetItem")
+def _get_item(call: Call) -> np.ndarray | list[np.ndarray]:
+    """Indexing; a slice of the channels begins and ends where its kept channels do."""
+    key = _argument(call, 1, "key")
+    keys = list(key) if isinstance(key, tuple) else [key]
+    labels = call.inputs[0]
+    if any(not (item is None or item is Ellipsis or isinstance(item, (int, slice))) for item in keys):
+        return give_up(call, f"{call.record.name} indexes with a tensor")
+    axes = varying(labels)
+    if len(axes) > 1:
+        return give_up(call, f"{call.record.name} indexes channels that vary along several axes")
+    (moved,) = run_on_labels(call)
+    if not axes:
+        return moved
+    place = _key_of_axis(keys, axes[0], labels.ndim)
+    if place is None or keys[place] in (slice(None), slice(None, None, 1)):
+        return moved
+    if not isinstance(keys[place], slice) or keys[place].step not in (None, 1):
+        return give_up(call, f"{call.record.name} picks single channels")
+    channels = call.channels(0, axes[0])
+    start, stop, _ = keys[place].indices(len(channels))
+
+    def moved_key(kept: Kept, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        ends = slice(int(kept[channels[:start]].sum()), int(kept[channels[:stop]].sum()))
+        new = tuple(ends if index == place else item for index, item in enumerate(keys))
+        return (args[0], new), {}
+
+    call.arguments = moved_key
+    call.keep_one(moved)
+    return moved
+
+
+def _key_of_axis(keys: list, axis: int, rank: int) -> int | None:
+    """Position in an index expression of the item that indexes an axis; None where none does."""
+    used = sum(item is not None and item is not Ellipsis for item in keys)
+    at = 0
+    for position, item in enumerate(keys):
+        if item is None:
+            continue
+        if item is Ellipsis:
+            at += rank - used
+            if at > axis:
+                return None
+            continue
+        if at == axis:
+            return position
+        at += 1
+    return None
+
+
+@rule("Slice")
+def _slice(call: Call) -> np.ndarray | list[np.ndarray]:
+    """`keras.ops.slice`: a start and a size for every axis; -1 is a size up to the end."""
+    labels, sizes = call.inputs[0], tuple(call.operation.shape)
+    axes = varying(labels)
+    if len(call.inputs) > 1 or len(axes) > 1:
+        return give_up(call, f"{call.record.name} starts at a tensor or cuts channels that vary along several axes")
+    if not axes:
+        return labels
+    (axis,) = axes
+    starts = tuple(_argument(call, 1, "start_indices"))
+    channels = call.channels(0, axis)
+    stop = len(channels) if sizes[axis] == -1 else starts[axis] + sizes[axis]
+    part = channels[starts[axis] : stop]
+    call.setting("shape", lambda kept: (*sizes[:axis], int(kept[part].sum()), *sizes[axis + 1 :]), part)
+
+    def moved_start(kept: Kept, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        start = int(kept[channels[: starts[axis]]].sum())
+        return (args[0], (*starts[:axis], start, *starts[axis + 1 :])), {}
+
+    call.arguments = moved_start
+    call.keep_one(part)
+    return call.place(part, axis)
+
+
+@rule("Take")
+def _take(call: Call) -> np.ndarray | list[np.ndarray]:
+    """Positions may be picked, also by a tensor; channels may not."""
+    axis, labels = call.operation.axis, call.inputs[0]
+    if axis is None or not isinstance(_argument(call, 0, "x"), keras.KerasTensor):
+        return give_up(call, f"{call.record.name} picks from a constant or from a flattened tensor")
+    axis = axis % labels.ndim
+    if labels.shape[axis] > 1:
+        return give_up(call, f"{call.record.name} picks single channels")
+    for indices in call.inputs[1:]:
+        call.freeze(indices, f"indices into {call.record.name}")
+    added = len(call.output_shape) - labels.ndim + 1
+    return labels.reshape(labels.shape[:axis] + (1,) * added + labels.shape[axis + 1 :])
+
+
+@rule("Unstack")
+def _unstack(call: Call) -> list[np.ndarray]:
+    labels, axis = call.inputs[0], call.operation.axis
+    if labels.shape[axis] > 1:
+        return give_up(call, f"{call.record.name} picks single channels")
+    return [labels.squeeze(axis)] * len(call.output_shapes)
+
+
+def _argument(call: Call, place: int, name: str):
+    """An argument of the call, given by its place or by its name."""
+    arguments = call.node.arguments
+    return arguments.args[place] if len(arguments.args) > place else arguments.kwargs[name]

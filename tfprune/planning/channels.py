@@ -1,0 +1,275 @@
+"""Making a channel plan: rank the coupled groups of a model and cut.
+
+Groups are ranked within *pools*: the groups that span the same layers (`ChannelGraph.pools`). With
+`scope="layer"` every pool loses the same fraction, with `scope="global"` all pools compete.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.cost.profiling import unsized
+from tfprune.errors import PlanError
+from tfprune.graph.channel_graph import ChannelGraph, Pool
+from tfprune.planning.criteria import AGGREGATES, CRITERIA, NEED_DATA, Evidence, group_scores
+from tfprune.planning.criteria.batches import as_batches, as_loss
+from tfprune.planning.cutting import Cut
+from tfprune.plans.channels import ChannelPlan
+from tfprune.support.checks import by_layer, names, number_in, one_of, whole_number
+
+# A global ranking may want a whole layer gone; 0.95 leaves every network trainable.
+GLOBAL_MAX_RATIO = 0.95
+
+
+def plan_channels(
+    model: keras.Model,
+    ratio: float | None = None,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    criterion: str = "l1",
+    aggregate: str = "mean",
+    scope: str = "layer",
+    ratios: Mapping[str, float] | None = None,
+    skip: Sequence[str] = (),
+    views: Sequence[str] = (),
+    round_to: int = 1,
+    min_channels: int = 1,
+    max_ratio: float | None = None,
+    steps: int = 1,
+    data: Any = None,
+    loss: Any = None,
+    seed: int = 0,
+) -> ChannelPlan:
+    """Plans which channels of a model to remove.
+
+    Args:
+        model: A functional or Sequential Keras 3 model that has been built.
+        ratio: Fraction of channels to remove, in (0, 1). With `scope="layer"` of every layer: a layer of n
+            channels keeps floor(n * (1 - ratio)). With `scope="global"` of all of them together, where channels
+            that are coupled count once.
+        macs: Instead of `ratio`: the fraction of the MACs to keep, in (0, 1). The plan follows the ranking until
+            the network is at it or below, to within one channel.
+        params: Instead of `ratio`: the fraction of the params to keep, likewise.
+        criterion: What makes a channel important: `"l1"`, `"l2"` (norm of its filter), `"geometric_median"`
+            (distance to the layer's other filters), `"gamma"` (|scale| of batch normalization), `"random"`; and
+            with `data`: `"mean_activation"`, `"apoz"` (how seldom it is zero), `"taylor"` (change of the loss).
+        aggregate: How the scores of coupled channels become one: `"mean"`, `"sum"` or `"max"`.
+        scope: `"layer"` ranks the channels of each layer, `"global"` those of all layers together.
+        ratios: Layer -> the fraction to remove there, in [0, 1), instead of `ratio`; only with
+            `scope="layer"`. Given alone, other layers keep everything.
+        skip: Names or patterns (`"block_1_*"`) of layers that keep all of their channels.
+        views: Batch normalizations that select for themselves among the channels of a stream that others read
+            too, as in PreResNet and DenseNet; only `"gamma"` scores their channels.
+        round_to: Round the channels that a layer keeps up to a multiple of this.
+        min_channels: The least that a layer keeps.
+        max_ratio: The largest fraction removed from one layer; 0.95 with `scope="global"` unless given.
+        steps: Remove in so many equal steps, and judge what is left anew before each.
+        data: For criteria that need data: inputs, `(inputs, targets)`, or an iterable of batches of either (a
+            `tf.data.Dataset`). All of it is used, so give a few batches.
+        loss: For `"taylor"`: a Keras loss, its name, or `loss(targets, outputs)`; unless given, the loss that the
+            model is compiled with.
+        seed: For `criterion="random"`.
+
+    Raises:
+        PlanError: For an argument out of range, a name that fits no layer, a model with nothing to prune
+            (with the reasons), or a ratio so small that nothing would be removed.
+        UsageError: For an unknown criterion.
+    """
+    skip, views = names("skip", skip), names("views", views)
+    budgets = {"macs": macs, "params": params}
+    _check_targets({"ratio": ratio, **budgets}, ratios, scope)
+    for name, count in (("round_to", round_to), ("min_channels", min_channels), ("steps", steps)):
+        whole_number(name, count, 1)
+    if max_ratio is not None:
+        number_in("max_ratio", max_ratio, 0, 1, "(]")
+    graph = ChannelGraph(model, views)
+    if macs is not None and unsized(graph):
+        raise PlanError(
+            f"macs={macs} needs inputs of known size: the MACs of {', '.join(unsized(graph)[:3])} ... depend on it. "
+            "Build the model at a fixed size, such as keras.Input((224, 224, 3)), or give params= or ratio=."
+        )
+    pools = prunable_pools(graph, skip, ratios or {})
+    score = scorer(graph, model, criterion, aggregate, data, loss, seed)
+
+    scores = score(graph.keep_all())
+    pools, unscored = scored_pools(pools, scores, criterion, ratios or {})
+    limit = max_ratio or (GLOBAL_MAX_RATIO if scope == "global" else 1.0)
+    budget = next((name for name, value in budgets.items() if value is not None), None)
+    groups, notes = np.zeros(0, np.int64), []
+    for step in range(1, steps + 1):
+        if len(groups):
+            scores = score(graph.kept(groups))
+            scores[groups] = -np.inf  # what is gone stays gone
+        share = step / steps
+        own = {layer: value * share for layer, value in (ratios or {}).items()}
+        cut = Cut(graph, pools, scores, scope, own, round_to, min_channels, limit)
+        if budget:
+            groups, notes = cut.to_budget(budget, 1.0 - (1.0 - budgets[budget]) * share)
+        else:
+            groups, notes = cut.at_ratio((ratio or 0.0) * share)
+    if not len(groups):
+        given = {"ratio": ratio, **budgets, "ratios": ratios and dict(ratios)}
+        largest = max(pools, key=len)
+        raise PlanError(
+            f"{', '.join(f'{name}={value}' for name, value in given.items() if value)} removes no channel at all: the "
+            f"most channels to choose from are the {len(largest)} channels of {largest}. Ask for more, or relax "
+            "round_to, min_channels, max_ratio and skip, or change scope or criterion."
+        )
+    asked = {
+        "criterion": criterion, "aggregate": aggregate, "scope": scope, "ratio": ratio, **budgets, "ratios": ratios,
+        "skip": skip, "views": views, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,
+        "steps": steps, "seed": seed,
+    }  # fmt: skip
+    return ChannelPlan.from_groups(graph, groups.tolist(), [*notes, *unscored], {k: v for k, v in asked.items() if v})
+
+
+def _check_targets(targets: Mapping[str, Any], ratios: Any, scope: str) -> None:
+    one_of("scope", scope, ("layer", "global"))
+    given = [name for name, value in targets.items() if value is not None]
+    if len(given) > 1 or not (given or ratios is not None):
+        raise PlanError(
+            "Give one of ratio (of the channels to remove), macs (the fraction of MACs to keep) and params "
+            f"(the fraction of params to keep); received {' and '.join(given) or 'none of them'}."
+        )
+    for name in given:
+        number_in(name, targets[name], 0, 1)
+    if ratios is None:
+        return
+    for layer, value in by_layer("ratios", ratios, "fraction to remove").items():
+        number_in(f"ratios[{layer!r}]", value, 0, 1, "[)")
+    if not (given or ratios):
+        raise PlanError("ratios={} names no layer, so nothing would be removed; name one, or give ratio=.")
+    if ratios and (scope == "global" or given not in ([], ["ratio"])):
+        raise PlanError(
+            "ratios= sets the ratio of single layers, so it goes with scope='layer' and without macs= and params=."
+        )
+
+
+def scorer(
+    graph: ChannelGraph, model: keras.Model, criterion: str, aggregate: str, data: Any, loss: Any, seed: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function from kept labels to scores of the groups.
+
+    Raises:
+        PlanError: If the criterion lacks data or a loss, or has no use for them, or if these hold NaN.
+        UsageError: For an unknown criterion.
+    """
+    CRITERIA.check(criterion)
+    one_of("aggregate", aggregate, AGGREGATES)
+    whole_number("seed", seed, 0)
+    batches, function = [], None
+    if criterion in NEED_DATA:
+        if data is None:
+            raise PlanError(f"criterion={criterion!r} looks at what the network computes: give it data=.")
+        batches = as_batches(model, data)
+        _check_finite(graph, batches)
+    elif data is not None:
+        raise PlanError(f"criterion={criterion!r} looks at no data; data= is for {', '.join(NEED_DATA)}.")
+    if criterion == "taylor":
+        if any(targets is None for _, targets in batches):
+            raise PlanError("criterion='taylor' needs targets: give data=(inputs, targets), or batches of such pairs.")
+        function = as_loss(model, loss)
+    elif loss is not None:
+        raise PlanError(f"criterion={criterion!r} has no use for loss=, which is for 'taylor'.")
+    return lambda kept: group_scores(criterion, Evidence(graph, kept, seed, batches, function), aggregate)
+
+
+def _check_finite(graph: ChannelGraph, batches: Sequence[tuple[list, Any]]) -> None:
+    """Raises if what flows through the network is NaN from the start; criteria would rank by it, or by nothing."""
+    for number, (inputs, _) in enumerate(batches):
+        if any(_not_finite(value) for value in inputs):
+            raise PlanError(f"data= holds NaN or infinity in the inputs of batch {number}; leave such examples out.")
+    for record in graph.records.values():
+        if any(_not_finite(record.value(index)) for index in range(len(record.weights))):
+            raise PlanError(f"The weights of {record.name} hold NaN or infinity; train or load them anew.")
+
+
+def _not_finite(value: Any) -> bool:
+    array = keras.ops.convert_to_numpy(value)
+    return array.dtype.kind not in "biuSOU" and not np.isfinite(array).all()
+
+
+def scored_pools(
+    pools: Sequence[Pool], scores: np.ndarray, criterion: str, ratios: Mapping[str, float]
+) -> tuple[list[Pool], list[str]]:
+    """The pools without groups that have no score (no batch normalization to read a gamma from), which stay.
+
+    Returns:
+        The pools, and what to tell about the groups that stay.
+
+    Raises:
+        PlanError: If nothing is left, or nothing of a layer that `ratios` names.
+    """
+    known = [Pool(pool.layers, pool.groups[~np.isnan(scores[pool.groups])]) for pool in pools]
+    fewer = [pool.layers for pool, scored in zip(pools, known, strict=True) if len(scored) < len(pool)]
+    unscored = list(dict.fromkeys(name for layers in fewer for name in layers))
+    known = [pool for pool in known if len(pool)]
+    if not known:
+        raise PlanError(f"The criterion {criterion!r} scores no channel that can be removed; choose another.")
+    scored = {name for pool in known for name in pool.layers}
+    for layer in ratios:
+        if layer not in scored:
+            raise PlanError(f"ratios names {layer!r}, of which criterion={criterion!r} scores no channel; use another.")
+    notes = [f"criterion {criterion!r} cannot score (all) channels of {', '.join(unscored)}: they stay"]
+    return known, notes if unscored else []
+
+
+def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str, float]) -> list[Pool]:
+    """The pools of a graph without those of layers to skip.
+
+    Args:
+        graph: The channel graph of a model.
+        skip: Names or patterns of layers.
+        ratios: Layer -> ratio; its layers must be ones that can be pruned.
+
+    Raises:
+        PlanError: For a name that fits no layer, or if nothing can be pruned (with the reasons).
+    """
+    makers = [record.name for record in graph.producers()]
+    pools = graph.pools()
+    free = {name for pool in pools for name in pool.layers}
+    for layer in ratios:
+        if layer not in makers:
+            raise PlanError(f"ratios names {layer!r}, which creates no channels. Valid: {', '.join(makers)}.")
+        if layer not in free:
+            reason = graph.frozen[graph.group_of[graph.records[layer].created[0]]]
+            raise PlanError(f"ratios names {layer!r}, whose channels cannot be removed: {reason}.")
+    skipped = set()
+    for pattern in skip:
+        matches = [pattern] if pattern in makers else fnmatch.filter(makers, pattern)
+        if not matches:
+            raise PlanError(f"skip={pattern!r} fits no layer that creates channels. Valid: {', '.join(makers)}.")
+        skipped.update(matches)
+    pools = [pool for pool in pools if not skipped.intersection(pool.layers)]
+    if not pools:
+        frozen = [f"{record.name}: {graph.frozen[group]}" for record in graph.producers()
+                  for group in [graph.group_of[record.created[0]]] if group in graph.frozen]  # fmt: skip
+        reasons = [*frozen, *(f"{layer}: skipped" for layer in sorted(skipped))]
+        reasons = reasons or list(filter(None, (record.given_up for record in graph.records.values())))
+        raise PlanError(
+            f"Nothing in {graph.model.name!r} can be pruned. {'; '.join(reasons) or 'No layer creates channels'}."
+        )
+    _check_ratios(pools, ratios)
+    return pools
+
+
+def _check_ratios(pools: Sequence[Pool], ratios: Mapping[str, float]) -> None:
+    """Raises if a layer's ratio cannot be heeded: it is skipped, or coupled for good to one with another ratio."""
+    pools_of = {layer: [number for number, pool in enumerate(pools) if layer in pool.layers] for layer in ratios}
+    first: dict[tuple[int, ...], str] = {}
+    for layer, own in pools_of.items():
+        if not own:
+            raise PlanError(f"ratios names {layer!r}, which skip= keeps whole (or a layer coupled to it); drop one.")
+        other = first.setdefault(tuple(own), layer)
+        if not math.isclose(ratios[other], ratios[layer]):
+            raise PlanError(
+                f"ratios gives {other!r} {ratios[other]} and {layer!r} {ratios[layer]}, but they are coupled and lose "
+                "the same channels; give one of them, or the same ratio to both."
+            )

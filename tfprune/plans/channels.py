@@ -1,0 +1,328 @@
+"""Plans: what goes, as data.
+
+Every method ends in a plan. The same plan makes the pruned network with the weights that it inherits and
+the same network with fresh ones; it prints as a table and is saved as JSON. This is the plan that removes channels;
+`tfprune.plans.weights` has the one that masks weights, `tfprune.plans.designs` that of another architecture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.cost.profiling import PER_POSITION, profile_graph, unsized
+from tfprune.errors import NothingProvedError, PlanError
+from tfprune.graph.calls import Kept
+from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.plans import rows as plan_rows
+from tfprune.plans.files import write_plan
+from tfprune.plans.forms import check_channels
+from tfprune.plans.rows import PlanRow
+from tfprune.support.checks import by_layer, names, several
+from tfprune.surgery.proof import verify
+from tfprune.surgery.rebuild import Edit, compile_alike, rebuild
+
+CHANNEL_FORMAT = "tfprune channel plan 2"
+_WITH_HEADS = ("MultiHeadAttention", "GroupedQueryAttention")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelPlan:
+    """Which channels of which layers stay.
+
+    Attributes:
+        keep: Layer -> sorted tuple of the output channels that it keeps, for every layer that creates any.
+        widths: Layer -> number of output channels before.
+        rows: Cost of every layer with weights before and after.
+        flops: FLOPs per example before and after, as the paper counts them.
+        views: Batch normalizations that select for themselves among the channels of a stream.
+        bypass: Addition -> the operand that it passes on alone; the branches behind the others are removed.
+        grouped: Grouped convolutions that lose groups as a whole.
+        frozen: Layer -> why (some of) its channels cannot be removed.
+        notes: What the planner wants told, such as a layer that was held at its minimum.
+        origin: How the plan was made (criterion, ratio, ...), for people and for the record.
+    """
+
+    keep: Mapping[str, tuple[int, ...]]
+    widths: Mapping[str, int]
+    rows: tuple[PlanRow, ...]
+    flops: tuple[int, int]
+    frozen: Mapping[str, str]
+    views: tuple[str, ...] = ()
+    bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    grouped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    unit = "channels"
+    inherits = True  # the smaller network can have the large one's weights
+
+    @classmethod
+    def from_removed(
+        cls,
+        model: keras.Model,
+        removed: Mapping[str, Iterable[int]],
+        *,
+        views: Sequence[str] = (),
+        bypass: Mapping[str, int] | None = None,
+        grouped: Sequence[str] = (),
+        notes: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
+    ) -> ChannelPlan:
+        """Makes a plan by hand; coupled layers follow by themselves.
+
+        Args:
+            model: The network.
+            removed: Layer -> indices of the output channels to remove.
+            views: Batch normalizations that select for themselves among the channels of a stream that others
+                read too (the blocks of a PreResNet or DenseNet); `removed` may name them.
+            bypass: Addition -> the number of the operand that it passes on alone: the branches behind the others
+                (residual blocks) are removed.
+            grouped: Grouped convolutions that lose groups as a whole, with all that enters and leaves a group;
+                `removed` may name one channel of each. Others lose the same channels of every group.
+            notes: Shown with the plan.
+            origin: Shown with the plan.
+
+        Raises:
+            PlanError: For an unknown layer, an index out of range, a channel that is frozen, or a layer that
+                would be left empty.
+        """
+        bypass = by_layer("bypass", bypass or {}, "number of the operand")
+        graph = ChannelGraph(model, names("views", views), bypass, names("grouped", grouped))
+        groups: set[int] = set()
+        for layer, channels in by_layer("removed", removed, "channels to remove").items():
+            groups.update(_groups_of(graph, layer, channels))
+        return cls.from_groups(graph, sorted(groups), notes, origin or {"method": "by hand"})
+
+    @classmethod
+    def from_groups(
+        cls,
+        graph: ChannelGraph,
+        groups: Sequence[int],
+        notes: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
+    ) -> ChannelPlan:
+        """Makes the plan that removes these coupled groups of a graph."""
+        for group in groups:
+            if group in graph.frozen:
+                owners = ", ".join(r.name for r in graph.producers() if group in graph.group_of[r.created])
+                raise PlanError(f"Cannot remove a frozen channel of {owners}: {graph.frozen[group]}.")
+        kept = graph.kept(groups)
+        keep = {r.name: tuple(np.flatnonzero(kept[r.created]).tolist()) for r in graph.producers()}
+        for layer, channels in keep.items():
+            if not channels:
+                raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
+        whole = graph.whole()
+        before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
+        frozen = graph.frozen_layers()
+        widths = {record.name: len(record.created) for record in whole.producers()}
+        keep = {layer: keep.get(layer, ()) for layer in widths}  # nothing of a removed branch
+        flops = (before.flops, after.flops)
+        notes = (*notes, *_notes(graph, frozen), *(() if groups or graph.bypass else ("removes nothing",)))
+        how = (graph.views, graph.bypass, graph.grouped)
+        return cls(keep, widths, plan_rows.paired(before, after), flops, frozen, *how, notes, dict(origin or {}))
+
+    def graph(self, model: keras.Model) -> ChannelGraph:
+        """The channel graph of a model as this plan sees it: with its views, without the branches that it removes."""
+        return ChannelGraph(model, self.views, self.bypass, self.grouped)
+
+    def kept(self, graph: ChannelGraph) -> Kept:
+        """(labels,) bool: the labels of a model's graph that stay.
+
+        Raises:
+            PlanError: If the plan is for another model; the message names the layer that differs.
+        """
+        whole = graph.whole()
+        widths = {record.name: len(record.created) for record in whole.producers()}
+        for layer in [*self.widths, *widths]:
+            if self.widths.get(layer) != widths.get(layer):
+                ours, theirs = (
+                    "no such layer" if own.get(layer) is None else f"{own[layer]} channels"
+                    for own in (self.widths, widths)
+                )
+                raise PlanError(
+                    f"The plan is for another model: at layer {layer!r} the plan has {ours}, "
+                    f"the model {graph.model.name!r} has {theirs}."
+                )
+        groups = set()
+        for layer, channels in self.keep.items():
+            if layer not in graph.records:  # of a removed branch
+                continue
+            if not channels:
+                raise PlanError(f"The plan would leave {layer!r} without any channel.")
+            own = set(_groups_of(graph, layer, np.setdiff1d(np.arange(widths[layer]), channels)))
+            for group in own.intersection(graph.frozen):
+                raise PlanError(
+                    f"The plan removes channels of {layer!r} that {graph.model.name!r} cannot lose: "
+                    f"{graph.frozen[group]}. Plan for this model; to edit a plan use ChannelPlan.from_removed."
+                )
+            groups |= own
+        kept = graph.kept(sorted(groups))
+        for record in graph.producers():
+            left = tuple(np.flatnonzero(kept[record.created]).tolist())
+            if left != self.keep[record.name]:
+                raise PlanError(
+                    f"The plan keeps {len(self.keep[record.name])} channels of {record.name!r}, but the layers coupled "
+                    f"to it in {graph.model.name!r} leave {len(left)} of them. It is for another model, or was edited; "
+                    "ChannelPlan.from_removed makes coupled layers follow."
+                )
+        costs = (profile_graph(whole, whole.keep_all()).flops, profile_graph(graph, kept).flops)
+        if costs != self.flops:
+            why = (
+                "The model has another input size, or other layers in between."
+                if costs[0] != self.flops[0]
+                else "The plan was edited; to remove other channels use ChannelPlan.from_removed."
+            )
+            raise PlanError(
+                f"The plan does not fit {graph.model.name!r}: it tells {self.flops[0]:,} -> {self.flops[1]:,} FLOPs, "
+                f"the model has {costs[0]:,} -> {costs[1]:,}. {why}"
+            )
+        return kept
+
+    def apply(self, model: keras.Model, weights: str = "inherit", seed: int | None = None) -> keras.Model:
+        """Builds the pruned network, a plain Keras model, compiled as the model is.
+
+        Args:
+            model: The network that the plan was made for (or one of the same architecture).
+            weights: `"inherit"`: the model's own, sliced. `"fresh"`: from the layers' own initializers.
+            seed: For `"fresh"`; the same seed gives the same weights.
+
+        Raises:
+            PlanError: If the plan is for another model, or `weights` is neither of the two.
+        """
+        if weights not in ("inherit", "fresh"):
+            raise PlanError(f"Unknown weights={weights!r}. Valid: 'inherit' (the model's own), 'fresh' (new ones).")
+        if weights == "inherit" and seed is not None:
+            raise PlanError(f"seed={seed} goes with weights='fresh'; inherited weights are not drawn.")
+        graph = self.graph(model)
+        small = rebuild(graph, self.kept(graph), weights, seed)
+        compile_alike(small, model)
+        return small
+
+    def then(self, model: keras.Model, second: ChannelPlan) -> ChannelPlan:
+        """The plan that removes at once what this one and then another remove.
+
+        Args:
+            model: The network that this plan is for.
+            second: A plan for the network that this plan makes of it.
+
+        Raises:
+            PlanError: If the second plan is for another network, or one of them has views or removes whole groups.
+        """
+        if any((self.views, second.views, self.grouped, second.grouped)):
+            raise PlanError(
+                "Plans with views or whole groups cannot be put together. Make one plan for the whole, or apply both."
+            )
+        removed = {}
+        for layer, kept in self.keep.items():
+            if len(kept) != second.widths.get(layer, 0):
+                raise PlanError(
+                    f"The second plan is for another network: of {layer!r} the first one leaves {len(kept)} channels, "
+                    f"the second one begins with {second.widths.get(layer, 0)}."
+                )
+            left = {kept[place] for place in second.keep.get(layer, ())}
+            if left:  # what has no channels left is of a removed branch
+                removed[layer] = [channel for channel in range(self.widths[layer]) if channel not in left]
+        return ChannelPlan.from_removed(
+            model,
+            removed,
+            bypass={**self.bypass, **second.bypass},
+            notes=second.notes,
+            origin=second.origin,
+        )
+
+    @property
+    def params(self) -> tuple[int, int]:
+        """Parameters before and after."""
+        return plan_rows.total(self.rows, "params")
+
+    @property
+    def macs(self) -> tuple[int, int]:
+        """Multiply-accumulates of one example before and after."""
+        return plan_rows.total(self.rows, "macs")
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Layer -> channels before and after, of the layers that can be pruned."""
+        return {layer: (self.widths[layer], len(self.keep[layer])) for layer in self.widths if layer not in self.frozen}
+
+    def prove(self, model: keras.Model) -> str:
+        """Compares the smaller network with the masked original; returns what was found, in a sentence.
+
+        Raises:
+            VerificationError: If they differ.
+            PlanError: If the plan is for another model.
+        """
+        try:
+            return f"masked and removed network differ by {verify(model, self):.1e} of the largest output"
+        except NothingProvedError as error:  # a training that collapsed is a result too
+            return str(error)
+
+    def edit(self) -> Edit | None:
+        """The change of layers with which the smaller network is trained: none."""
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """The Keras callbacks with which the smaller network is trained: none."""
+        return []
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the plan as JSON."""
+        write_plan(path, CHANNEL_FORMAT, dataclasses.asdict(self))
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any], path: str) -> ChannelPlan:
+        """The plan of a file's content; raises a PlanError if it is damaged."""
+        content = {"grouped": [], **content}  # files from before there was such a field
+        check_channels(content, path)
+        return cls(
+            keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
+            widths=content["widths"],
+            rows=plan_rows.from_json(content["rows"]),
+            flops=tuple(content["flops"]),
+            frozen=content["frozen"],
+            views=tuple(content["views"]),
+            bypass=content["bypass"],
+            grouped=tuple(content["grouped"]),
+            notes=tuple(content["notes"]),
+            origin=content["origin"],
+        )
+
+    def __str__(self) -> str:
+        lines = [plan_rows.table(self.rows, [row for row in self.rows if row.layer in self.widths])]
+        if self.frozen:
+            lines.append("frozen: " + "; ".join(f"{layer} ({why})" for layer, why in self.frozen.items()))
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
+    """What a plan tells of the model itself, beside the layers that are frozen."""
+    notes = [PER_POSITION] if unsized(graph) else []
+    kinds = {type(record.operation).__name__ for record in graph.records.values()}
+    notes += [
+        f"{kind}: whole heads can go; the widths of keys and values stay" for kind in _WITH_HEADS if kind in kinds
+    ]
+    # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
+    unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}
+    return notes + sorted(unknown - set(frozen.values()))
+
+
+def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list[int]:
+    record = graph.records.get(layer)
+    if record is None or record.created is None:
+        names = ", ".join(r.name for r in graph.producers())
+        raise PlanError(f"The model has no layer {layer!r} that creates channels. It has: {names}.")
+    channels, count = several(f"removed[{layer!r}]", channels, "channel indices"), len(record.created)
+    wrong = [index for index in channels if not (_is_index(index) and 0 <= index < count)]
+    if wrong:
+        raise PlanError(f"{layer} has channels 0 to {count - 1}; received {wrong[0]}.")
+    return graph.group_of[record.created[np.asarray(channels, dtype=np.int64)]].tolist()
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

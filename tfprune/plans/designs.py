@@ -1,0 +1,196 @@
+"""Design plans: an architecture beside a large network, as data.
+
+A *design* is not what is left of the large network when something is removed: it has another head, reads other
+channels, or was found on another network. So it inherits no weights and is only trained from scratch; the large
+network gives the epochs and FLOPs that its budgets are counted in.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from tfprune.cost.profiling import Profile, profile_graph
+from tfprune.errors import PlanError
+from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.walk import functional
+from tfprune.plans import rows as plan_rows
+from tfprune.plans.files import write_plan
+from tfprune.plans.forms import check_design
+from tfprune.plans.rows import PlanRow
+from tfprune.surgery.rebuild import Edit, clone, compile_alike
+
+DESIGN_FORMAT = "tfprune design plan 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class DesignPlan:
+    """Which architecture is trained in the place of a smaller network.
+
+    Attributes:
+        architecture: The config with which Keras makes it, in its safe mode; JSON types.
+        rows: Cost of every layer with weights in the large network and in the design; layers are matched by name.
+        flops: FLOPs per example of the large network and of the design, as the paper counts them.
+        notes: What is to be told of it.
+        origin: How the design was found, for people and for the record.
+    """
+
+    architecture: Mapping[str, Any]
+    rows: tuple[PlanRow, ...]
+    flops: tuple[int, int]
+    notes: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    unit = "channels"
+    inherits = False
+
+    @classmethod
+    def beside(
+        cls,
+        model: keras.Model,
+        design: keras.Model,
+        *,
+        notes: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
+    ) -> DesignPlan:
+        """Makes the plan of a network whose weights do not matter.
+
+        Args:
+            model: The large network.
+            design: A functional or Sequential model with the inputs and outputs of the large network.
+            notes: Shown with the plan.
+            origin: Shown with the plan.
+
+        Raises:
+            PlanError: If the two do not map the same shapes, or Keras cannot make the design from its config.
+        """
+        shapes = [_shapes(network) for network in (model, design)]
+        if shapes[0] != shapes[1]:
+            raise PlanError(
+                f"The design {design.name!r} maps {shapes[1]}, the network {model.name!r} beside it {shapes[0]}; a "
+                "design is trained on the same data, so it needs the same inputs and outputs."
+            )
+        architecture = json.loads(clone(design).to_json())
+        before, after = _cost(model), _cost(_made(architecture))
+        rows = plan_rows.paired(before, after)
+        origin = dict(origin or {"design": design.name})
+        return cls(architecture, rows, (before.flops, after.flops), tuple(notes), origin)
+
+    def apply(self, model: keras.Model, weights: str = "fresh", seed: int | None = None) -> keras.Model:
+        """Builds the design with new weights, compiled as the model is.
+
+        Args:
+            model: The large network that the plan was made for (or one of the same architecture).
+            weights: `"fresh"`: from the layers' own initializers. There is nothing to inherit.
+            seed: The same seed gives the same weights.
+
+        Raises:
+            PlanError: If the plan is for another model, if its architecture is damaged, or for other `weights`.
+        """
+        if weights != "fresh":
+            raise PlanError(
+                f"weights={weights!r} is not to be had: a design is no part of {model.name!r}, so it has no weights "
+                "that it could inherit. Valid: 'fresh'."
+            )
+        design = _made(self.architecture)
+        costs = (_cost(model).flops, _cost(design).flops)
+        if costs != self.flops or _shapes(model) != _shapes(design):
+            raise PlanError(
+                f"The plan does not fit {model.name!r}: it tells of {self.flops[0]:,} FLOPs, and {self.flops[1]:,} of "
+                f"the design; they have {costs[0]:,} and {costs[1]:,}. The model is another one or takes another size "
+                "of input, or the plan was edited; for another architecture use DesignPlan.beside."
+            )
+        design = clone(design, weights="fresh", seed=seed)
+        compile_alike(design, model)
+        return design
+
+    @property
+    def params(self) -> tuple[int, int]:
+        """Parameters of the large network and of the design."""
+        return plan_rows.total(self.rows, "params")
+
+    @property
+    def macs(self) -> tuple[int, int]:
+        """Multiply-accumulates of one example, of the large network and of the design."""
+        return plan_rows.total(self.rows, "macs")
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Layer -> channels that it creates in the large network and in the design; 0 where there is no such layer."""
+        return {row.layer: row.channels for row in self.rows if any(row.channels)}
+
+    def prove(self, model: keras.Model) -> str:
+        """Builds the design and counts; returns what was found, in a sentence.
+
+        No outputs can be compared, because the design does not compute what the large network does.
+
+        Raises:
+            PlanError: If the plan is for another model, or the design does not cost what the plan foretells.
+        """
+        cost = _cost(self.apply(model))
+        if (cost.params, cost.macs) != (self.params[1], self.macs[1]):
+            raise PlanError(
+                f"The plan foretells {self.params[1]:,} params and {self.macs[1]:,} MACs, the design has "
+                f"{cost.params:,} and {cost.macs:,}. The plan was edited; use DesignPlan.beside."
+            )
+        return f"the design has the {cost.params:,} params and {cost.flops:,} FLOPs foretold; it inherits nothing"
+
+    def edit(self) -> Edit | None:
+        """The change of layers with which the design is trained: none."""
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """The Keras callbacks with which the design is trained: none."""
+        return []
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the plan as JSON.
+
+        Raises:
+            PlanError: If the file cannot be written.
+        """
+        write_plan(path, DESIGN_FORMAT, dataclasses.asdict(self))
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any], path: str) -> DesignPlan:
+        """The plan of a file's content; raises a PlanError if it is damaged."""
+        check_design(content, path)
+        rows = plan_rows.from_json(content["rows"])
+        return cls(content["architecture"], rows, tuple(content["flops"]), tuple(content["notes"]), content["origin"])
+
+    def __str__(self) -> str:
+        lines = [plan_rows.table(self.rows, [row for row in self.rows if any(row.channels)], after="design")]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _made(architecture: Mapping[str, Any]) -> keras.Model:
+    """The network of a config, which runs no code of its own: Keras' safe mode makes layers that are known only."""
+    try:
+        own = copy.deepcopy(architecture)  # Keras takes it apart
+        return functional(keras.saving.deserialize_keras_object(own, safe_mode=True))
+    except Exception as error:  # whatever a damaged or foreign config makes Keras raise
+        first: BaseException = error
+        while first.__context__ is not None:  # Keras wraps what went wrong in the configs around it
+            first = first.__context__
+        reason = f"{type(first).__name__}: {' '.join(str(first).split())}"
+        raise PlanError(
+            f"Keras cannot make the design from its config ({reason[:200]}). It takes layers of its own and registered "
+            "ones, and no code; if the file of the plan is damaged, make the plan anew."
+        ) from error
+
+
+def _cost(model: keras.Model) -> Profile:
+    """What the architecture costs, weights that are zero by chance included."""
+    graph = ChannelGraph(model)
+    return profile_graph(graph, graph.keep_all())
+
+
+def _shapes(model: keras.Model) -> str:
+    """The shapes of the inputs and outputs, as a message shows them."""
+    model = functional(model)
+    inputs, outputs = (", ".join(str(tensor.shape[1:]) for tensor in own) for own in (model.inputs, model.outputs))
+    return f"{inputs} to {outputs}"

@@ -1,0 +1,161 @@
+"""Export: a network as others can load it, read back before it counts."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from tfprune.errors import ExportError, UsageError
+from tfprune.graph.calls import Record
+from tfprune.graph.inputs import random_inputs
+from tfprune.graph.walk import functional, pack_inputs
+from tfprune.support.checks import path_of
+from tfprune.surgery.layers import FusedBatchNormalization
+from tfprune.surgery.proof import compare_outputs
+from tfprune.surgery.rebuild import clone
+
+_TOLERANCE = 1e-5
+_PARTS = ("model.keras", "saved_model", "model.tflite")
+
+
+def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) -> Path:
+    """Writes `model.keras` and `saved_model/` (and `model.tflite`), reloaded and compared.
+
+    The files need Keras or TensorFlow and nothing of tfprune to be loaded. The SavedModel holds every weight
+    once, and one signature, `serving_default`; in Python, `tf.saved_model.load(path).serve(inputs)`.
+
+    Args:
+        model: A functional or Sequential model of Keras' own layers, with one or more inputs.
+        folder: Where to write. Files of these names that are there are replaced, once everything was compared;
+            other files are left alone.
+        litert: Also write a LiteRT model.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ExportError: If a file, read back, gives other outputs than the model: more than 1e-5 of the largest
+            output.
+        UsageError: If the model has layers or functions that cannot be loaded without their Python code, or if it
+            is no model or the folder no path.
+    """
+    functional(model)
+    folder = path_of("folder", folder)
+    custom = sorted(set(_custom_parts(keras.saving.serialize_keras_object(model))))
+    if custom:
+        raise UsageError(f"{model.name} has parts that only their Python code can load: {', '.join(custom)}.")
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(dir=folder, prefix=".export-")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot export to {str(folder)!r} ({error.strerror}). Name a folder that can be made."
+        ) from error
+    try:
+        with scratch_folder as name:
+            scratch = Path(name)
+            _write_and_compare(model, scratch, litert)
+            for part in _PARTS:  # also one that was written before and is not now
+                if (folder / part).exists():
+                    (folder / part).rename(scratch / f"replaced-{part}")
+                if (scratch / part).exists():
+                    (scratch / part).rename(folder / part)
+    except BaseException:
+        if new:
+            folder.rmdir()
+        raise
+    return folder
+
+
+def _write_and_compare(model: keras.Model, folder: Path, litert: bool) -> None:
+    inputs = random_inputs(model, examples=2)
+    expected = tree.flatten(model(pack_inputs(model, inputs), training=False))
+
+    model.save(folder / "model.keras")
+    loaded = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
+    _compare(expected, loaded(pack_inputs(model, inputs), training=False), "model.keras")
+
+    _save_saved_model(model, folder / "saved_model")
+    module = tf.saved_model.load(str(folder / "saved_model"))
+    _compare(expected, module.serve(*map(tf.constant, inputs)), "saved_model")
+
+    if litert:
+        model.export(folder / "model.tflite", format="litert", verbose=False)
+        run = litert_function(folder / "model.tflite", [value.shape for value in inputs])
+        _compare(expected, run(inputs), "model.tflite")
+
+
+def _custom_parts(config: object) -> Iterator[str]:
+    """Names of the layers and functions in a serialized model that Keras alone cannot make again."""
+    if isinstance(config, dict):
+        module, kind = config.get("module"), config.get("class_name")
+        if kind == "__lambda__":
+            yield "Lambda"
+        elif module is not None and kind is not None and module.partition(".")[0] != "keras":
+            yield str(config["config"]) if kind == "function" else kind
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            yield from _custom_parts(part)
+
+
+def _compare(expected: list, received: object, what: str) -> None:
+    compare_outputs(expected, tree.flatten(received), _TOLERANCE, f"the network in memory and {what}", ExportError)
+
+
+def _fuse(record: Record, config: dict) -> tuple[type, dict]:
+    """Batch normalization as one operation; Keras has four. ResNet-56 (batch 32, 2 cores): 45 ms instead of 53."""
+    kind = type(record.operation)
+    return (FusedBatchNormalization if kind is keras.layers.BatchNormalization else kind), config
+
+
+def _save_saved_model(model: keras.Model, path: Path) -> None:
+    """Saves a SavedModel with every variable once (`Model.export` stores each of them twice)."""
+    model = clone(model, _fuse)
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    signature = [
+        tf.TensorSpec(tensor.shape, tensor.dtype, name=f"input_{index}") for index, tensor in enumerate(model.inputs)
+    ]
+
+    @tf.function(input_signature=signature)
+    def serve(*inputs):
+        return model(pack_inputs(model, list(inputs)), training=False)
+
+    @tf.function(input_signature=signature)
+    def serve_named(*inputs):  # signatures return dictionaries
+        outputs = tree.flatten(model(pack_inputs(model, list(inputs)), training=False))
+        return {f"output_{index}": tensor for index, tensor in enumerate(outputs)}
+
+    module.serve = serve
+    tf.saved_model.save(module, str(path), signatures={"serving_default": serve_named})
+
+
+def litert_function(
+    path: Path, shapes: Sequence[tuple[int, ...]], threads: int | None = None
+) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """Loads a LiteRT model for inputs of these shapes, batch axis included; returns the function of the inputs."""
+    with warnings.catch_warnings():  # announces its successor, a package of its own that one call does not need
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(str(path), num_threads=threads)
+    places = [detail["index"] for detail in interpreter.get_input_details()]
+    for place, shape in zip(places, shapes, strict=True):
+        interpreter.resize_tensor_input(place, shape)
+    interpreter.allocate_tensors()
+
+    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        for place, value in zip(places, inputs, strict=True):
+            interpreter.set_tensor(place, value)
+        interpreter.invoke()
+        return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+
+    return run

@@ -1,0 +1,224 @@
+"""Surgery: a network rebuilt with fewer channels.
+
+The layers are made anew from copies of their configs with the fields that the channel graph names changed,
+called in the order of the graph, and given their weights sliced. What comes out is a plain Keras model.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import tree
+
+from tfprune.errors import PlanError
+from tfprune.graph.calls import Kept, Record
+from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.walk import map_tensors, pack_inputs, replay
+from tfprune.surgery.layers import plain_weights
+
+Edit = Callable[[Record, dict], tuple[type, dict]]
+
+
+def rebuild(
+    graph: ChannelGraph, kept: Kept, weights: str = "inherit", seed: int | None = None, edit: Edit | None = None
+) -> keras.Model:
+    """Builds the network that is left of a model.
+
+    Args:
+        graph: The channel graph of the model.
+        kept: (labels,) bool: the labels that stay.
+        weights: `"inherit"` slices the model's weights, `"fresh"` leaves what the initializers made.
+        seed: Makes `"fresh"` weights reproducible: every initializer (and dropout) gets a seed of its own
+            that follows from this one and the layer's name. None: random anew at every call.
+        edit: Optional `edit(record, config)`, returns the class and config to make a layer of.
+
+    Returns:
+        A functional model; nested models have become part of it.
+    """
+    if weights == "fresh" and seed is None:
+        seed = secrets.randbits(31)
+    made: dict[str, Any] = {}
+
+    calls = iter(graph.calls)
+
+    def call(node, args, kwargs):
+        entry = next(calls)
+        if entry is None:
+            return [None] * len(node.outputs)
+        if entry.passes is not None:
+            operands: list = []
+            map_tensors(node, args, kwargs, lambda _, value: operands.append(value))
+            return operands[entry.passes]
+        record = entry.record
+        if record.name not in made:
+            made[record.name] = _remake(record, kept, seed, edit)
+        if entry.arguments is not None:
+            args, kwargs = entry.arguments(kept, args, kwargs)
+        return made[record.name](*args, **kwargs)
+
+    model = graph.model
+    inputs = [
+        keras.layers.InputLayer.from_config(tensor._keras_history.operation.get_config()).output
+        for tensor in model.inputs
+    ]
+    outputs = _named(replay(model, inputs, call), model, made)
+    small = keras.Model(
+        pack_inputs(model, inputs),
+        tree.pack_sequence_as(model._outputs_struct, outputs),
+        name=model.name,
+    )
+    for record in graph.records.values():
+        if record.name not in made:  # bypassed
+            continue
+        state = hasattr(record.operation, "finalize_state")  # Normalization, whose statistics are of the data
+        if weights == "inherit" or state:
+            own = plain_weights(made[record.name]) if record.weights else ()
+            for index, weight in zip(range(len(record.weights)), own, strict=True):
+                weight.assign(record.left(index, kept))
+            if state:  # it computes with copies of its weights
+                made[record.name].finalize_state()
+    return small
+
+
+def _named(outputs: list, model: keras.Model, made: dict[str, Any]) -> list:
+    """Gives outputs of nested models, which have become part of the network, the names by which losses know them."""
+    names = [tensor._keras_history.operation.name for tensor in model.outputs]
+    return [
+        keras.layers.Identity(name=name)(output)
+        if name not in made and names.count(name) == 1 and output._keras_history.operation.name != name
+        else output
+        for output, name in zip(outputs, names, strict=True)
+    ]
+
+
+def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> Any:
+    operation, kind = record.operation, type(record.operation)
+    try:
+        config = operation.get_config()
+    except NotImplementedError as error:
+        if record.weights or isinstance(operation, keras.layers.Layer):
+            raise PlanError(
+                f"{record.name} ({kind.__name__}) cannot be made again: it, or a part of it, has no get_config."
+            ) from error
+        return operation  # an operation with an array among its arguments; it has no state, so it serves again
+    for key, (value, _) in record.settings.items():
+        config[key] = value(kept)
+    config = _without_shapes(config)
+    config["name"] = record.name
+    if any(index in record.axes for index in range(len(record.weights))):
+        config = _without_arrays(config, record.name, fresh=seed is not None)
+    config |= _own_objects(operation, config)
+    if seed is not None:
+        config = _seeded(config, seed, record.name)
+    if edit is not None:
+        kind, config = edit(record, config)
+    # Keras refuses to make functions from configs, and here they are.
+    if kind is keras.layers.Lambda:
+        return _lambda_again(operation, record.name)
+    if isinstance(getattr(operation, "layer", None), keras.layers.Lambda):
+        return kind(**{**config, "layer": _lambda_again(operation.layer, operation.layer.name)})
+    try:
+        return kind.from_config(config)
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PlanError(
+            f"{record.name} cannot be made again from the config of its {kind.__name__}: {reason}"
+        ) from error
+
+
+def _lambda_again(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
+    return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, name=name)
+
+
+def _own_objects(operation: Any, config: dict) -> dict:
+    """The activations, regularizers, constraints and initializers of a layer that nobody can find by name.
+
+    Activations, always: the same function under another name would not be known for what it is.
+    """
+
+    def is_own(key: str) -> bool:
+        value = getattr(operation, key, None)
+        module = getattr(value, "__module__", None) or type(value).__module__
+        parts = ("regularizer", "constraint", "initializer")
+        return value is not None and (key == "activation" or (key.endswith(parts) and not module.startswith("keras")))
+
+    return {key: getattr(operation, key) for key in config if is_own(key)}
+
+
+def _without_shapes(config: Any) -> Any:
+    """Drops the shapes with which Keras would build the layers inside of wrappers; they are the old ones."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_shapes(value) for key, value in config.items() if key != "build_config"}
+
+
+def _without_arrays(config: dict, name: str, fresh: bool) -> dict:
+    """Replaces initializers that are whole arrays, which have the old shape; inherited weights need none."""
+
+    def is_array(value: Any) -> bool:
+        config = value.get("config") if isinstance(value, dict) else None
+        return isinstance(config, dict) and isinstance(config.get("value"), (dict, list))
+
+    arrays = [key for key, value in config.items() if key.endswith("initializer") and is_array(value)]
+    if arrays and fresh:
+        raise PlanError(f"{name} starts from an array ({arrays[0]}), so there are no fresh weights of another shape.")
+    return {key: "zeros" if key in arrays else value for key, value in config.items()}
+
+
+def _seeded(config: Any, seed: int, path: str) -> Any:
+    """Gives every `seed` field in a config a value that follows from the seed and the field's path."""
+    if not isinstance(config, dict):
+        return config
+    seeded = {key: _seeded(value, seed, f"{path}/{key}") for key, value in config.items()}
+    if "seed" in seeded:
+        seeded["seed"] = zlib.crc32(f"{seed}:{path}".encode())
+    return seeded
+
+
+def compile_alike(small: keras.Model, model: keras.Model) -> None:
+    """Compiles a network as another: the same losses, new metrics and a new optimizer of the same settings.
+
+    Nothing is done if the other is not compiled. What cannot be carried over is told in a warning: metrics that Keras
+    cannot copy, and the methods of a subclass (`train_step`), for the small network is a plain functional one.
+    """
+    if type(model).__module__.partition(".")[0] != "keras" and type(small).__module__.startswith("keras"):
+        warnings.warn(
+            f"{model.name} is a {type(model).__name__}; the pruned network is a plain keras.Model, without the methods "
+            "of that class (such as train_step).",
+            stacklevel=3,
+        )
+    if not model.compiled:
+        return
+    settings = dict(model._compile_config.config)
+    # Functions and classes of the user's need not be registered with Keras to be found again.
+    own = {}
+    for value in tree.flatten(settings):
+        for thing in (type(value), getattr(value, "_fn", None), getattr(value, "fn", None)):
+            if hasattr(thing, "__name__"):
+                own[thing.__name__] = thing
+
+    def again(value: Any) -> Any:
+        has_state = isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric))
+        return type(value).from_config(value.get_config()) if has_state else value
+
+    try:
+        with keras.saving.custom_object_scope(own):
+            small.compile(**tree.map_structure(again, settings))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(
+            f"{model.name} has compile settings that cannot be copied ({reason}); compile anew.", stacklevel=3
+        )
+
+
+def clone(
+    model: keras.Model, edit: Edit | None = None, weights: str = "inherit", seed: int | None = None
+) -> keras.Model:
+    """The same network with layers of its own, weights copied or fresh; `edit` as for `rebuild`."""
+    graph = ChannelGraph(model)
+    return rebuild(graph, graph.keep_all(), weights, seed, edit)
