@@ -73,6 +73,20 @@ class MethodSettings:
         return cls(**{name: getattr(settings, name) for name in own}, seed=seed)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """What a method decides about a trained network.
+
+    Attributes:
+        plan: What goes.
+        weights: Of the network, in the order of `model.get_weights()`, with which the pruned network inherits; None
+            for those that the network has.
+    """
+
+    plan: Plan
+    weights: list[np.ndarray] | None = None
+
+
 def mixed_seed(seed: int, purpose: int) -> int:
     """A seed that is another one for every purpose."""
     return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0] >> 1)
@@ -89,8 +103,6 @@ class Method:
         automatic: Whether the widths of the pruned network follow from the trained weights, so that they
             are not known before.
         blind: Whether it looks at no trained weights, so that masks are known before, too.
-
-    A method whose `MethodSettings` say `pretrained` trains at a tenth of the learning rate, from the large network.
     """
 
     trains_sparse = False
@@ -104,6 +116,10 @@ class Method:
     def edit(self, settings: MethodSettings) -> Edit | None:
         """The change of layers with which the network to prune is trained; None for none."""
         return None
+
+    def continues(self, settings: MethodSettings) -> bool:
+        """Whether its own training starts from the trained large network, at a tenth of the learning rate."""
+        return False
 
     def callbacks(self, settings: MethodSettings) -> list[keras.callbacks.Callback]:
         """Keras callbacks of the training of the network to prune."""
@@ -133,24 +149,31 @@ class Method:
         """The pruned architecture with the new weights from which it is trained from scratch."""
         return plan.apply(model, weights="fresh", seed=settings.seed)
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> Plan:
-        """Makes the plan for a trained network.
-
-        A method that reconstructs leaves the model with the weights that the pruned network is to inherit.
+    def plan(self, model: keras.Model, settings: MethodSettings) -> Plan:
+        """Makes the plan for a network, from its weights alone.
 
         Args:
-            model: The trained network.
+            model: The network; it stays as it is.
             settings: What is asked for.
-            sample: `sample(count)` returns normalized training images, float32 (count, height, width, channels),
-                and their labels, int32 (count,). None: nothing is trained yet, and only the widths matter.
         """
         raise NotImplementedError
+
+    def decide(self, model: keras.Model, settings: MethodSettings, sample: Sample) -> Decision:
+        """Decides about a trained network: by the plan alone, unless a method looks at images too.
+
+        Args:
+            model: The trained network; it stays as it is.
+            settings: What is asked for.
+            sample: `sample(count)` returns normalized training images, float32 (count, height, width, channels),
+                and their labels, int32 (count,).
+        """
+        return Decision(self.plan(model, settings))
 
 
 class Designed(Method):
     """The network that the settings name, whatever method it is said to come from; nothing is removed or judged."""
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> DesignPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings) -> DesignPlan:
         """Makes the plan of that network for the images and classes of the large one, whose weights do not matter."""
         design = build_model(settings.design, model.input_shape[1:], model.output_shape[-1], settings.width)
         return DesignPlan.beside(model, design, origin={"design": settings.design, "width": settings.width})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import keras
 
-from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.base import Method, MethodSettings
 from tfprune.planning.to_pattern import plan_guided
 from tfprune.plans.loading import Plan
 
@@ -19,7 +19,7 @@ class Guided(Method):
         """By the kind of the pattern."""
         return self if settings.guide.kind == "channels" else SPARSIFICATION
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> Plan:
+    def plan(self, model: keras.Model, settings: MethodSettings) -> Plan:
         """Makes the plan for a trained network."""
         return plan_guided(model, settings.guide, settings.draw_seed)
 

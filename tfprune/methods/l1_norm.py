@@ -13,7 +13,7 @@ from keras import layers
 
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.base import Method, MethodSettings
 from tfprune.planning.channels import plan_channels
 from tfprune.plans.channels import ChannelPlan
 
@@ -23,7 +23,7 @@ _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 class L1Norm(Method):
     """Ranks the filters of single convolutions by L1 norm."""
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
         """Makes the plan; a ratio applies to every convolution that is coupled to no other.
 
         In VGG these are all convolutions, in a ResNet of basic blocks the first of each block: what a

@@ -10,7 +10,7 @@ import functools
 
 import keras
 
-from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.base import Method, MethodSettings
 from tfprune.planning.weights import find_masks, plan_weights
 from tfprune.plans.weights import WeightPlan
 from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS, GradualMasks, mask_edit
@@ -36,7 +36,7 @@ class Magnitude(Method):
         """New weights under the mask, rescaled if the settings say so."""
         return plan.apply(model, weights="fresh", seed=settings.seed, rescale=settings.scratch_rescale)
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> WeightPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings) -> WeightPlan:
         """Makes the plan for a trained network; what earlier rounds have pruned are zeros, and go first."""
         return plan_weights(model, _sparsity(settings), skip=settings.skip, pattern=settings.pattern)
 

@@ -17,7 +17,7 @@ import keras
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.walk import stream_normalizations
-from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.base import Method, MethodSettings
 from tfprune.planning.channels import plan_channels
 from tfprune.plans.channels import ChannelPlan
 from tfprune.plans.loading import Plan
@@ -51,7 +51,7 @@ class NetworkSlimming(Method):
             )
         return super().expected(model, settings)
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
         """Makes the plan for a network that was trained sparse; layers to skip had the penalty, but are not ranked."""
         views = stream_normalizations(model)
         # Layers are thinned to a few percent here (VGG-19 at 70 %), which the planner's own limit would not let happen.

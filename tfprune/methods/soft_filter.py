@@ -29,7 +29,7 @@ from keras import layers
 
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.base import Method, MethodSettings
 from tfprune.plans.channels import ChannelPlan
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -39,6 +39,10 @@ class SoftFilter(Method):
     """Zeroes filters while it trains, and removes the channels of those that are zero at the end."""
 
     trains_sparse = True
+
+    def continues(self, settings: MethodSettings) -> bool:
+        """As asked."""
+        return settings.pretrained
 
     def callbacks(self, settings: MethodSettings) -> list[keras.callbacks.Callback]:
         """What zeroes the filters."""
@@ -53,7 +57,7 @@ class SoftFilter(Method):
         pools = ChannelGraph(model).pools()
         return self.plan(model, settings), all(len(pool.layers) == 1 for pool in pools)
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
         """Makes the plan: what the int(C * ratio) least filters of all layers of a channel make goes.
 
         Raises:

@@ -37,7 +37,7 @@ from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.walk import wiring
 from tfprune.methods import GATES
-from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.base import Method, MethodSettings
 from tfprune.methods.shared.channel_gates import ChannelGates, all_open, can_be_gated
 from tfprune.planning.cutting import kept_channels
 from tfprune.plans.channels import ChannelPlan
@@ -112,7 +112,7 @@ class SparseStructureSelection(Method):
         blocks = _blocks(ChannelGraph(model))
         return _plan(model, blocks, _smallest(blocks, dict.fromkeys((b.last for b in blocks), 1.0), ratio), {}), False
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
         """Makes the plan for a network whose gates are folded into its weights.
 
         `settings.learned` has the gates. Without them those were zero of which the weights are zero, and of the others

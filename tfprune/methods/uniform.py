@@ -11,7 +11,7 @@ from __future__ import annotations
 import keras
 
 from tfprune.graph.walk import stream_normalizations
-from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.base import Method, MethodSettings
 from tfprune.planning.channels import plan_channels
 from tfprune.plans.channels import ChannelPlan
 
@@ -21,7 +21,7 @@ class Uniform(Method):
 
     criterion, of_views = "l1", "gamma"
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
         """Makes the plan for a trained network."""
         views = stream_normalizations(model)
         return plan_channels(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import keras
 
-from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.base import Method, MethodSettings
 from tfprune.planning.weights import plan_weights
 from tfprune.plans.weights import WeightPlan
 
@@ -17,7 +17,7 @@ class UniformSparsification(Method):
 
     blind = True
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> WeightPlan:
+    def plan(self, model: keras.Model, settings: MethodSettings) -> WeightPlan:
         """Draws the masks; the weights of the network do not matter."""
         return plan_weights(
             model, settings.ratio, scope="layer", skip=settings.skip, criterion="random", seed=settings.draw_seed

@@ -49,7 +49,9 @@ def sample(count):
 def made(method, model, seed=0, ratios=None, ratio=None, sample=sample):
     if ratios is None and ratio is None:
         ratio = 0.5
-    return METHODS.get(method).plan(model, MethodSettings(ratio=ratio, ratios=ratios, seed=seed), sample)
+    decision = METHODS.get(method).decide(model, MethodSettings(ratio=ratio, ratios=ratios, seed=seed), sample)
+    model.set_weights(decision.weights)
+    return decision.plan
 
 
 def vgg_like(seed=0):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ from scipy import sparse
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Kept
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.methods.base import Method, MethodSettings, Sample
+from tfprune.methods.base import Decision, Method, MethodSettings, Sample
 from tfprune.planning.channels import plan_channels
 from tfprune.planning.criteria.batches import as_batches
 from tfprune.plans.channels import ChannelPlan
@@ -112,32 +112,69 @@ class Reconstruction(Method):
         """
         raise NotImplementedError
 
-    def plan(self, model: keras.Model, settings: MethodSettings, sample: Sample | None = None) -> ChannelPlan:
-        """Makes the plan, and leaves the model with reconstructed kernels.
+    def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
+        """The plan as far as it is known without images: its widths, with the channels of least L1 norm gone.
 
         A ratio applies to every convolution that is coupled to no other and has one convolution or dense layer as
-        its only reader. Without a sample, the channels are those of least L1 norm and the model stays as it is.
+        its only reader.
 
         Raises:
-            PlanError: If a layer that a variant names cannot be judged this way, if there is none that can, if the
-                images do not fit the network, or if it computes values that are not finite. The model then has the
-                weights that it had.
+            PlanError: If a layer that a variant names cannot be judged this way, or there is none that can.
         """
-        graph = ChannelGraph(model)
-        sites, reasons = find_sites(graph, self.most_columns)
+        return self._widths(model, settings, *find_sites(ChannelGraph(model), self.most_columns))
+
+    def decide(self, model: keras.Model, settings: MethodSettings, sample: Sample) -> Decision:
+        """Chooses the channels and makes the readers' kernels anew, layer by layer.
+
+        Raises:
+            PlanError: As `plan`; and if the images do not fit the network, or it computes values that are not finite.
+        """
+        original, pruned = ChannelGraph(model), ChannelGraph(clone(model))
+        sites, reasons = find_sites(original, self.most_columns)
+        widths = self._widths(model, settings, sites, reasons)
+        batches = [inputs for inputs, _ in as_batches(model, sample(self.images)[0])]
+        kept, notes = pruned.keep_all(), list(widths.notes)
+        weights = model.get_weights()
+        place = {id(variable): number for number, variable in enumerate(model.weights)}
+        for number, site in enumerate(sites.values()):
+            keep = len(widths.keep[site.layer])
+            if keep == len(site.labels):
+                continue
+            old = original.records[site.reader].operation.kernel
+            kernel = old.numpy().reshape(len(site.channel_of), -1).astype(np.float64)
+            samples = _samples(original, pruned, kept, site, kernel, batches, (settings.seed, number))
+            generator = np.random.default_rng((settings.seed, number, 1))
+            choice = self.choose(site, kernel, samples, keep, generator)
+            new = choice.kernel.reshape(old.shape).astype(np.float32)
+            weights[place[id(old)]] = new
+            pruned.records[site.reader].operation.kernel.assign(new)
+            kept[site.labels[~choice.kept]] = False
+            notes += choice.notes
+        origin = {
+            "method": self.name, "ratio": settings.ratio, "ratios": settings.ratios, "seed": settings.seed,
+            "images": sum(len(inputs[0]) for inputs in batches), "positions": POSITIONS,
+        }  # fmt: skip
+        origin = {name: value for name, value in origin.items() if value is not None}
+        removed = np.unique(original.group_of[~kept]).tolist()
+        return Decision(ChannelPlan.from_groups(original, removed, notes, origin), weights)
+
+    def _widths(
+        self, model: keras.Model, settings: MethodSettings, sites: Mapping[str, Site], reasons: Mapping[str, str]
+    ) -> ChannelPlan:
+        """The plan with these widths, by L1 norm, with notes on what is left alone."""
         notes = []
-        if settings.ratios is None:
-            if not sites:
-                told = "; ".join(f"{layer} {reason}" for layer, reason in reasons.items())
-                raise PlanError(
-                    f"{self.name} prunes convolutions that are coupled to no other layer and read by one convolution "
-                    f"or dense layer; {model.name!r} has none{f' ({told})' if told else ''}. The method 'uniform' "
-                    "prunes other layers too."
-                )
+        if settings.ratios is not None:
+            ratios = settings.ratios
+        elif sites:
             ratios = dict.fromkeys(sites, settings.ratio)
             notes = [f"{layer} keeps its channels: it {reason}" for layer, reason in reasons.items()]
         else:
-            ratios = settings.ratios
+            told = "; ".join(f"{layer} {reason}" for layer, reason in reasons.items())
+            raise PlanError(
+                f"{self.name} prunes convolutions that are coupled to no other layer and read by one convolution "
+                f"or dense layer; {model.name!r} has none{f' ({told})' if told else ''}. The method 'uniform' "
+                "prunes other layers too."
+            )
         widths = plan_channels(model, criterion="l1", ratios=ratios)
         for layer, ratio in ratios.items():
             if ratio and layer not in sites:
@@ -145,36 +182,7 @@ class Reconstruction(Method):
                 raise PlanError(
                     f"{self.name} cannot prune {layer!r}: it {reason}. Valid: {', '.join(sites) or 'none here'}."
                 )
-        if sample is None:
-            return widths
-
-        batches = [inputs for inputs, _ in as_batches(model, sample(self.images)[0])]
-        original = ChannelGraph(clone(model))
-        before = {layer: np.array(graph.records[site.reader].operation.kernel.numpy()) for layer, site in sites.items()}
-        kept, notes = graph.keep_all(), [*notes, *widths.notes]
-        try:
-            for number, site in enumerate(sites.values()):
-                keep = len(widths.keep[site.layer])
-                if keep == len(site.labels):
-                    continue
-                reader = graph.records[site.reader].operation
-                kernel = before[site.layer].reshape(len(site.channel_of), -1).astype(np.float64)
-                samples = _samples(original, graph, kept, site, kernel, batches, (settings.seed, number))
-                generator = np.random.default_rng((settings.seed, number, 1))
-                choice = self.choose(site, kernel, samples, keep, generator)
-                reader.kernel.assign(choice.kernel.reshape(reader.kernel.shape).astype(np.float32))
-                kept[site.labels[~choice.kept]] = False
-                notes += choice.notes
-        except BaseException:
-            for layer, site in sites.items():
-                graph.records[site.reader].operation.kernel.assign(before[layer])
-            raise
-        origin = {
-            "method": self.name, "ratio": settings.ratio, "ratios": settings.ratios, "seed": settings.seed,
-            "images": sum(len(inputs[0]) for inputs in batches), "positions": POSITIONS,
-        }  # fmt: skip
-        removed = np.unique(graph.group_of[~kept]).tolist()
-        return ChannelPlan.from_groups(graph, removed, notes, {k: v for k, v in origin.items() if v is not None})
+        return dataclasses.replace(widths, notes=(*notes, *widths.notes))
 
 
 def find_sites(graph: ChannelGraph, most_columns: float = math.inf) -> tuple[dict[str, Site], dict[str, str]]:
