@@ -22,8 +22,10 @@ from tfprune.data import load
 from tfprune.experiments.run import main
 from tfprune.experiments.setup.flags import define_flags
 from tfprune.experiments.setup.settings import settings_from_flags
-from tfprune.experiments.studies.study import Study, _best
+from tfprune.experiments.studies.outcomes import best_epoch
+from tfprune.experiments.studies.study import Study
 from tfprune.experiments.studies.trainers import Trainers
+from tfprune.experiments.studies.training import trainer_of
 from tfprune.models import build_model
 from tfprune.training.loop import Trainer
 
@@ -458,9 +460,9 @@ def test_the_trainer_of_one_pruned_network_is_used_for_another_only_if_it_comput
     data = study.data
     images = ((data.test_images / 255 - data.mean) / data.std).astype(np.float32)
     for seed in range(4):
-        plan = study.method.plan(study.model, study.method_settings(seed))
-        small = randomize(plan.apply(study.model), 0)
-        loss = study._trainer_for(small).evaluate(small.get_weights())["val_loss"]
+        plan = study.method.plan(study.network.architecture, study.method_settings(seed))
+        small = randomize(plan.apply(study.network.architecture), 0)
+        loss = trainer_of(study, small).evaluate(small.get_weights())["val_loss"]
         outputs = np.asarray(small(images, training=False), np.float64)
         outputs -= outputs.max(-1, keepdims=True)
         chosen = outputs[np.arange(len(outputs)), data.test_labels]
@@ -470,9 +472,9 @@ def test_the_trainer_of_one_pruned_network_is_used_for_another_only_if_it_comput
 
 def test_networks_of_one_shape_share_a_trainer(tmp_path, small):
     study = make_study(tmp_path, f"--model={small}", "--method=random")
-    plans = [study.method.plan(study.model, study.method_settings(seed)) for seed in (0, 1)]
+    plans = [study.method.plan(study.network.architecture, study.method_settings(seed)) for seed in (0, 1)]
     assert plans[0].keep != plans[1].keep
-    trainers = [study._trainer_for(plan.apply(study.model)) for plan in plans]
+    trainers = [trainer_of(study, plan.apply(study.network.architecture)) for plan in plans]
     assert trainers[0] is trainers[1]
 
 
@@ -564,9 +566,9 @@ def test_a_budget_of_epochs_is_known_before_the_plan_is(small, tmp_path, capsys)
 def test_the_first_of_the_best_epochs_is_chosen():
     test, held_out = (0.2, 0.9, 0.9, 0.5), (0.3, 0.1, 0.8, 0.8)
     history = [{"epoch": n, "val_accuracy": accuracy} for n, accuracy in enumerate(test)]
-    assert _best(history)["epoch"] == 1
+    assert best_epoch(history)["epoch"] == 1
     judged = [{**epoch, "validation_accuracy": accuracy} for epoch, accuracy in zip(history, held_out, strict=True)]
-    assert _best(judged) == {"epoch": 2, "val_accuracy": 0.9, "validation_accuracy": 0.8}
+    assert best_epoch(judged) == {"epoch": 2, "val_accuracy": 0.9, "validation_accuracy": 0.8}
 
 
 @pytest.mark.parametrize(

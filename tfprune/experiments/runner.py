@@ -62,7 +62,7 @@ class Runner:
         from tfprune.support.startup import import_tensorflow
 
         import_tensorflow()
-        from tfprune.experiments.studies.study import Shared
+        from tfprune.experiments.studies.resources import Shared
         from tfprune.training.distribution import make_deterministic, make_strategy, several_workers, worker_index
 
         if first.deterministic:
@@ -87,29 +87,33 @@ class Runner:
         Raises:
             UsageError: For data, networks or plans that cannot be had.
         """
+        from tfprune.experiments.studies.agenda import trainings_left
         from tfprune.experiments.studies.outline import describe, overview
+        from tfprune.experiments.studies.seed_run import run_study
         from tfprune.experiments.studies.study import worker_folder
 
+        studies = [self.study(settings) for settings in grid]
         # On every worker, and before anything is trained, so that all of them stop where a plan cannot be made.
-        header = overview(map(self.study, grid), self._shared)
+        left = trainings_left(studies)
         if self.chief and len(grid) > 1:
-            print(header, flush=True)
+            print(overview(studies), flush=True)
         if self._first.dry_run:
             if self.chief and len(grid) == 1:
-                print(describe(self.study(grid[0])))
+                print(describe(studies[0]))
             return
-        todo, shown = {settings: settings.seeds for settings in grid}, set()
+        self._shared.estimate.expect(left)
+        todo, shown = {study: study.settings.seeds for study in studies}, set()
         with own_workdir(worker_folder(self._first.workdir, self._worker)) if self._several else nullcontext():
             while todo:
-                busy: dict[Settings, dict[int, list[Stage]]] = {}
-                for settings, seeds in todo.items():
-                    study = self.study(settings)
-                    if self.chief and settings not in shown:
+                busy: dict[Study, dict[int, list[Stage]]] = {}
+                for study, seeds in todo.items():
+                    if self.chief and study not in shown:
                         print(f"\n{describe(study)}" if len(grid) > 1 else describe(study), flush=True)
-                    shown.add(settings)
-                    busy |= {settings: found} if (found := study.run(seeds)) else {}
+                    shown.add(study)
+                    if found := run_study(study, seeds):
+                        busy[study] = found
                 _wait([stage for found in busy.values() for stages in found.values() for stage in stages])
-                todo = {settings: tuple(found) for settings, found in busy.items()}
+                todo = {study: tuple(found) for study, found in busy.items()}
 
     def finish(self) -> None:
         """Reports, unless it was a dry run.
@@ -124,8 +128,10 @@ class Runner:
             _report(workdir, time.perf_counter() - self._start, failed)
         if failed:
             name, message = next(iter(failed.items()))
-            again = f" What has failed is not tried again as long as its file in {str(workdir / 'failed')!r} is there."
-            again *= (workdir / "failed").is_dir()  # what is damaged has no file there
+            again = ""
+            if (workdir / "failed").is_dir():  # what is damaged has no file there
+                folder = str(workdir / "failed")
+                again = f" What has failed is not tried again as long as its file in {folder!r} is there."
             raise RunsFailedError(f"{len(failed)} failed; everything else is done. {name}: {message}{again}")
 
 

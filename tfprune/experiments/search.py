@@ -104,7 +104,11 @@ def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
     from tfprune.planning.to_pattern import stages
 
     kinds = {settings: "weights" if settings.method in OF_WEIGHTS else "channels" for settings in grid}
-    models = ((runner.study(settings).model, kind) for settings, kind in kinds.items() if settings.guide is None)
+    models = (
+        (runner.study(settings).network.architecture, kind)
+        for settings, kind in kinds.items()
+        if settings.guide is None
+    )
     for model, kind in {(id(model), kind): (model, kind) for model, kind in models}.values():
         stages(model, kind)
 

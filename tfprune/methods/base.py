@@ -129,6 +129,10 @@ class Method:
         """What tells this method's own training from others', beside the L1 penalty on gamma."""
         return ""
 
+    def in_words(self, settings: MethodSettings) -> str:
+        """What is to be told of its own training, beside the setting; "" for nothing."""
+        return self.sparse_key(settings)
+
     def learned(self, callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, Any]:
         """What these callbacks know after the training that the weights do not tell; JSON types only."""
         return {}

@@ -42,6 +42,10 @@ class NetworkSlimming(Method):
 
         return penalise
 
+    def in_words(self, settings: MethodSettings) -> str:
+        """The penalty, if there is one."""
+        return f"L1 on gamma {settings.gamma_l1:g}" if settings.gamma_l1 else ""
+
     def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[Plan, bool]:
         """As of every method, if the network has gammas to rank."""
         if not any(map(_has_gamma, model._flatten_layers())):

@@ -50,4 +50,4 @@ def in_words(settings: Settings, regime: str, plan: Plan) -> str:
 
 def in_epochs(number: int) -> str:
     """A number of epochs in words."""
-    return f"{number} epoch{'s' * (number != 1)}"
+    return "1 epoch" if number == 1 else f"{number} epochs"

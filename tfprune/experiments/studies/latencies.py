@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfprune.cost.latency import measure_latency
 
-if TYPE_CHECKING:
-    pass
+_SECONDS = 1.5  # to measure both networks of a plan, compilation aside
+_BATCH_SIZE = 1
 
 
 def latency_beside(large: keras.Model, pruned: keras.Model) -> dict[str, Any]:
@@ -25,9 +25,3 @@ def _device() -> str:
     for device in tf.config.list_physical_devices("GPU"):
         return tf.config.experimental.get_device_details(device).get("device_name", "GPU")
     return f"CPU, {os.cpu_count()} cores"
-
-
-_SECONDS = 1.5  # to measure both networks of a plan, compilation aside
-
-
-_BATCH_SIZE = 1

@@ -59,6 +59,34 @@ class TimeLeft(keras.callbacks.Callback):
             self._told = True
 
 
+class Estimate:
+    """How long all that a command still has to train will take; told once, at the speed of its first steps."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, float] = {}
+        self._told = False
+
+    def expect(self, trainings: Mapping[str, float]) -> None:
+        """Notes what is left to train: training -> its FLOPs, as far as they are known."""
+        self._left.update(trainings)
+
+    def watch(self, training: str, steps: int) -> list[TimeLeft]:
+        """The callback that tells, for the first training of the command; none afterwards.
+
+        Args:
+            training: Which one begins.
+            steps: How many steps it takes.
+        """
+        if self._told or training not in self._left:
+            return []
+        self._told = True
+        return [TimeLeft(self._left[training] / steps, sum(self._left.values()))]
+
+    def finished(self, training: str) -> None:
+        """Notes that a training is not left any more."""
+        self._left.pop(training, None)
+
+
 def _duration(seconds: float) -> str:
     for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * length:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tensorflow as tf
 from tabulate import tabulate
 
-from tfprune.experiments.store.stage import Stage
-from tfprune.experiments.studies import budgets
+from tfprune.experiments.studies.agenda import Export, Step, Training, agenda, trainings_left
 from tfprune.experiments.studies.budgets import flops_ratio, in_epochs
-from tfprune.experiments.studies.study import Shared, Study
+from tfprune.experiments.studies.study import Study
 from tfprune.plans.loading import Plan
 from tfprune.training.regimes import REGIMES
 from tfprune.training.schedules import Schedule
@@ -20,12 +19,12 @@ from tfprune.training.schedules import Schedule
 def describe(study: Study) -> str:
     """Tells the stages, epochs, costs and the FLOPs ratio behind Scratch-B."""
     s, data = study.settings, study.data
-    plan, known = study.expected_plan()
+    plan, known = study.outlook()
     height, width, channels = data.input_shape
     scale = "" if s.width == 1 else f" x {s.width:g}"
     replicas = study.strategy.num_replicas_in_sync
     device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    own = f"L1 on gamma {s.gamma_l1:g}" if s.gamma_l1 else study.method.sparse_key(study.method_settings(0))
+    own = study.method.in_words(study.method_settings(0))
     about = "" if known else "about "
     guess = "" if known else " (a guess: the real ones follow from the training)"
     kind = "pruned" if plan.inherits else "design"
@@ -37,27 +36,21 @@ def describe(study: Study) -> str:
         f"{kind}    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
         *_budget_lines(study, plan, about),
         f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
-        f"{replicas} {device} replica{'s' * (replicas > 1)}",
+        f"{replicas} {device} replica{'s' if replicas > 1 else ''}",
         f"workdir   {s.workdir}",
         *(f"unlike    {text}" for text in study.stages.unlike(s.seeds[0])),
     ]
-    table = [(seed, *line) for seed in s.seeds for line in _stage_lines(study, seed, plan, known)]
+    table = [(step.seed, *_line_of(step)) for step in _stage_steps(study)]
     return "\n".join(lines) + "\n\n" + tabulate(table, ("seed", "stage", "epochs", "learning rates", ""))
 
 
-def overview(studies: Iterable[Study], shared: Shared) -> str:
-    """A table of several studies: the pruned network, how many of the stages are done; and what is left to train.
-
-    The trainings that are left are noted in `shared`.
-    """
+def overview(studies: Sequence[Study]) -> str:
+    """A table of several studies: the pruned network, how many of the stages are done; and what is left to train."""
     header = ("data set", "model", "method", "setting", "rate", "params", "FLOPs", "stages done")
-    table, left, regimes, seeds, lengths = [], shared.left, set(), set(), set()
-    for study in studies:
-        table.append(_line(study))
-        left |= _trainings(study)
-        regimes.update(study.settings.regimes)
-        seeds.update(study.settings.seeds)
-        lengths.add(study.settings.epochs)
+    table, left = [_line(study) for study in studies], trainings_left(studies)
+    regimes = {name for study in studies for name in study.settings.regimes}
+    seeds = {seed for study in studies for seed in study.settings.seeds}
+    lengths = {study.settings.epochs for study in studies}
     lines = tabulate(table, header, disable_numparse=True, colalign=("left",) * 5 + ("right",) * 3)
     return (
         f"{lines}\nregimes {', '.join(name for name in REGIMES if name in regimes)}; "
@@ -77,53 +70,28 @@ def _budget_lines(study: Study, plan: Plan, about: str) -> Iterator[str]:
         yield f"budget    {more} fewer FLOPs, so Scratch-B trains for {more} the epochs{cap}{extra}"
 
 
-def _stage_lines(study: Study, seed: int, plan: Plan, known: bool) -> Iterator[tuple]:
-    s = study.settings
-    for sparse in (False, True)[: 1 + study.method.trains_sparse]:
-        rates = _rates(study.schedule_of_large(sparse), s.epochs)
-        yield f"train{' sparse' * sparse}", s.epochs, rates, _progress(study.stages.large(seed, sparse))
-    yield "plan", "", "", _progress(study.stages.plan(seed))
-    if stored := study.stored_plan(seed):
-        plan, known = stored, True
-    for regime in s.regime_list:
-        epochs = budgets.epochs(study.settings, regime, plan)
-        sure = known or regime.budget != "flops" or s.budget == "epochs"
-        rates = _rates(regime.schedule(s.learning_rate, epochs, s.drops), epochs)
-        done = _progress(study.stages.regime(seed, regime, epochs)) if known else ""
-        epochs -= budgets.first_epoch(study.settings, regime)
-        yield regime.name, epochs if sure else f"about {epochs}", rates if sure else "", done
+def _stage_steps(study: Study) -> list[Step]:
+    """The steps that are stages: all but the exports."""
+    return [step for seed in study.settings.seeds for step in agenda(study, seed) if not isinstance(step, Export)]
 
 
-def _trainings(study: Study) -> dict[str, float]:
-    """What is not trained yet -> its FLOPs, of a backward pass as two forward passes; as far as it is known."""
-    plan, _ = study.expected_plan()
-    before, after = (3.0 * study.data.train_count * flops for flops in plan.flops)
-    left = {}
-    for seed in study.settings.seeds:
-        for sparse in (False, True)[: 1 + study.method.trains_sparse]:
-            stage = study.stages.large(seed, sparse)
-            left |= {} if stage.done else {stage.name: before * study.settings.epochs}
-        for regime in study.settings.regime_list:
-            epochs = budgets.epochs(study.settings, regime, plan)
-            stage = study.stages.regime(seed, regime, epochs)
-            left |= {} if stage.done else {stage.name: after * (epochs - budgets.first_epoch(study.settings, regime))}
-    return left
+def _line_of(step: Step) -> tuple[str, int | str, str, str]:
+    """A step as a line of the table that `describe` makes: name, epochs, learning rates, progress."""
+    if not isinstance(step, Training):
+        return step.name, "", "", step.progress
+    if not step.known:
+        return step.name, f"about {step.length}", "", step.progress
+    return step.name, step.length, _rates(step.schedule, step.epochs), step.progress
 
 
 def _line(study: Study) -> tuple:
     """The study as a line of the table that `overview` makes."""
-    s, (plan, known) = study.settings, study.expected_plan()
-    stages = [line for seed in s.seeds for line in _stage_lines(study, seed, plan, known)]
-    about, done = "" if known else "about ", sum(stage[-1] == "done" for stage in stages)
+    s, (plan, known) = study.settings, study.outlook()
+    steps = _stage_steps(study)
+    about, done = "" if known else "about ", sum(step.progress == "done" for step in steps)
     after = [f"{about}{number:,}" for number in (plan.params[1], plan.flops[1])]
     name = Path(s.model).name
-    return s.dataset, name, s.method, s.name, f"{s.learning_rate:g}", *after, f"{done} of {len(stages)}"
-
-
-def _progress(stage: Stage) -> str:
-    if stage.done:
-        return "done"
-    return "failed" if stage.failure.is_file() else "begun" if stage.checkpoint.is_file() else ""
+    return s.dataset, name, s.method, s.name, f"{s.learning_rate:g}", *after, f"{done} of {len(steps)}"
 
 
 def _rates(schedule: Schedule, epochs: int) -> str:

@@ -1,0 +1,217 @@
+"""Does the steps of a study: the large network, the plan, every regime, the exports.
+
+Every step is a stage of the store, so that a study that was interrupted repeats no finished one, and another method on
+the same network finds the large network trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+
+from tfprune.errors import RunsFailedError, UsageError
+from tfprune.experiments.store.stage import BusyError, DamagedError, Stage
+from tfprune.experiments.studies import outcomes
+from tfprune.experiments.studies.agenda import PLAN, TRAIN, TRAIN_SPARSE, Export, Planning, Step, Training, agenda
+from tfprune.experiments.studies.budgets import in_epochs
+from tfprune.experiments.studies.monitor import EarlyWeights
+from tfprune.experiments.studies.owning import doing, say, writing
+from tfprune.experiments.studies.study import Study
+from tfprune.experiments.studies.training import run_training, trainer_of
+from tfprune.methods.base import mixed_seed
+from tfprune.plans.loading import Plan, load_plan
+from tfprune.surgery.exporting import export
+from tfprune.training.regimes import REGIMES, Regime
+
+
+def run_study(study: Study, seeds: Iterable[int]) -> dict[int, list[Stage]]:
+    """Does every step that is not done yet; what fails is noted in `Shared.failed`, and the others go on.
+
+    Returns:
+        Seed -> stages that have to wait until another process is done with them.
+    """
+    busy = {}
+    for seed in seeds:
+        try:
+            waiting = SeedRun(study, seed).run()
+        except DamagedError as error:
+            say(study, f"failed: {error}")
+            study.shared.failed[f"seed {seed} of {study.settings.name}"] = str(error)
+            continue
+        if waiting:
+            busy[seed] = waiting
+    return busy
+
+
+class SeedRun:
+    """The steps of one seed of a study.
+
+    Args:
+        study: The study.
+        seed: The seed.
+    """
+
+    def __init__(self, study: Study, seed: int):
+        self._study, self._seed = study, seed
+        self._stages: dict[str, Stage] = {}  # step -> where its result is
+
+    def run(self) -> list[Stage]:
+        """Does the steps in order; one that needs what failed, or what another process is doing, is left out.
+
+        Returns:
+            The stages that another process is doing.
+
+        Raises:
+            DamagedError: If a result that is needed is damaged.
+        """
+        waiting: list[Stage] = []
+        missing: set[str] = set()
+        for step in agenda(self._study, self._seed):
+            if missing.intersection(step.needs):
+                missing.add(step.name)
+                continue
+            try:
+                self._do(step)
+            except BusyError as error:
+                waiting.append(error.stage)
+                missing.add(step.name)
+            except RunsFailedError:
+                missing.add(step.name)
+        return waiting
+
+    def _do(self, step: Step) -> None:
+        if isinstance(step, Export):
+            self._export(step)
+            return
+        with doing(self._study, step) as due:
+            if due and isinstance(step, Planning):
+                self._make_plan(step)
+            elif due and step.regime is None:
+                self._train_large(step)
+            elif due:
+                self._train_regime(step, step.regime)
+        self._stages[step.name] = step.stage
+
+    # The networks and their weights
+
+    @functools.cached_property
+    def _initial(self) -> list[np.ndarray]:
+        """The weights with which the large network begins."""
+        return self._study.network.first_weights(self._seed)
+
+    @property
+    def _to_prune(self) -> Stage:
+        """The training of the network that is pruned."""
+        return self._stages.get(TRAIN_SPARSE, self._stages[TRAIN])
+
+    @functools.cached_property
+    def _plan(self) -> Plan:
+        return load_plan(self._stages[PLAN].file("plan.json"))
+
+    @functools.cached_property
+    def _small(self) -> keras.Model:
+        """The pruned network; whoever uses it gives it weights first."""
+        return self._plan.apply(self._study.network.with_weights(self._to_prune.weights()))
+
+    # The steps
+
+    def _train_large(self, step: Training) -> None:
+        study, sparse = self._study, step.name == TRAIN_SPARSE
+        method, asked, rewind = study.method, study.method_settings(self._seed), study.settings.rewind_epoch
+        edit = method.edit(asked) if sparse else None
+        trainer = trainer_of(study, study.network.architecture, edit, "sparse")
+        say(study, f"seed {self._seed}: {step.name}, {in_epochs(step.epochs)}")
+        start = self._stages[TRAIN].weights() if sparse and study.continues() else self._initial
+        own, early = method.callbacks(asked) if sparse else [], EarlyWeights(rewind)
+        result = run_training(study, step, trainer, start, [*own, early])
+        with writing(step.stage, self._seed, result.seconds) as folder:
+            outcomes.store_training(folder, result, method.learned(own) if sparse else None)
+            if rewind and sparse == method.trains_sparse:
+                outcomes.store_early_weights(folder, early.weights)
+
+    def _make_plan(self, step: Planning) -> None:
+        study, start = self._study, time.perf_counter()
+        say(study, f"seed {self._seed}: plan")
+        large, to_prune = self._stages[TRAIN], self._to_prune
+        asked = dataclasses.replace(
+            study.method_settings(self._seed), learned=to_prune.read("history.json").get("learned", {})
+        )
+        before = study.round_before
+        pruned = study.network.with_weights(to_prune.weights()) if before is None else self._ticket_of(before)
+        with study.naming_the_round():
+            decision = study.method.decide(pruned, asked, study.data.normalized_sample)
+        if decision.weights is not None:
+            pruned.set_weights(decision.weights)
+        small, proof = decision.plan.apply(pruned), decision.plan.prove(pruned)
+        plan = decision.plan
+        if before is not None:
+            whole = study.network.architecture
+            plan = load_plan(before.stages.plan(self._seed).file("plan.json")).then(whole, decision.plan)
+        say(study, f"{plan}\nproof: {proof}")
+        rows = []
+        if plan.inherits:
+            found = trainer_of(study, small, plan.edit(), "pruned").evaluate(small.get_weights())
+            rows.append(outcomes.pruned_row(study, self._seed, small, plan, found, large, to_prune))
+        network = study.network.with_weights(large.weights())
+        rows.append(outcomes.unpruned_row(study, self._seed, network, plan, large))
+        with writing(step.stage, self._seed, time.perf_counter() - start) as folder:
+            outcomes.store_plan(folder, study, self._seed, plan, network, small)
+            outcomes.store_origin(folder, study, self._seed, plan, large, to_prune)
+            outcomes.store_rows(folder, rows)
+
+    def _ticket_of(self, before: Study) -> keras.Model:
+        """The winning ticket of the round before, trained."""
+        planned = before.stages.plan(self._seed)
+        ticket = before.stages.regime(self._seed, REGIMES["winning_ticket"], before.settings.epochs)
+        for stage in (planned, ticket):
+            if not stage.done:
+                raise UsageError(
+                    f"Round {self._study.settings.round} prunes what round {before.settings.round} has trained, and "
+                    f"its stage {stage.name} is not in {str(before.settings.workdir)!r}. Run that round first."
+                )
+        model = load_plan(planned.file("plan.json")).apply(self._study.network.architecture)
+        model.set_weights(ticket.weights())
+        return model
+
+    def _train_regime(self, step: Training, regime: Regime) -> None:
+        study, plan, small = self._study, self._plan, self._small
+        weights = self._first_weights(regime)
+        say(study, f"seed {self._seed}: {regime.name}, {in_epochs(step.length)}")
+        trainer = trainer_of(study, small, plan.edit(), "pruned")
+        result = run_training(study, step, trainer, weights, plan.callbacks())
+        small.set_weights(result.weights)
+        with writing(step.stage, self._seed, result.seconds) as folder:
+            outcomes.store_training(folder, result)
+            outcomes.store_rows(folder, [outcomes.regime_row(study, self._seed, small, plan, step, result)])
+
+    def _first_weights(self, regime: Regime) -> list[np.ndarray]:
+        """The weights with which a regime begins."""
+        study, plan, network = self._study, self._plan, self._study.network
+        if regime.weights == "inherit":
+            return self._stages[PLAN].weights()
+        if regime.weights == "rewind":
+            early = outcomes.early_weights(self._to_prune) if study.settings.rewind_epoch else self._initial
+            return plan.apply(network.with_weights(early)).get_weights()
+        # From the large network's seed every kernel that keeps its shape would get the large network's first weights.
+        asked = dataclasses.replace(study.method_settings(self._seed), seed=mixed_seed(self._seed, 1))
+        if regime.weights == "scaled":
+            asked = dataclasses.replace(asked, scratch_rescale=True)
+        return study.method.fresh(plan, network.architecture, asked).get_weights()
+
+    def _export(self, step: Export) -> None:
+        if step.done:
+            return
+        study, weights = self._study, step.stage.weights()
+        if step.of == "unpruned":
+            network = study.network.with_weights(weights)
+        else:
+            network = self._small
+            network.set_weights(weights)
+        step.marker.unlink(missing_ok=True)
+        export(network, step.folder)
+        step.marker.write_text(step.stage.name, encoding="utf-8")
