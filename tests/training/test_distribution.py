@@ -77,7 +77,6 @@ def test_without_a_chief_the_first_worker_is_it():
 MIRRORED = """
 two_devices()
 import keras, numpy as np, tensorflow as tf
-from tests.processes import ROOT, finish, free_ports, last_json, start, start_workers
 from tfprune.errors import DivergedError, UsageError
 from tfprune.training.distribution import make_strategy, worker_index
 from tfprune.training.optimizer import CoupledSGD
