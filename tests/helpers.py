@@ -147,3 +147,47 @@ def residual_cnn(seed=0, classes=5):
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = layers.Dense(classes, name="logits")(x)
     return randomize(keras.Model(inputs, outputs, name="residual_cnn"), seed)
+
+
+def preactivated(seed=0):
+    """stem (8), and two blocks bn - relu - conv_a (6) - bn - relu - conv_b (8) on its stream; a last bn_end."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    for block in (1, 2):
+        y = layers.ReLU()(layers.BatchNormalization(name=f"bn_{block}")(x))
+        y = layers.Conv2D(6, 3, padding="same", use_bias=False, name=f"conv_{block}a")(y)
+        y = layers.ReLU()(layers.BatchNormalization(name=f"bn_{block}a")(y))
+        x = layers.Add(name=f"add_{block}")([x, layers.Conv2D(8, 3, padding="same", name=f"conv_{block}b")(y)])
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="bn_end")(x)))
+    return randomize(keras.Model(inputs, layers.Dense(4, name="head")(x)), seed)
+
+
+def densely_connected(seed=0):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, padding="same", name="stem")(inputs)
+    for block in (1, 2):
+        y = layers.ReLU()(layers.BatchNormalization(name=f"bn_{block}")(x))
+        x = layers.Concatenate()([x, layers.Conv2D(4, 3, padding="same", name=f"conv_{block}")(y)])
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="bn_end")(x)))
+    return randomize(keras.Model(inputs, layers.Dense(4, name="head")(x)), seed)
+
+
+def other_head(kernel="glorot_uniform", outputs=5, size=8):
+    """The first convolution of `plain_cnn`, narrower, and a head that reads three of its channels."""
+    inputs = keras.Input((size, size, 3), name="image")
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False, kernel_initializer=kernel, name="conv_a")(inputs)
+    x = layers.ReLU(name="relu_a")(layers.BatchNormalization(name="bn_a")(x))
+    x = layers.GlobalAveragePooling2D(name="pool")(keras.ops.take(x, [0, 2, 3], axis=-1))
+    return keras.Model(inputs, layers.Dense(outputs, name="head")(x), name="other_head")
+
+
+def user_network():
+    inputs = keras.Input((32, 32, 1))
+    x = layers.Conv2D(8, 3, strides=2, use_bias=False, name="first")(inputs)
+    x = layers.BatchNormalization(momentum=0.8, name="bn_first")(x)
+    x = layers.ReLU(name="relu_first")(x)
+    x = layers.Conv2D(12, 3, strides=2, name="second")(x)
+    x = layers.BatchNormalization(momentum=0.8, name="bn_second")(x)
+    x = layers.ReLU(name="relu_second")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(10, activation="softmax", name="classes")(x), name="mine")

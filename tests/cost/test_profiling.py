@@ -6,8 +6,7 @@ from keras import layers
 import tfprune
 from tests.helpers import plain_cnn, randomize, residual_cnn
 from tfprune.errors import PlanError
-from tfprune.experiments import coverage
-from tfprune.models import build_model
+from tfprune.models import build_application, build_model
 
 
 def rows(model):
@@ -156,9 +155,9 @@ def test_model_without_a_graph_is_refused():
         tfprune.profile(keras.Sequential([layers.Dense(3)]))
 
 
-def test_coverage_counts_the_macs_of_networks_of_any_size_at_a_fixed_one():
-    model = coverage.build(keras.applications.MobileNetV3Small)
+def test_applications_of_any_size_are_made_at_a_fixed_one_and_their_macs_counted():
+    model = build_application("MobileNetV3Small")
     # 56 million in its paper (Howard et al., ICCV 2019).
     assert tfprune.profile(model).macs == pytest.approx(56e6, rel=0.02)
     assert tfprune.profile(model).notes == ()
-    assert coverage.build(keras.applications.InceptionV3).input_shape == (None, 299, 299, 3)
+    assert build_application("InceptionV3").input_shape == (None, 299, 299, 3)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.experiments.setup.test_settings import refused
+from tests.commands import refused
 from tests.image_folders import picture, write_classes, write_image
 from tfprune.data import folder as folder_module
 from tfprune.data import load

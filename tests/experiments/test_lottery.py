@@ -1,6 +1,5 @@
 """Lottery tickets: with which weights they begin, how they are pruned in rounds, what is told of them."""
 
-import csv
 import dataclasses
 import re
 import shutil
@@ -8,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.experiments.store.test_rows import ROW
-from tests.experiments.test_run import trained, user_network  # noqa: F401, a fixture
+from tests.commands import read
+from tests.helpers import user_network
+from tests.stages import ROW
 from tfprune.experiments import lottery, report
 from tfprune.experiments.findings.statistics import verdict
 from tfprune.experiments.reporting.tickets import ticket_lines, ticket_points
@@ -20,13 +20,6 @@ from tfprune.plans.loading import load_plan
 from tfprune.training.loop import Trainer
 
 KERNELS = ("first", "second")
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "mine.keras"
-    user_network().save(path)
-    return path
 
 
 @pytest.fixture
@@ -44,8 +37,8 @@ def runs(monkeypatch):
     return seen
 
 
-def go(network, workdir, *flags):
-    argv = ["--smoke", f"--model={network}", "--learning_rate=0.1", "--noexport", f"--workdir={workdir}", *flags]
+def go(small, workdir, *flags):
+    argv = ["--smoke", f"--model={small}", "--learning_rate=0.1", "--noexport", f"--workdir={workdir}", *flags]
     assert lottery.main(argv) == 0
 
 
@@ -65,9 +58,9 @@ def plans_of(workdir):
 
 
 def test_the_unstructured_winning_ticket_begins_with_the_large_networks_first_weights_under_the_mask(
-    network, runs, tmp_path
+    small, runs, tmp_path
 ):
-    go(network, tmp_path, "--ratio=.5")
+    go(small, tmp_path, "--ratio=.5")
     large, winning, random = runs
     masks = plans_of(tmp_path)[0].arrays()
     first, ticket, other = (named(run["first"]) for run in (large, winning, random))
@@ -87,8 +80,8 @@ def test_the_unstructured_winning_ticket_begins_with_the_large_networks_first_we
         np.testing.assert_array_equal(masks[layer], np.abs(trained_kernels[f"{layer}/kernel"]) >= threshold)
 
 
-def test_the_structured_winning_ticket_is_cut_from_the_large_networks_first_weights(network, runs, tmp_path):
-    go(network, tmp_path, "--method=l1_norm", "--ratio=.5")
+def test_the_structured_winning_ticket_is_cut_from_the_large_networks_first_weights(small, runs, tmp_path):
+    go(small, tmp_path, "--method=l1_norm", "--ratio=.5")
     large, winning, random = runs
     first, last = named(large["first"]), named(large["last"])
     keep = {}
@@ -107,15 +100,15 @@ def test_the_structured_winning_ticket_is_cut_from_the_large_networks_first_weig
 
 
 @pytest.mark.parametrize("method", ["magnitude", "uniform"])
-def test_scratch_does_not_begin_with_the_large_networks_first_weights(network, runs, tmp_path, method):
-    go(network, tmp_path, f"--method={method}", "--ratio=.1", "--regimes=scratch_e")
+def test_scratch_does_not_begin_with_the_large_networks_first_weights(small, runs, tmp_path, method):
+    go(small, tmp_path, f"--method={method}", "--ratio=.1", "--regimes=scratch_e")
     large, scratch = runs
     for one, other in ((large["first"][0], scratch["first"][0]), (large["first"][-2], scratch["first"][-2])):
         assert not np.isin(other[other != 0], one).any()
 
 
-def test_a_ticket_that_is_rewound_begins_where_the_large_network_was_and_goes_on_from_there(network, runs, tmp_path):
-    go(network, tmp_path, "--method=l1_norm", "--ratio=.5", "--rewind_epoch=1")
+def test_a_ticket_that_is_rewound_begins_where_the_large_network_was_and_goes_on_from_there(small, runs, tmp_path):
+    go(small, tmp_path, "--method=l1_norm", "--ratio=.5", "--rewind_epoch=1")
     large, winning, random = runs
     assert (large["epochs"], winning["epochs"], random["epochs"]) == ([1, 2], [2], [1, 2])
     assert winning["rates"] == large["rates"][1:]
@@ -134,8 +127,8 @@ def test_a_ticket_that_is_rewound_begins_where_the_large_network_was_and_goes_on
 # Rounds.
 
 
-def test_every_round_removes_its_share_of_what_the_trained_ticket_has_left(network, runs, tmp_path):
-    go(network, tmp_path, "--ratio=.2", "--rounds=3")
+def test_every_round_removes_its_share_of_what_the_trained_ticket_has_left(small, runs, tmp_path):
+    go(small, tmp_path, "--ratio=.2", "--rounds=3")
     assert len(runs) == 1 + 3 * 2  # the large network once, two tickets a round
     plans, total = plans_of(tmp_path), 8 * 9 + 8 * 12 * 9
     kept = [sum(int(mask.sum()) for mask in plan.arrays().values()) for plan in plans]
@@ -154,8 +147,8 @@ def test_every_round_removes_its_share_of_what_the_trained_ticket_has_left(netwo
     np.testing.assert_array_equal(named(runs[5]["first"])["second/kernel"], first["second/kernel"] * before["second"])
 
 
-def test_channels_are_pruned_in_rounds_too(network, runs, tmp_path):
-    go(network, tmp_path, "--method=l1_norm", "--ratio=.3", "--rounds=2")
+def test_channels_are_pruned_in_rounds_too(small, runs, tmp_path):
+    go(small, tmp_path, "--method=l1_norm", "--ratio=.3", "--rounds=2")
     one, two = plans_of(tmp_path)
     large, ticket = runs[0], runs[1]
     norms = np.abs(ticket["last"][0]).sum((0, 1, 2))
@@ -170,16 +163,16 @@ def test_channels_are_pruned_in_rounds_too(network, runs, tmp_path):
     assert params == {"ratio=0.3": str(one.params[1]), "ratio=0.3 round=2": str(two.params[1])}
 
 
-def test_the_same_command_again_trains_nothing(network, tmp_path, trained):  # noqa: F811
+def test_the_same_command_again_trains_nothing(small, tmp_path, trained):
     flags = ("--ratio=.5", "--rounds=2", "--rewind_epoch=1")
-    go(network, tmp_path, *flags)
+    go(small, tmp_path, *flags)
     written, count = (tmp_path / "results.csv").read_bytes(), len(trained)
-    go(network, tmp_path, *flags)
+    go(small, tmp_path, *flags)
     assert (len(trained), (tmp_path / "results.csv").read_bytes()) == (count, written)
 
 
-def test_a_large_network_is_trained_once_for_all_its_settings(network, tmp_path, trained):  # noqa: F811
-    argv = ["--smoke", f"--model={network}", "--ratio=.3,.6", "--noexport", f"--workdir={tmp_path}"]
+def test_a_large_network_is_trained_once_for_all_its_settings(small, tmp_path, trained):
+    argv = ["--smoke", f"--model={small}", "--ratio=.3,.6", "--noexport", f"--workdir={tmp_path}"]
     assert lottery.main(argv) == 0  # at the two default learning rates
     assert len(list(tmp_path.glob("stages/train-*"))) == 2
     assert len(trained) == 2 + 2 * 2 * 2
@@ -189,13 +182,8 @@ def test_a_large_network_is_trained_once_for_all_its_settings(network, tmp_path,
     assert len(collect(tmp_path).plans) == 4
 
 
-def read(workdir):
-    with (workdir / "results.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def test_the_mask_and_the_rewound_weights_are_of_the_same_training(network, runs, tmp_path):
-    go(network, tmp_path, "--ratio=.5", "--schedule=polynomial", "--rewind_epoch=1")
+def test_the_mask_and_the_rewound_weights_are_of_the_same_training(small, runs, tmp_path):
+    go(small, tmp_path, "--ratio=.5", "--schedule=polynomial", "--rewind_epoch=1")
     _, sparse, winning, _ = runs
     (stage,) = tmp_path.glob("stages/train-*-sparse-*")
     with np.load(stage / "early_weights.npz", allow_pickle=False) as arrays:
@@ -221,8 +209,8 @@ def test_rounds_at_random_draw_apart():
     assert abs(kept[0] - 15) < 9
 
 
-def test_a_study_whose_plan_is_gone_is_left_out_of_the_report_and_told(network, tmp_path, capsys):
-    go(network, tmp_path, "--ratio=.3,.6")
+def test_a_study_whose_plan_is_gone_is_left_out_of_the_report_and_told(small, tmp_path, capsys):
+    go(small, tmp_path, "--ratio=.3,.6")
     gone = next(path for path in tmp_path.glob("stages/plan-*/plan.json") if load_plan(path).origin["sparsity"] == 0.6)
     shutil.rmtree(gone.parent)
     capsys.readouterr()
@@ -232,8 +220,8 @@ def test_a_study_whose_plan_is_gone_is_left_out_of_the_report_and_told(network, 
     assert {row["setting"] for row in read(tmp_path)} == {"ratio=0.3"}
 
 
-def test_a_list_tells_what_is_left_to_train_and_what_it_costs(network, tmp_path, capsys):
-    flags = ["--smoke", f"--model={network}", "--ratio=.3,.6", "--learning_rate=0.1", f"--workdir={tmp_path}"]
+def test_a_list_tells_what_is_left_to_train_and_what_it_costs(small, tmp_path, capsys):
+    flags = ["--smoke", f"--model={small}", "--ratio=.3,.6", "--learning_rate=0.1", f"--workdir={tmp_path}"]
     assert lottery.main([*flags, "--dry_run"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     # One large network and four tickets of 256 images, three passes each; what the tickets cost is a guess.

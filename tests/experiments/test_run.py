@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import re
@@ -13,11 +12,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.experiments.store.test_rows import CONTRACT
-from tests.helpers import randomize
+from tests.commands import REGIMES, forbid_training, read, smoke
+from tests.helpers import randomize, trainable, user_network
+from tests.stages import CONTRACT
 from tfprune.data import load
 from tfprune.experiments.run import main
 from tfprune.experiments.setup.flags import define_flags
@@ -29,57 +28,6 @@ from tfprune.experiments.studies.training import trainer_of
 from tfprune.models import build_model
 from tfprune.training.loop import Trainer
 
-REGIMES = ["unpruned", "pruned", "finetune", "scratch_e", "scratch_b"]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A user's network, small enough for runs in seconds."""
-    path = tmp_path_factory.mktemp("models") / "mine.keras"
-    user_network().save(path)
-    return path
-
-
-def user_network():
-    inputs = keras.Input((32, 32, 1))
-    x = layers.Conv2D(8, 3, strides=2, use_bias=False, name="first")(inputs)
-    x = layers.BatchNormalization(momentum=0.8, name="bn_first")(x)
-    x = layers.ReLU(name="relu_first")(x)
-    x = layers.Conv2D(12, 3, strides=2, name="second")(x)
-    x = layers.BatchNormalization(momentum=0.8, name="bn_second")(x)
-    x = layers.ReLU(name="relu_second")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, layers.Dense(10, activation="softmax", name="classes")(x), name="mine")
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """The number of epochs of every training that happens."""
-    lengths, run = [], Trainer.run
-
-    def counting(self, weights, epochs, *args, **kwargs):
-        lengths.append(epochs)
-        return run(self, weights, epochs, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "run", counting)
-    return lengths
-
-
-def forbid_training(monkeypatch):
-    def fail(*args, **kwargs):
-        raise AssertionError("trained what was trained")
-
-    monkeypatch.setattr(Trainer, "run", fail)
-
-
-def smoke(workdir, *argv):
-    assert main(["--smoke", f"--workdir={workdir}", *argv]) == 0
-
-
-def read(workdir):
-    with (workdir / "results.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
 
 def accuracy_of(file):
     """Test accuracy of a file on the synthetic data, with Keras and numpy only."""
@@ -88,10 +36,6 @@ def accuracy_of(file):
     model = keras.saving.load_model(file)
     outputs = np.asarray(model(images.astype(np.float32), training=False))
     return model, float((outputs.argmax(-1) == data.test_labels).mean())
-
-
-def trainable(model):
-    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 
 def check_results(rows, workdir):

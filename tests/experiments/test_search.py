@@ -1,6 +1,5 @@
 """Architecture search: what is run, what is told, and what is refused."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -14,8 +13,9 @@ from keras import layers
 from scipy import stats
 
 import tfprune
-from tests.experiments.store.test_rows import ROW
-from tests.experiments.test_run import trained, user_network  # noqa: F401, a fixture
+from tests.commands import read
+from tests.helpers import user_network
+from tests.stages import ROW
 from tfprune.experiments import report, run, search
 from tfprune.experiments.findings.architectures import (
     Efficiency,
@@ -41,20 +41,8 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 RECIPES = sorted(FOLDER.glob("figure_*/*.flags"))
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "mine.keras"
-    user_network().save(path)
-    return path
-
-
-def go(network, workdir, *more):
-    return search.main(["--smoke", f"--model={network}", f"--workdir={workdir}", *more])
-
-
-def read(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def go(small, workdir, *more):
+    return search.main(["--smoke", f"--model={small}", f"--workdir={workdir}", *more])
 
 
 def settings_of(*argv):
@@ -67,11 +55,11 @@ def settings_of(*argv):
 # What is run.
 
 
-def test_one_command_trains_found_uniform_and_guided_networks_and_a_second_one_nothing(network, tmp_path, trained):  # noqa: F811
-    assert go(network, tmp_path, "--ratio=.25,.5", "--seeds=2") == 0
+def test_one_command_trains_found_uniform_and_guided_networks_and_a_second_one_nothing(small, tmp_path, trained):
+    assert go(small, tmp_path, "--ratio=.25,.5", "--seeds=2") == 0
     # A large network for each seed, and its sparse one; scratch_e of four methods and of two kinds of guided networks.
     assert len(trained) == 2 * 2 + 2 * 2 * (4 + 2)
-    rows = read(tmp_path / "results.csv")
+    rows = read(tmp_path)
     found = {(row["method"], row["regime"]) for row in rows if row["regime"].startswith("scratch")}
     methods = ("network_slimming", "uniform", "magnitude", "uniform_sparsification", "guided")
     assert found == {(method, "scratch_e") for method in methods}
@@ -82,10 +70,10 @@ def test_one_command_trains_found_uniform_and_guided_networks_and_a_second_one_n
     for name in ("search-", "pattern-"):
         assert list((tmp_path / "figures").glob(f"{name}synthetic-mine.keras*.png"))
     written, before = (tmp_path / "results.csv").read_bytes(), len(trained)
-    assert go(network, tmp_path, "--ratio=.25,.5", "--seeds=2") == 0
+    assert go(small, tmp_path, "--ratio=.25,.5", "--seeds=2") == 0
     assert (len(trained), (tmp_path / "results.csv").read_bytes()) == (before, written)
     check_patterns(tmp_path)
-    check_that_a_saved_pattern_makes_the_same_network(network, tmp_path, trained)
+    check_that_a_saved_pattern_makes_the_same_network(small, tmp_path, trained)
 
 
 def check_patterns(workdir):
@@ -105,7 +93,7 @@ def check_patterns(workdir):
             for number, stage in enumerate(saved.stages):
                 expected = np.mean([own.stages[number]["3x3"] for own in of_seeds], axis=0)
                 np.testing.assert_allclose(stage["3x3"], expected)
-    lines = read(workdir / "patterns.csv")
+    lines = read(workdir, "patterns.csv")
     of_channels = [line for line in lines if not line["kernel"]]
     assert len(of_channels) == 2 * 2 * 2  # settings, seeds, stages
     assert len(lines) - len(of_channels) == 2 * 2 * 2 * 9
@@ -114,10 +102,10 @@ def check_patterns(workdir):
         assert float(line["kept"]) == pattern.stages[int(line["stage"]) - 1]
 
 
-def check_that_a_saved_pattern_makes_the_same_network(network, workdir, trained):  # noqa: F811
+def check_that_a_saved_pattern_makes_the_same_network(small, workdir, trained):
     path = next((workdir / "patterns").glob("*network_slimming-ratio-0.5-*.json"))
     before = len(trained)
-    flags = ["--smoke", f"--model={network}", "--method=guided", f"--guide={path}", "--regimes=scratch_e", "--seeds=2"]
+    flags = ["--smoke", f"--model={small}", "--method=guided", f"--guide={path}", "--regimes=scratch_e", "--seeds=2"]
     assert run.main([*flags, "--noexport", f"--workdir={workdir}"]) == 0
     assert len(trained) == before
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -133,20 +121,20 @@ def check_that_a_saved_pattern_makes_the_same_network(network, workdir, trained)
     assert f"| edited, {content['name']}" in (workdir / "report.md").read_text(encoding="utf-8")
 
 
-def test_shards_leave_guided_networks_to_a_run_that_has_all_seeds(network, tmp_path, capsys, trained):  # noqa: F811
+def test_shards_leave_guided_networks_to_a_run_that_has_all_seeds(small, tmp_path, capsys, trained):
     flags = ["--ratio=.5", "--seeds=2", "--method=network_slimming,uniform"]
-    assert go(network, tmp_path, *flags, "--shard=0/2") == 0
+    assert go(small, tmp_path, *flags, "--shard=0/2") == 0
     assert "no guided network for network_slimming, ratio=0.5. Its seeds 1 are not pruned" in capsys.readouterr().out
-    assert go(network, tmp_path, *flags, "--shard=1/2") == 0  # and its own part of the guided networks
+    assert go(small, tmp_path, *flags, "--shard=1/2") == 0  # and its own part of the guided networks
     assert "no guided network" not in capsys.readouterr().out
-    assert go(network, tmp_path, *flags) == 0
+    assert go(small, tmp_path, *flags) == 0
     assert len(trained) == 2 * (2 + 2 + 1)
-    guided = [row for row in read(tmp_path / "results.csv") if row["method"] == "guided"]
+    guided = [row for row in read(tmp_path) if row["method"] == "guided"]
     assert {row["seed"] for row in guided} == {"0", "1"}
 
 
-def test_macs_find_a_plan_and_a_design_with_the_uniform_network_of_the_same_macs(network, tmp_path):
-    assert go(network, tmp_path, "--macs=.5", "--seeds=1") == 0
+def test_macs_find_a_plan_and_a_design_with_the_uniform_network_of_the_same_macs(small, tmp_path):
+    assert go(small, tmp_path, "--macs=.5", "--seeds=1") == 0
     plans = {
         load_plan(path).origin.get("scope", "guided"): load_plan(path)
         for path in tmp_path.glob("stages/plan-*/plan.json")
@@ -155,18 +143,18 @@ def test_macs_find_a_plan_and_a_design_with_the_uniform_network_of_the_same_macs
     for scope in ("global", "layer"):
         before, after = plans[scope].macs
         assert 0.35 < after / before <= 0.5  # to within one of a few channels
-    assert {row["setting"] for row in read(tmp_path / "results.csv")} >= {"macs=0.5"}
+    assert {row["setting"] for row in read(tmp_path)} >= {"macs=0.5"}
     model = user_network()
     assert tfprune.verify(model, plans["guided"]) < 1e-5
     assert plans["guided"].keep.keys() == plans["global"].keep.keys()
 
 
-def test_a_pattern_of_another_network_is_told_as_transferred(network, tmp_path, capsys):
+def test_a_pattern_of_another_network_is_told_as_transferred(small, tmp_path, capsys):
     Pattern("channels", (0.5, 0.75), "theirs", {"dataset": "cifar10", "network": "vgg", "width": 1.0,
             "pruning": "network_slimming", "setting": "ratio=0.3"}).save(tmp_path / "theirs.json")  # fmt: skip
     Pattern("channels", (0.25, 0.75), "by hand").save(tmp_path / "hand.json")
     guides = f"--guide={tmp_path / 'theirs.json'},{tmp_path / 'hand.json'}"
-    assert go(network, tmp_path / "runs", "--ratio=.3", "--seeds=1", "--method=uniform", guides) == 0
+    assert go(small, tmp_path / "runs", "--ratio=.3", "--seeds=1", "--method=uniform", guides) == 0
     shown = capsys.readouterr().out
     assert "transferred from cifar10, vgg: network_slimming, ratio=0.3" in shown
     assert "transferred, by hand" in shown
@@ -391,9 +379,9 @@ def test_a_mistake_is_one_line_and_status_2(flags, words, capsys):
     assert words in line
 
 
-def test_a_pattern_with_another_number_of_stages_is_one_line_and_status_2(network, tmp_path, capsys):
+def test_a_pattern_with_another_number_of_stages_is_one_line_and_status_2(small, tmp_path, capsys):
     Pattern("channels", (0.5,) * 3).save(tmp_path / "three.json")
-    assert go(network, tmp_path / "runs", "--seeds=1", f"--guide={tmp_path / 'three.json'}") == 2
+    assert go(small, tmp_path / "runs", "--seeds=1", f"--guide={tmp_path / 'three.json'}") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "has 3 stages, 'mine' has 2: first; second." in line
     assert not list((tmp_path / "runs").glob("stages/train-*"))
@@ -418,8 +406,8 @@ def test_settings_of_other_commands_take_a_guide_too(tmp_path):
     assert settings.ratio is None
 
 
-def test_a_report_without_patterns_writes_none(network, tmp_path):
-    argv = ["--smoke", f"--model={network}", "--method=uniform", "--noexport", f"--workdir={tmp_path}"]
+def test_a_report_without_patterns_writes_none(small, tmp_path):
+    argv = ["--smoke", f"--model={small}", "--method=uniform", "--noexport", f"--workdir={tmp_path}"]
     assert run.main(argv) == 0
     assert not (tmp_path / "patterns.csv").exists()
     assert report.main([str(tmp_path)]) == 0

@@ -1,14 +1,12 @@
-import csv
-
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 import tfprune
-from tests.experiments.test_run import REGIMES, forbid_training, user_network
+from tests.commands import REGIMES, forbid_training, read
 from tests.helpers import residual_cnn
-from tests.training.test_distribution import finish, last_json, start
+from tests.processes import finish, last_json, start
 from tfprune.data import load
 from tfprune.data.image_data import ImageData
 from tfprune.errors import UsageError
@@ -271,20 +269,8 @@ def test_gradual_masks_leave_layers_without_a_mask_alone():
 # The study.
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "mine.keras"
-    user_network().save(path)
-    return path
-
-
 def run(workdir, *argv):
     return main(["--smoke", "--dataset=synthetic", "--method=magnitude", f"--workdir={workdir}", *argv])
-
-
-def read(workdir):
-    with (workdir / "results.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_study_goes_the_whole_way_and_a_second_time_does_nothing(small, tmp_path, monkeypatch):

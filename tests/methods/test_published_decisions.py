@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import accuracy, assert_sliced, convolutions, drawn_plan, normalizations, prove, randomize
-from tests.training.test_loop import STRATEGY
+from tests.trainings import STRATEGY
 from tfprune.data import load
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings

@@ -6,8 +6,8 @@ import pytest
 
 import tfprune
 from tests.helpers import accuracy, convolutions, drawn_plan, plain_cnn, predict, randomize, residual_cnn
-from tests.training.test_distribution import finish, last_json, start
-from tests.training.test_loop import STRATEGY, make_data
+from tests.processes import finish, last_json, start
+from tests.trainings import STRATEGY, make_data
 from tfprune.data import load
 from tfprune.errors import PlanError
 from tfprune.methods import METHODS

@@ -6,10 +6,19 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tests.helpers import convolutions, images, plain_cnn, predict, prove, randomize, relative_error, residual_cnn
-from tests.surgery.test_selection import preactivated
-from tests.training.test_distribution import finish, last_json, start
-from tests.training.test_loop import STRATEGY, make_data
+from tests.helpers import (
+    convolutions,
+    images,
+    plain_cnn,
+    preactivated,
+    predict,
+    prove,
+    randomize,
+    relative_error,
+    residual_cnn,
+)
+from tests.processes import finish, last_json, start
+from tests.trainings import STRATEGY, make_data, proximal_steps
 from tfprune.data import load
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
@@ -37,18 +46,6 @@ def blocks_of(model):
 
 
 # The update of the gates.
-
-
-def proximal_steps(gate, gradients, rates, strength, momentum):
-    """Equations 10 to 12 of the source, and the clip of its code, in float64."""
-    gate, velocity, seen = np.float64(gate), np.float64(0), []
-    for gradient, rate in zip(gradients, rates, strict=True):
-        z = gate - rate * gradient
-        z = np.sign(z) * max(abs(z) - rate * strength, 0)
-        velocity = z - gate + momentum * velocity
-        gate = max(z + momentum * velocity, 0)
-        seen.append(gate)
-    return seen
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])

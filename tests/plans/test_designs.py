@@ -8,19 +8,10 @@ import pytest
 from keras import layers
 
 import tfprune
-from tests.helpers import images, plain_cnn, predict, residual_cnn, trainable, weights_by_path
+from tests.helpers import images, other_head, plain_cnn, predict, residual_cnn, trainable, weights_by_path
 from tfprune.errors import PlanError
 from tfprune.plans.designs import DesignPlan
 from tfprune.plans.loading import load_plan
-
-
-def other_head(kernel="glorot_uniform", outputs=5, size=8):
-    """The first convolution of `plain_cnn`, narrower, and a head that reads three of its channels."""
-    inputs = keras.Input((size, size, 3), name="image")
-    x = layers.Conv2D(4, 3, padding="same", use_bias=False, kernel_initializer=kernel, name="conv_a")(inputs)
-    x = layers.ReLU(name="relu_a")(layers.BatchNormalization(name="bn_a")(x))
-    x = layers.GlobalAveragePooling2D(name="pool")(keras.ops.take(x, [0, 2, 3], axis=-1))
-    return keras.Model(inputs, layers.Dense(outputs, name="head")(x), name="other_head")
 
 
 @pytest.fixture(scope="module")

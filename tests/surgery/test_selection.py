@@ -6,36 +6,21 @@ import pytest
 from keras import layers
 
 import tfprune
-from tests.helpers import images, plain_cnn, predict, prove, randomize, relative_error, residual_cnn
+from tests.helpers import (
+    densely_connected,
+    images,
+    plain_cnn,
+    preactivated,
+    predict,
+    prove,
+    relative_error,
+    residual_cnn,
+)
 from tfprune.errors import PlanError
 from tfprune.graph.walk import stream_normalizations
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.plans.channels import ChannelPlan
-
-
-def preactivated(seed=0):
-    """stem (8), and two blocks bn - relu - conv_a (6) - bn - relu - conv_b (8) on its stream; a last bn_end."""
-    inputs = keras.Input((8, 8, 3))
-    x = layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
-    for block in (1, 2):
-        y = layers.ReLU()(layers.BatchNormalization(name=f"bn_{block}")(x))
-        y = layers.Conv2D(6, 3, padding="same", use_bias=False, name=f"conv_{block}a")(y)
-        y = layers.ReLU()(layers.BatchNormalization(name=f"bn_{block}a")(y))
-        x = layers.Add(name=f"add_{block}")([x, layers.Conv2D(8, 3, padding="same", name=f"conv_{block}b")(y)])
-    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="bn_end")(x)))
-    return randomize(keras.Model(inputs, layers.Dense(4, name="head")(x)), seed)
-
-
-def densely_connected(seed=0):
-    inputs = keras.Input((8, 8, 3))
-    x = layers.Conv2D(6, 3, padding="same", name="stem")(inputs)
-    for block in (1, 2):
-        y = layers.ReLU()(layers.BatchNormalization(name=f"bn_{block}")(x))
-        x = layers.Concatenate()([x, layers.Conv2D(4, 3, padding="same", name=f"conv_{block}")(y)])
-    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="bn_end")(x)))
-    return randomize(keras.Model(inputs, layers.Dense(4, name="head")(x)), seed)
-
 
 VIEWS = {
     preactivated: {"bn_1": ("conv_1a", [0, 3]), "bn_2": ("conv_2a", [3, 4, 7]), "bn_end": ("head", [1])},

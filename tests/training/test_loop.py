@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from tests.helpers import randomize
+from tests.trainings import CLASSES, MEAN, STD, STRATEGY, make_data
 from tfprune.data.image_data import ImageData
 from tfprune.errors import DivergedError, UsageError
 from tfprune.experiments.studies.monitor import EarlyWeights
@@ -23,21 +24,7 @@ from tfprune.training import augment, loop
 from tfprune.training.loop import Trainer, TrainingConfig
 from tfprune.training.schedules import Schedule
 
-CLASSES, FILTERS = 3, 4
-STRATEGY = tf.distribute.get_strategy()
-MEAN, STD = (0.4,), (0.25,)
-
-
-def make_data(train=44, test=30, seed=0, channels=1):
-    """Images with a brightness by class, under noise; the first pixel of a training image is its number."""
-    generator = np.random.default_rng(seed)
-    splits = []
-    for count in (train, test):
-        labels = generator.integers(0, CLASSES, count).astype(np.int32)
-        pixels = 40 + 60 * labels[:, None, None, None] + generator.normal(0, 30, (count, 32, 32, channels))
-        splits += [np.clip(pixels, 0, 255).astype(np.uint8), labels]
-    splits[0][:, 0, 0, 0] = np.arange(train)
-    return ImageData("made", *splits, CLASSES, MEAN * channels, STD * channels)
+FILTERS = 4
 
 
 def conv_bn_dense(seed=0, ending="logits"):

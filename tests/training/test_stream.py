@@ -9,7 +9,7 @@ from keras import layers
 
 from tests.helpers import randomize
 from tests.image_folders import write_classes
-from tests.training.test_distribution import finish, last_json, start, start_workers
+from tests.processes import finish, last_json, start, start_workers
 from tfprune.data import load
 from tfprune.data.imagenet import MEAN, STD
 from tfprune.data.streamed import StreamedData

@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from tfprune.errors import TfpruneError, UsageError
 from tfprune.experiments.memory import reset_peak, resident
-from tfprune.models import APPLICATIONS
+from tfprune.models import APPLICATIONS, build_application
 from tfprune.support.command import run_command
 from tfprune.support.registry import unknown_name
 
@@ -89,7 +89,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
 
     rows, failed, missed = [], [], []
     for name in values.only or APPLICATIONS:
-        model = build(getattr(keras.applications, name))
+        model = build_application(name)
         _randomize_statistics(model)
         for scope in ("layer", "global"):
             try:
@@ -108,12 +108,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     print(*(f"above target: {what}" for what in missed), sep="\n")
     if failed:
         raise TfpruneError(f"{len(set(failed))} networks failed: {', '.join(sorted(set(failed)))}.")
-
-
-def build(make: Callable) -> keras.Model:
-    """A network of random weights; at 224 x 224 where its size is left open, because MACs depend on it."""
-    model = make(weights=None)
-    return make(weights=None, input_shape=(224, 224, 3)) if None in model.input_shape[1:] else model
 
 
 def _row(name: str, model: keras.Model, ratio: float, scope: str) -> tuple[tuple, list[str]]:

@@ -98,6 +98,21 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
     return model
 
 
+def build_application(name: str) -> keras.Model:
+    """A network of keras.applications as it is published, of random weights: nothing is downloaded.
+
+    Where it leaves the size of its images open, it is made for 224 x 224, because MACs depend on the size.
+
+    Args:
+        name: A name in `APPLICATIONS`.
+    """
+    import keras
+
+    make = getattr(keras.applications, name)
+    model = make(weights=None)
+    return make(weights=None, input_shape=(224, 224, 3)) if None in model.input_shape[1:] else model
+
+
 def load_file(path: str, compiled: bool = False) -> keras.Model:
     """Loads a `.keras` file in Keras' safe mode, which runs no code of the file's.
 

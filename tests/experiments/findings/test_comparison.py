@@ -6,7 +6,7 @@ import shlex
 import pytest
 from absl import flags
 
-from tests.experiments.store.test_rows import ROW
+from tests.stages import ROW
 from tfprune import paper
 from tfprune.errors import UsageError
 from tfprune.experiments.findings.comparison import Footnotes, format_cell, nearest, table_beside_ours

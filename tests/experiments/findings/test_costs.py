@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.experiments.store.test_rows import ROW
+from tests.stages import ROW
 from tfprune.experiments.findings.costs import training_flops
 from tfprune.experiments.store.rows import Results
 

@@ -10,10 +10,8 @@ from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tfprune
-from tests.experiments.reporting.test_report import fill
-from tests.experiments.store.test_rows import ROW, write_stage
-from tests.experiments.test_run import user_network
-from tests.helpers import plain_cnn
+from tests.helpers import plain_cnn, user_network
+from tests.stages import ROW, fill, write_stage
 from tfprune.experiments.report import main as report
 from tfprune.experiments.reporting.writing import write_report
 from tfprune.experiments.run import main as run

@@ -5,36 +5,17 @@ import matplotlib.image
 import pytest
 
 import tfprune
-from tests.experiments.store.test_rows import ROW, write_stage
-from tests.helpers import plain_cnn
-from tests.plans.test_designs import other_head
+from tests.helpers import other_head, plain_cnn
+from tests.stages import ACCURACY, ROW, fill, write_stage
 from tfprune.experiments.findings.statistics import verdict
 from tfprune.experiments.report import main
 from tfprune.experiments.reporting.writing import write_report
 from tfprune.experiments.store.stage import Store
 
-ACCURACY = {"unpruned": 0.93, "pruned": 0.31, "finetune": 0.90, "scratch_e": 0.905, "scratch_b": 0.92}
-
 
 @pytest.fixture(scope="module")
 def plan():
     return tfprune.plan_channels(plain_cnn(), ratio=0.5)
-
-
-def fill(workdir, plan, seeds=(0,), scratch_b_epochs=(12,), **changes):
-    """Stages as a study leaves them; Scratch-B's length differs by seed where the plans do."""
-    store = Store(workdir)
-    for number, seed in enumerate(seeds):
-        rows = {}
-        for regime, accuracy in ACCURACY.items():
-            epochs = scratch_b_epochs[number % len(scratch_b_epochs)] if regime == "scratch_b" else 6
-            accuracy += 0.001 * (number + (number % 2) * (regime == "scratch_b"))
-            rows[regime] = dataclasses.replace(
-                ROW, regime=regime, seed=seed, test_accuracy=accuracy, epochs=epochs, **changes
-            )
-        write_stage(store, "plan", [rows["unpruned"], rows["pruned"]], plan)
-        for regime in ("finetune", "scratch_e", "scratch_b"):
-            write_stage(store, regime, [rows[regime]])
 
 
 def table_lines(text, column="test accuracy %"):

@@ -12,8 +12,8 @@ import pytest
 from absl import flags
 from keras import layers
 
+from tests.commands import refused
 from tfprune.errors import UsageError
-from tfprune.experiments.run import main
 from tfprune.experiments.setup.flags import define_flags
 from tfprune.experiments.setup.settings import settings_from_flags
 from tfprune.training.regimes import REGIMES
@@ -380,14 +380,6 @@ def test_help_names_every_flag_and_needs_no_tensorflow(early):
 
 
 # Mistakes that only the data or the network show.
-
-
-def refused(capsys, *argv):
-    assert main(list(argv)) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1, err
-    assert "Traceback" not in err
-    return err
 
 
 def save(path, *last, size=32, channels=1):

@@ -1,45 +1,18 @@
 import csv
 import dataclasses
 
-import numpy as np
 import pytest
 
 import tfprune
 from tests.helpers import plain_cnn
+from tests.stages import CONTRACT, ROW, write_stage
 from tfprune.experiments.store.rows import REGIME_ORDER, Row, collect, failed_runs, replace_csv, write_csv
-from tfprune.experiments.store.stage import Store, save_weights, write_json
-
-CONTRACT = [
-    "dataset", "model", "method", "setting", "regime", "seed", "test_accuracy", "best_accuracy",
-    "params", "nonzero_params", "macs", "flops", "epochs", "train_seconds",
-]  # fmt: skip
-ROW = Row(
-    dataset="synthetic", model="vgg16", width=0.25, method="uniform", setting="ratio=0.5", regime="finetune",
-    seed=0, test_accuracy=0.1 + 0.2, best_accuracy=0.5, params=10, nonzero_params=9, macs=100, flops=200,
-    epochs=6, train_seconds=1.5, train_examples=256, test_examples=128, budget="", training="", study="aaaaaaaa",
-)  # fmt: skip
+from tfprune.experiments.store.stage import Store, write_json
 
 
 @pytest.fixture(scope="module")
 def plan():
     return tfprune.plan_channels(plain_cnn(), ratio=0.5)
-
-
-def history(row):
-    """Epochs of a training that ends with the accuracy of the row."""
-    fields = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": row.test_accuracy, "learning_rate": 0.1}
-    return [{"epoch": epoch, **fields} for epoch in range(1, row.epochs + 1)]
-
-
-def write_stage(store, kind, rows, plan=None):
-    with store.stage(kind, f"seed{rows[0].seed}", {"rows": [dataclasses.asdict(row) for row in rows]}).writing() as f:
-        write_json(f / "rows.json", [dataclasses.asdict(row) for row in rows])
-        write_json(f / "history.json", {"epochs": history(rows[0]), "seconds": 1.5})
-        save_weights(f, [np.random.default_rng(len(kind)).normal(0.0, 0.1, (3, 3, 4, 8)), np.ones(8)])
-        if plan is not None:
-            plan.save(f / "plan.json")
-            write_json(f / "origin.json", {"large": write_stage(store, "train", rows)})
-    return store.finished(kind)[-1].name
 
 
 def test_the_csv_has_the_columns_of_the_contract_and_one_line_a_row(tmp_path):

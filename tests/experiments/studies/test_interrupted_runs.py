@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.experiments.test_run import user_network
 from tfprune.errors import UsageError
 from tfprune.experiments import run
 from tfprune.experiments.report import main as report_main
@@ -26,13 +25,6 @@ from tfprune.training.loop import Trainer
 
 ROOT = Path(__file__).parents[3]
 TIMES = ("train_seconds",)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "mine.keras"
-    user_network().save(path)
-    return path
 
 
 def command(small, workdir, *argv):

@@ -422,7 +422,6 @@ def test_rule_may_say_that_a_weight_follows_no_channels(monkeypatch):
         (("Scale",), "rule('Scale'): Keras has no such class; for a class of your own give the class itself"),
         (("Conv2D",), "There is a rule for Conv2D already"),
     ],
-    ids=str,
 )
 def test_rule_for_nothing_is_refused(kinds, fragment):
     with pytest.raises(UsageError) as error:

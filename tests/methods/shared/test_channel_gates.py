@@ -9,23 +9,23 @@ import tensorflow as tf
 from hypothesis import HealthCheck, Phase, event, given, settings
 from keras import layers
 
-from tests.experiments.test_run import user_network
 from tests.graphs import build, recipes
 from tests.helpers import (
     accuracy,
     assert_sliced,
+    densely_connected,
     images,
     network,
     plain_cnn,
+    preactivated,
     predict,
     prove,
     randomize,
     relative_error,
     residual_cnn,
+    user_network,
 )
-from tests.methods.test_sparse_structure_selection import proximal_steps
-from tests.surgery.test_selection import densely_connected, preactivated
-from tests.training.test_loop import STRATEGY
+from tests.trainings import STRATEGY, proximal_steps
 from tfprune.data import load
 from tfprune.errors import PlanError
 from tfprune.experiments.run import main

@@ -11,9 +11,8 @@ import keras
 
 from tfprune.experiments.bench.rows import COST, Row, shown_seconds
 from tfprune.experiments.bench.timing import Times, in_turns, once
-from tfprune.experiments.coverage import build
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.models import APPLICATIONS
+from tfprune.models import APPLICATIONS, build_application
 from tfprune.planning.channels import plan_channels, scorer
 from tfprune.plans.channels import ChannelPlan
 from tfprune.surgery.proof import verify
@@ -33,7 +32,7 @@ def measure(quick: bool, workdir: Path) -> Iterator[Row]:
     for name in _QUICK if quick else APPLICATIONS:
         keras.backend.clear_session()
         gc.collect()
-        yield from _of_application(name, build(getattr(keras.applications, name)), rounds=2 if quick else 3)
+        yield from _of_application(name, build_application(name), rounds=2 if quick else 3)
     for what, (make, sizes) in _SIZES.items():
         yield from _growth(what, make, sizes, rounds=2 if quick else 5)
 

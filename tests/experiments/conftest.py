@@ -1,0 +1,16 @@
+import pytest
+
+from tfprune.training.loop import Trainer
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The number of epochs of every training that happens."""
+    lengths, run = [], Trainer.run
+
+    def counting(self, weights, epochs, *args, **kwargs):
+        lengths.append(epochs)
+        return run(self, weights, epochs, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "run", counting)
+    return lengths
