@@ -21,7 +21,7 @@ from tests.helpers import randomize
 from tfprune.data import load
 from tfprune.experiments.run import main
 from tfprune.experiments.setup.flags import define_flags
-from tfprune.experiments.setup.settings import settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.experiments.studies.study import Study, _best
 from tfprune.experiments.studies.trainers import Trainers
 from tfprune.models import build_model

@@ -7,7 +7,7 @@ A method is one file and one entry here. From outside it is one call, made befor
     from tfprune.experiments import run
     from tfprune.methods import METHODS, Option
 
-    METHODS.add("mine", "my_package.mine:METHOD", [Option("strength", "How hard mine presses. Default: 1.", default=1.0)])
+    METHODS.add("mine", "my_package.mine:METHOD", [Option("strength", "Of mine. Default: 1.", default=1.0)])
     sys.exit(run.main(sys.argv[1:]))
 
 Flags, help, errors, settings, search and budgets read the entry; what a method does is `tfprune.methods.base.Method`.

@@ -30,11 +30,12 @@ from tfprune.support.files import file_name
 
 _FOLDER = "figures"
 _MOST_LAYERS = 40  # of a table; of deeper networks there is the figure of channels per layer
+_CONTROLS = " and ".join(f"`{name}`" for name in METHODS.having("control"))
 LEGEND = {
     "guided, transferred, edited": "Networks made to the mean pattern of the seeds of a setting: *guided* of this "
     "network and data set, *transferred* of another one, *edited* by hand since. "
-    f"{' and '.join(f'`{name}`' for name in METHODS.having('control'))} remove the same fraction everywhere. All are trained from scratch for the epochs of the "
-    "large network.",
+    f"{_CONTROLS} remove the same fraction everywhere. All are trained from scratch for the epochs of the large "
+    "network.",
     "times fewer parameters": "How many times the parameters of a network its control needs for the same accuracy. For "
     "each seed the control's accuracies, and that of the large network as its largest, are made a curve that never "
     "falls with the number of parameters (isotonic regression); between two networks accuracy is linear in the "

@@ -15,10 +15,9 @@ def check_owners(values: flags.FlagValues) -> None:
     """Raises a UsageError for a flag of a method that is not run, and for a method that goes without others."""
     methods = values.method
     for name in METHODS.options():
-        if values[name].value is not None and METHODS.owner(name) not in methods:
-            raise UsageError(
-                f"--{name} belongs to --method={METHODS.owner(name)}; received --method={','.join(methods)}."
-            )
+        owner = METHODS.owner(name)
+        if values[name].value is not None and owner not in methods:
+            raise UsageError(f"--{name} belongs to --method={owner}; received --method={','.join(methods)}.")
     guided = METHODS.having("guided")
     if values.guide is not None and not set(guided) & set(methods):
         raise UsageError(f"--guide belongs to --method={' or '.join(guided)}; received --method={','.join(methods)}.")

@@ -110,7 +110,7 @@ class Settings:
         ),
         each=float,
     )
-    guide: Pattern | None = _flag(
+    guide: Pattern | None = _flag(  # noqa: RUF009, it makes a field
         list,
         lambda: (
             "Files with patterns, as tfprune.experiments.search writes them: "
@@ -207,7 +207,7 @@ class Settings:
     xla: bool = _flag(
         bool, "Compile the training's forward and backward pass with XLA. For GPUs; on CPUs it is slower.", False
     )
-    workdir: Path = _flag(
+    workdir: Path = _flag(  # noqa: RUF009, likewise
         str, "Folder for results; finished stages that are there are used. With --smoke: runs/smoke.", "runs"
     )
     deterministic: bool = _flag(
