@@ -122,10 +122,6 @@ class Method:
         """Keras callbacks of the training of the network to prune."""
         return []
 
-    def starts_trained(self, settings: MethodSettings) -> bool:
-        """Whether the network to prune starts as the trained large one, and trains at a tenth of the learning rate."""
-        return False
-
     def training_in_words(self, settings: MethodSettings) -> str:
         """What is special about the method's own training, for people; and for `sparse_key`, unless that is changed."""
         return ""

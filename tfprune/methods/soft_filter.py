@@ -42,15 +42,11 @@ class SoftFilter(Method):
 
     def continues(self, settings: MethodSettings) -> bool:
         """As asked."""
-        return settings.pretrained
+        return settings.option("pretrained")
 
     def callbacks(self, settings: MethodSettings) -> list[keras.callbacks.Callback]:
         """What zeroes the filters."""
         return [ZeroFilters(settings.ratio)]
-
-    def starts_trained(self, settings: MethodSettings) -> bool:
-        """As the flag says."""
-        return settings.option("pretrained")
 
     def training_in_words(self, settings: MethodSettings) -> str:
         """The ratio, and where the training starts."""

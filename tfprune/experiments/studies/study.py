@@ -158,13 +158,13 @@ class Study:
         return MethodSettings.of(self.settings, seed)
 
     @property
-    def _starts_trained(self) -> bool:
-        return self.method.starts_trained(self.method_settings(0))
+    def _continues(self) -> bool:
+        return self.method.continues(self.method_settings(0))
 
     def schedule_of_large(self, sparse: bool) -> Schedule:
         """The learning rates of the large network; `sparse`: in the method's own training of it."""
         s = self.settings
-        rate = s.learning_rate / 10 if sparse and self._starts_trained else s.learning_rate
+        rate = s.learning_rate / 10 if sparse and self._continues else s.learning_rate
         return Schedule.paper(rate, s.epochs, s.drops)
 
     # Doing it
@@ -195,7 +195,7 @@ class Study:
         s = self.settings
         initial = clone(self.model, weights="fresh", seed=seed).get_weights()
         large = self._train_large(seed, initial, sparse=False)
-        start = large.weights() if self._starts_trained else initial
+        start = large.weights() if self._continues else initial
         to_prune = self._train_large(seed, start, sparse=True) if self.method.trains_sparse else large
         planned = self._make_plan(seed, large, to_prune)
         plan = load_plan(planned.file("plan.json"))
@@ -327,7 +327,7 @@ class Study:
 
     def _origin(self, seed: int, plan: Plan, large: Stage, to_prune: Stage) -> dict[str, Any]:
         """The trainings that led to the pruned network, and whether its architecture was known without them."""
-        trained = [large.name, to_prune.name] if self._starts_trained else [to_prune.name]
+        trained = [large.name, to_prune.name] if self._continues else [to_prune.name]
         if self._before is not None:
             ticket = self._before.regime(seed, REGIMES["winning_ticket"], self.settings.epochs)
             trained = [*self._before.plan(seed).read("origin.json")["trained"], ticket.name]
