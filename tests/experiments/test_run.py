@@ -20,7 +20,7 @@ from tests.stages import CONTRACT
 from tfprune.data import load
 from tfprune.experiments.run import main
 from tfprune.experiments.setup.flags import define_flags
-from tfprune.experiments.setup.settings import settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.experiments.studies.outcomes import best_epoch
 from tfprune.experiments.studies.study import Study
 from tfprune.experiments.studies.trainers import Trainers

@@ -30,7 +30,7 @@ from tfprune.experiments.findings.architectures import (
     write_patterns,
 )
 from tfprune.experiments.reporting.architecture_sections import _times as words_of
-from tfprune.experiments.setup.settings import settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.experiments.store.rows import Results, collect
 from tfprune.models import build_model
 from tfprune.planning.to_pattern import pattern_of, plan_guided

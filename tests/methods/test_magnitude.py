@@ -12,7 +12,7 @@ from tfprune.data.image_data import ImageData
 from tfprune.errors import UsageError
 from tfprune.experiments.run import main
 from tfprune.experiments.setup import flags as study_flags
-from tfprune.experiments.setup.settings import settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.experiments.studies.budgets import flops_ratio
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
@@ -135,7 +135,7 @@ def test_new_weights_under_the_mask_stay_masked():
     model = pooled_cnn()
     plan = tfprune.plan_weights(model, 0.9)
     for rescale in (False, True):
-        settings = MethodSettings(ratio=0.9, seed=3, scratch_rescale=rescale)
+        settings = MethodSettings(ratio=0.9, seed=3, options={"scratch_rescale": rescale})
         fresh = MAGNITUDE.fresh(plan, model, settings)
         expected = plan.apply(model, weights="fresh", seed=3, rescale=rescale)
         assert all(map(np.array_equal, fresh.get_weights(), expected.get_weights()))
@@ -223,7 +223,7 @@ class Sparsities(keras.callbacks.Callback):
 
 def test_gradual_pruning_follows_the_cubic_schedule_to_half_of_the_training(monkeypatch):
     monkeypatch.setattr("tfprune.training.loop._STEPS_BETWEEN_CALLBACKS", 1)
-    settings = MethodSettings(ratio=0.8, schedule="polynomial")
+    settings = MethodSettings(ratio=0.8, options={"schedule": "polynomial"})
     method = MAGNITUDE.configured(settings)
     assert (method.trains_sparse, MAGNITUDE.trains_sparse) == (True, False)
     model, watch = pooled_cnn(), Sparsities()
@@ -242,7 +242,7 @@ def test_gradual_pruning_follows_the_cubic_schedule_to_half_of_the_training(monk
 
 
 def test_a_short_training_too_ends_at_the_final_sparsity():
-    settings = MethodSettings(ratio=0.5, schedule="polynomial", pattern="block")
+    settings = MethodSettings(ratio=0.5, options={"schedule": "polynomial", "pattern": "block"})
     method, model = MAGNITUDE.configured(settings), pooled_cnn()
     result = make_trainer(model, method.edit(settings)).run(
         model.get_weights(), 1, Schedule(0.05), 0, method.callbacks(settings)
@@ -392,7 +392,7 @@ def test_wrong_flags_are_told(argv, fragments):
 def test_settings_know_what_the_planner_knows():
     from tfprune.planning.weights import PATTERNS
 
-    assert study_flags.PATTERNS == PATTERNS
+    assert METHODS.options()["pattern"].valid == PATTERNS
 
 
 def test_a_plan_that_saves_no_flops_gives_scratch_b_no_budget():

@@ -305,7 +305,7 @@ def test_slimming_trains_with_the_gradient_lambda_sign_gamma():
 
     method = METHODS.get("network_slimming")
     model = slimmable([[0.5, -2.0, 0.0], [1.0, -0.25]])
-    sparse = clone(model, method.edit(MethodSettings(gamma_l1=0.003)))
+    sparse = clone(model, method.edit(MethodSettings(options={"gamma_l1": 0.003})))
     gammas = [sparse.get_layer(f"bn_{n}").gamma.value for n in range(2)]
     with tf.GradientTape() as tape:
         penalty = tf.add_n(sparse.losses)

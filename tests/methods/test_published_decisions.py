@@ -220,7 +220,7 @@ def test_soft_filters_that_are_zeroed_are_those_of_the_published_rule(ratio):
 )
 def test_the_selection_beats_chance_at_the_same_shape_before_fine_tuning(method, ratio, weight_decay, gamma_l1):
     data, method = load("fashion_mini", None, 3000), METHODS.get(method)
-    settings = MethodSettings(ratio=ratio, gamma_l1=gamma_l1)
+    settings = MethodSettings(ratio=ratio, options={"gamma_l1": gamma_l1})
     model = clone(build_model("vgg11", data.input_shape, 10, 0.125), weights="fresh", seed=0)
     config = TrainingConfig(weight_decay=weight_decay)
     result = Trainer(model, data, config, STRATEGY, method.edit(settings)).run(

@@ -173,7 +173,9 @@ def test_what_is_known_before_the_training():
 
 
 def test_the_key_tells_ratio_and_start():
-    keys = {METHOD.sparse_key(MethodSettings(ratio=r, pretrained=p)) for r in (0.3, 0.4) for p in (False, True)}
+    keys = {
+        METHOD.sparse_key(MethodSettings(ratio=r, options={"pretrained": p})) for r in (0.3, 0.4) for p in (False, True)
+    }
     assert len(keys) == 4
 
 

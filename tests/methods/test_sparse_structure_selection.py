@@ -88,7 +88,7 @@ def test_a_gate_that_was_closed_stays_at_exactly_zero_and_may_open_again():
 
 
 def gated(model, gate_l1=0.1):
-    return clone(model, METHOD.edit(MethodSettings(gate_l1=gate_l1)))
+    return clone(model, METHOD.edit(MethodSettings(options={"gate_l1": gate_l1})))
 
 
 def ending_in(last):
@@ -150,7 +150,7 @@ def test_a_gate_is_all_that_is_new_and_what_is_trained_sees_normalizations_in_tr
 @pytest.fixture(scope="module")
 def trained():
     """resnet20 trained with gates that close: the network with folded weights, its gates, the result, the trainer."""
-    model, settings = resnet(), MethodSettings(gate_l1=0.2)
+    model, settings = resnet(), MethodSettings(options={"gate_l1": 0.2})
     config = TrainingConfig(batch_size=8, weight_decay=1e-3)
     trainer = Trainer(model, make_data(), config, STRATEGY, METHOD.edit(settings))
     callbacks = METHOD.callbacks(settings)
@@ -188,7 +188,7 @@ def test_the_stored_weights_have_the_accuracy_of_the_last_epoch(trained):
 
 def test_a_second_run_of_the_same_trainer_starts_with_open_gates(trained):
     _, learned, result, trainer = trained
-    callbacks = METHOD.callbacks(MethodSettings(gate_l1=0.2))
+    callbacks = METHOD.callbacks(MethodSettings(options={"gate_l1": 0.2}))
     trainer.model.get_layer("bn_3").gate.assign(0.3)  # as a run that diverged leaves it
     again = trainer.run(resnet().get_weights(), 4, Schedule(0.05), 0, callbacks)
     assert METHOD.learned(callbacks) == learned
@@ -271,7 +271,9 @@ def test_what_is_known_before_the_training():
     plan, known = METHOD.expected(resnet(), MethodSettings())
     assert not known
     assert len(plan.bypass) == 5
-    assert METHOD.sparse_key(MethodSettings(gate_l1=0.1)) != METHOD.sparse_key(MethodSettings(gate_l1=0.2))
+    assert METHOD.sparse_key(MethodSettings(options={"gate_l1": 0.1})) != METHOD.sparse_key(
+        MethodSettings(options={"gate_l1": 0.2})
+    )
 
 
 # The published shapes: bottlenecks left of each stage's 3, 4, 6, 3; whether the first is one of them.
@@ -343,7 +345,7 @@ from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
 from tfprune.training.loop import Trainer, TrainingConfig
 from tfprune.training.schedules import Schedule
-method, settings = METHODS.get("sparse_structure_selection"), MethodSettings(gate_l1=.2)
+method, settings = METHODS.get("sparse_structure_selection"), MethodSettings(options={"gate_l1": .2})
 keras.utils.set_random_seed(0)
 model = build_model("resnet20", (32, 32, 1), 3, .25)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -372,7 +374,7 @@ def test_on_two_devices_the_gates_are_equal_and_close(tmp_path):
 
 @pytest.mark.slow
 def test_the_blocks_with_closed_gates_are_better_removed_than_random_ones():
-    data, settings = load("fashion_mini"), MethodSettings(gate_l1=0.1)
+    data, settings = load("fashion_mini"), MethodSettings(options={"gate_l1": 0.1})
     model = clone(build_model("resnet20", data.input_shape, 10, 0.5), weights="fresh", seed=0)
     trainer = Trainer(model, data, TrainingConfig(), STRATEGY, METHOD.edit(settings))
     callbacks = METHOD.callbacks(settings)

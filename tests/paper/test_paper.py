@@ -12,7 +12,7 @@ from absl import flags
 from tfprune import paper
 from tfprune.errors import UsageError
 from tfprune.experiments.setup.flags import define_flags
-from tfprune.experiments.setup.settings import settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.experiments.store.rows import REGIME_ORDER
 from tfprune.models import MODELS
 from tfprune.paper.variants import VARIANTS

@@ -184,7 +184,7 @@ def train_beside(monkeypatch, epochs, gamma_l1, nesterov):
     monkeypatch.setattr(loop, "_STEPS_BETWEEN_CALLBACKS", 1)
     data, model = make_data(), conv_bn_dense()
     model.get_layer("bn").gamma.assign([0.0, -0.7, 0.9, 1.2])  # at 0 the penalty has no gradient
-    edit = NETWORK_SLIMMING.edit(MethodSettings(gamma_l1=gamma_l1)) if gamma_l1 else None
+    edit = NETWORK_SLIMMING.edit(MethodSettings(options={"gamma_l1": gamma_l1})) if gamma_l1 else None
     trainer = make_trainer(model, data, edit, weight_decay=DECAY, nesterov=nesterov)
     recorder, start = Recorder(), model.get_weights()
     result = trainer.run(start, epochs, Schedule(0.2, (1,)), seed=3, callbacks=[recorder])
@@ -250,7 +250,7 @@ def test_the_slimming_penalty_pulls_gamma_by_lambda_and_not_at_zero(batches):
     data = make_data(train=8)
     moved = []
     for strength in (0.0, 0.01):
-        edit = NETWORK_SLIMMING.edit(MethodSettings(gamma_l1=strength))
+        edit = NETWORK_SLIMMING.edit(MethodSettings(options={"gamma_l1": strength}))
         trainer = make_trainer(model, data, edit, weight_decay=0.0)
         moved.append(trainer.run(model.get_weights(), 1, Schedule(0.1), seed=0).weights)
     np.testing.assert_allclose(moved[1][1] - moved[0][1], -0.1 * 0.01 * np.sign(gamma), atol=1e-7)
@@ -751,7 +751,7 @@ def test_gates_go_on_bit_for_bit(tmp_path, monkeypatch):
     branch = layers.BatchNormalization(name="bn")(layers.Conv2D(FILTERS, 3, padding="same", name="conv")(x))
     x = layers.GlobalAveragePooling2D(name="pool")(layers.Add(name="add")([x, branch]))
     model, path = keras.Model(inputs, layers.Dense(CLASSES, name="logits")(x)), tmp_path / "state.npz"
-    settings = MethodSettings(gate_l1=0.4)
+    settings = MethodSettings(options={"gate_l1": 0.4})
     trainers = [make_trainer(model, edit=SELECTION.edit(settings)) for _ in range(2)]
     weights, gates = model.get_weights(), [SELECTION.callbacks(settings)[0] for _ in range(3)]
     whole = trainers[0].run(weights, 3, Schedule(0.1), 3, [gates[0]])

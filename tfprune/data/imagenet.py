@@ -75,7 +75,7 @@ def _from_tfds(train_examples: int | None) -> tuple[TfdsSplit, TfdsSplit, int, s
         ) from error
     builder = tfds.builder(_BUILDER)
     try:
-        builder.download_and_prepare()  # nothing, where it was done before
+        builder.download_and_prepare()  # does nothing if it was done before
     except Exception as error:  # whatever its downloads and its checks of files raise
         reason = " ".join(str(error).split())
         raise DataError(

@@ -24,6 +24,7 @@ from absl import flags
 
 from tfprune.experiments import run
 from tfprune.experiments.setup import flags as study_flags
+from tfprune.methods import METHODS
 from tfprune.support.command import run_command
 
 _DEFAULTS = {
@@ -34,11 +35,6 @@ _DEFAULTS = {
 }
 # Pruned at one go, and in each round.
 _RATIOS, _ROUND = ["0.2", "0.4", "0.6", "0.8", "0.95"], ["0.2"]
-_HELP = {
-    "ratio": f"{','.join(_RATIOS)}, or {','.join(_ROUND)} with --rounds; none with --variant, --pattern=2:4 and in "
-    "sparse_structure_selection.",
-    "learning_rate": f"{_DEFAULTS['learning_rate']}.",
-}
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -46,7 +42,13 @@ def define_flags(values: flags.FlagValues) -> None:
     study_flags.define_flags(values)
     for name, default in _DEFAULTS.items():
         values.set_default(name, default)
-    for name, default in _HELP.items():
+    fixed = [f"--{option.name}={value}" for option in METHODS.options().values() for value in option.fixed]
+    none = f"none with {', '.join(['--variant', *fixed])} and in {', '.join(METHODS.having('decided_by'))}"
+    told = {
+        "ratio": f"{','.join(_RATIOS)}, or {','.join(_ROUND)} with --rounds; {none}.",
+        "learning_rate": f"{_DEFAULTS['learning_rate']}.",
+    }
+    for name, default in told.items():
         values[name].help = f"{values[name].help.partition(' Default:')[0]} Default: {default}"
 
 
@@ -56,8 +58,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(values: flags.FlagValues, arguments: list[str]) -> None:
-    without = values.variant or values.pattern == "2:4" or "sparse_structure_selection" in values.method
-    if values.ratio is None and not without:
+    fixed = any(values[option.name].value in option.fixed for option in METHODS.options().values())
+    decided = set(METHODS.having("decided_by")) & set(values.method)
+    if values.ratio is None and not (values.variant or fixed or decided):
         values["ratio"].value = _RATIOS if values.rounds is None else _ROUND
     run.run(values, arguments)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from tfprune.errors import RunsFailedError, UsageError
-from tfprune.experiments.setup.settings import Settings, settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
+from tfprune.experiments.setup.settings import Settings
 from tfprune.experiments.setup.shards import take_shard
 from tfprune.experiments.store.stage import Stage, own_workdir
 

@@ -26,28 +26,30 @@ from absl import flags
 from tfprune.errors import PlanError, UsageError
 from tfprune.experiments.runner import GOING_ON, NOTHING, Runner, refuse_arguments
 from tfprune.experiments.setup import flags as study_flags
-from tfprune.experiments.setup.settings import OF_WEIGHTS, Settings, settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
+from tfprune.experiments.setup.settings import Settings
 from tfprune.experiments.setup.shards import take_shard
 from tfprune.methods import METHODS
+from tfprune.methods.catalog import GUIDED, WEIGHTS, Options
 from tfprune.plans.patterns import Pattern, load_pattern
 from tfprune.support.command import run_command
 
-_CHANNELS, _WEIGHTS = "network_slimming,uniform", "magnitude,uniform_sparsification"
 _RATIOS = ["0.3", "0.5", "0.7"]
-_DEFAULTS = {"model": "vgg11", "method": f"{_CHANNELS},{_WEIGHTS}", "regimes": "scratch_e", "seeds": "3", "export": "0"}
-_HELP = {
-    "method": f"{_DEFAULTS['method']}; with --macs {_CHANNELS}.",
-    "ratio": f"{','.join(_RATIOS)}, unless --macs is given.",
-}
+_DEFAULTS = {"model": "vgg11", "regimes": "scratch_e", "seeds": "3", "export": "0"}
 _REGIME = "scratch_e"
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags: those of `tfprune.experiments.run`, with other defaults, and --guided."""
     study_flags.define_flags(values)
-    for name, default in _DEFAULTS.items():
+    methods = ",".join(_methods())
+    for name, default in {**_DEFAULTS, "method": methods}.items():
         values.set_default(name, default)
-    for name, default in _HELP.items():
+    told = {
+        "method": f"{methods}; with --macs {','.join(_methods(macs=True))}.",
+        "ratio": f"{','.join(_RATIOS)}, unless --macs is given.",
+    }
+    for name, default in told.items():
         values[name].help = f"{values[name].help.partition(' Default:')[0]} Default: {default}"
     flags.DEFINE_boolean(
         "guided", True, "Train networks that are guided by the patterns, too, when all seeds are pruned.",
@@ -85,12 +87,19 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
     runner.finish()
 
 
+def _methods(macs: bool = False) -> list[str]:
+    """The methods that are searched by default, beside their controls; `macs`: of these what can be asked for MACs."""
+    entries = [entry for entry in METHODS.entries() if entry.searched or entry.control]
+    entries.sort(key=lambda entry: entry.counts == WEIGHTS)
+    return [entry.name for entry in entries if entry.takes_macs or not macs]
+
+
 def _grid(values: flags.FlagValues) -> list[Settings]:
     """What is searched, and, where --guide is given, what is made to patterns from elsewhere."""
-    if "guided" in values.method:
+    if GUIDED in values.method:
         return settings_from_flags(values)
     if values.macs is not None and not values["method"].present:
-        values["method"].value = _CHANNELS.split(",")
+        values["method"].value = _methods(macs=True)
     if values.ratio is None and values.macs is None and values.variant is None:
         values["ratio"].value = _RATIOS
     guides, values["guide"].value = values.guide or [], None
@@ -103,7 +112,7 @@ def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
     """Raises a PlanError for a network without stages, before anything is trained."""
     from tfprune.planning.to_pattern import stages
 
-    kinds = {settings: "weights" if settings.method in OF_WEIGHTS else "channels" for settings in grid}
+    kinds = {settings: "weights" if settings.entry.counts == WEIGHTS else "channels" for settings in grid}
     models = (
         (runner.study(settings).network.architecture, kind)
         for settings, kind in kinds.items()
@@ -116,9 +125,8 @@ def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
 def _made_to(pattern: Pattern, settings: Settings) -> Settings:
     """The network of these settings made to a pattern, trained as they say."""
     return dataclasses.replace(
-        settings, method="guided", guide=pattern, ratio=None, macs=None, variant=None, round=1, skip=(), gamma_l1=0.0,
-        gate_l1=0.0, gates="blocks", pretrained=False, pattern=None, schedule=None, scratch_rescale=False,
-    )  # fmt: skip
+        settings, method=GUIDED, guide=pattern, ratio=None, macs=None, variant=None, round=1, skip=(), options=Options()
+    )
 
 
 def _guided(runner: Runner, grid: Sequence[Settings]) -> list[Settings]:

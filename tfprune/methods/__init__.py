@@ -1,16 +1,9 @@
-"""The pruning methods, one file each.
+"""The pruning methods, one file each, and `METHODS`, the catalogue of what each of them takes.
 
-A method says how a network is trained to be pruned and how the plan is made; see `tfprune.methods.base`.
+A method says how a network is trained to be pruned and how the plan is made: `tfprune.methods.base`. How to add one,
+here or from outside: `tfprune.methods.catalog`.
 """
 
-from tfprune.support.registry import Registry
+from tfprune.methods.catalog import METHODS, Entry, Option
 
-METHODS = Registry("method")
-# What sparse_structure_selection gates; here, so that a command line can check it before it pays for TensorFlow.
-GATES = ("blocks", "neurons", "groups")
-_NAMES = (
-    *("l1_norm", "thinet", "regression", "network_slimming", "sparse_structure_selection", "soft_filter"),
-    *("magnitude", "uniform", "random", "uniform_sparsification", "guided"),
-)
-for _name in _NAMES:
-    METHODS.add(_name, f"tfprune.methods.{_name}:METHOD")
+__all__ = ["METHODS", "Entry", "Option"]

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.methods.catalog import METHODS
 from tfprune.models import build_model
 from tfprune.planning.channels import GLOBAL_MAX_RATIO, plan_channels
 from tfprune.plans.designs import DesignPlan
@@ -30,14 +31,10 @@ class MethodSettings:
         width: Width multiplier of the network, which a design gets too.
         guide: The pattern that the network gets.
         skip: Names or patterns of layers that keep everything, for the methods that choose the layers themselves.
-        gamma_l1: Strength of the L1 penalty on gamma, for the methods that train with one.
-        gate_l1: Strength of the L1 penalty on gates, likewise.
-        gates: What they are on, one of `tfprune.methods.GATES`.
-        pretrained: Whether the network to prune starts as the trained large one.
+        options: The values of the method's own flags; `option` reads them.
+        asked: The method and all that it is asked, in words.
         learned: What `Method.learned` has told of the training of the network to prune.
-        pattern: Of the weights to remove, as `plan_weights` takes it.
-        schedule: How the sparsity rises while the network to prune trains; None for a cut after the training.
-        scratch_rescale: Whether new weights of a sparse network are scaled to the weights that it keeps.
+        rescale: Whether new weights are to be scaled to the weights that the network keeps, as those of random_ticket.
         round: Which round of pruning this is, from 1; before it, the rounds before it have pruned the network.
         seed: For methods that draw at random, and of new weights.
     """
@@ -50,16 +47,16 @@ class MethodSettings:
     width: float = 1.0
     guide: Pattern | None = None
     skip: Sequence[str] = ()
-    gamma_l1: float = 1e-4
-    gate_l1: float = 1e-2
-    gates: str = "blocks"
-    pretrained: bool = False
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    asked: str = ""
     learned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    pattern: str | None = None
-    schedule: str | None = None
-    scratch_rescale: bool = False
+    rescale: bool = False
     round: int = 1
     seed: int = 0
+
+    def option(self, name: str) -> Any:
+        """The value of one of the method's own flags; the default of the catalogue where none is given."""
+        return self.options[name] if name in self.options else METHODS.options()[name].default
 
     @property
     def draw_seed(self) -> int:
@@ -69,7 +66,7 @@ class MethodSettings:
     @classmethod
     def of(cls, settings: Any, seed: int) -> MethodSettings:
         """What the settings of a study ask of its method, for one seed."""
-        own = {field.name for field in dataclasses.fields(cls)} - {"learned", "seed"}
+        own = {field.name for field in dataclasses.fields(cls)} - {"learned", "rescale", "seed"}
         return cls(**{name: getattr(settings, name) for name in own}, seed=seed)
 
 
@@ -125,13 +122,18 @@ class Method:
         """Keras callbacks of the training of the network to prune."""
         return []
 
-    def sparse_key(self, settings: MethodSettings) -> str:
-        """What tells this method's own training from others', beside the L1 penalty on gamma."""
+    def training_in_words(self, settings: MethodSettings) -> str:
+        """What is special about the method's own training, for people; and for `sparse_key`, unless that is changed."""
         return ""
 
-    def in_words(self, settings: MethodSettings) -> str:
-        """What is to be told of its own training, beside the setting; "" for nothing."""
-        return self.sparse_key(settings)
+    def sparse_key(self, settings: MethodSettings) -> str:
+        """What tells the method's own training from every other one: settings with the same key share a training.
+
+        The words of `training_in_words`; without any, all that the method is asked, so that nothing is mixed up.
+        """
+        if not self.trains_sparse:
+            return ""
+        return self.training_in_words(settings) or settings.asked
 
     def learned(self, callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, Any]:
         """What these callbacks know after the training that the weights do not tell; JSON types only."""

@@ -24,21 +24,23 @@ class Magnitude(Method):
 
     def configured(self, settings: MethodSettings) -> Method:
         """With a schedule, the method that trains with it."""
-        return GRADUAL if settings.schedule else self
+        return GRADUAL if settings.option("schedule") else self
 
     def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[WeightPlan, bool]:
         """The plan by layer: new weights of different layers tell nothing of how these will rank."""
-        known = settings.pattern is not None  # is found layer by layer, so that the counts are known
-        plan = plan_weights(model, _sparsity(settings), scope="layer", skip=settings.skip, pattern=settings.pattern)
+        mask_pattern = settings.option("pattern")
+        known = mask_pattern is not None  # is found layer by layer, so that the counts are known
+        plan = plan_weights(model, _sparsity(settings), scope="layer", skip=settings.skip, pattern=mask_pattern)
         return plan, known
 
     def fresh(self, plan: WeightPlan, model: keras.Model, settings: MethodSettings) -> keras.Model:
-        """New weights under the mask, rescaled if the settings say so."""
-        return plan.apply(model, weights="fresh", seed=settings.seed, rescale=settings.scratch_rescale)
+        """New weights under the mask, rescaled if the regime or the flag says so."""
+        rescale = settings.rescale or settings.option("scratch_rescale")
+        return plan.apply(model, weights="fresh", seed=settings.seed, rescale=rescale)
 
     def plan(self, model: keras.Model, settings: MethodSettings) -> WeightPlan:
         """Makes the plan for a trained network; what earlier rounds have pruned are zeros, and go first."""
-        return plan_weights(model, _sparsity(settings), skip=settings.skip, pattern=settings.pattern)
+        return plan_weights(model, _sparsity(settings), skip=settings.skip, pattern=settings.option("pattern"))
 
 
 class GradualMagnitude(Magnitude):
@@ -48,17 +50,18 @@ class GradualMagnitude(Magnitude):
 
     def edit(self, settings: MethodSettings) -> Edit:
         """Gives every kernel that is pruned a mask."""
-        kinds = CONVOLUTIONS if settings.pattern else (*CONVOLUTIONS, *OTHER_CONVOLUTIONS)
+        kinds = CONVOLUTIONS if settings.option("pattern") else (*CONVOLUTIONS, *OTHER_CONVOLUTIONS)
         return mask_edit(lambda record: isinstance(record.operation, kinds))
 
     def callbacks(self, settings: MethodSettings) -> list[keras.callbacks.Callback]:
         """Raises the sparsity."""
-        find = functools.partial(find_masks, pattern=settings.pattern)
+        find = functools.partial(find_masks, pattern=settings.option("pattern"))
         return [GradualMasks(settings.ratio, lambda kernels, sparsity: find(kernels, sparsity)[0])]
 
-    def sparse_key(self, settings: MethodSettings) -> str:
-        """The schedule, and what it ends at."""
-        return " ".join(filter(None, (settings.schedule, settings.pattern, f"to {settings.ratio:g}")))
+    def training_in_words(self, settings: MethodSettings) -> str:
+        """The sparsity's schedule, the masks' pattern, and the sparsity at the end."""
+        sparsity_schedule, mask_pattern = settings.option("schedule"), settings.option("pattern")
+        return " ".join(filter(None, (sparsity_schedule, mask_pattern, f"to {settings.ratio:g}")))
 
 
 def _sparsity(settings: MethodSettings) -> float:

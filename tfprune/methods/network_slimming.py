@@ -36,15 +36,20 @@ class NetworkSlimming(Method):
         def penalise(record: Record, config: dict) -> tuple[type, dict]:
             kind = type(record.operation)
             if issubclass(kind, keras.layers.BatchNormalization):
-                penalty = keras.regularizers.serialize(keras.regularizers.L1(settings.gamma_l1))
+                penalty = keras.regularizers.serialize(keras.regularizers.L1(settings.option("gamma_l1")))
                 config = {**config, "gamma_regularizer": penalty}
             return kind, config
 
         return penalise
 
-    def in_words(self, settings: MethodSettings) -> str:
+    def training_in_words(self, settings: MethodSettings) -> str:
         """The penalty, if there is one."""
-        return f"L1 on gamma {settings.gamma_l1:g}" if settings.gamma_l1 else ""
+        penalty = settings.option("gamma_l1")
+        return f"L1 on gamma {penalty:g}" if penalty else ""
+
+    def sparse_key(self, settings: MethodSettings) -> str:
+        """Nothing: the key of a training has the penalty on gamma as a field of its own."""
+        return ""
 
     def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[Plan, bool]:
         """As of every method, if the network has gammas to rank."""

@@ -42,15 +42,16 @@ class SoftFilter(Method):
 
     def continues(self, settings: MethodSettings) -> bool:
         """As asked."""
-        return settings.pretrained
+        return settings.option("pretrained")
 
     def callbacks(self, settings: MethodSettings) -> list[keras.callbacks.Callback]:
         """What zeroes the filters."""
         return [ZeroFilters(settings.ratio)]
 
-    def sparse_key(self, settings: MethodSettings) -> str:
+    def training_in_words(self, settings: MethodSettings) -> str:
         """The ratio, and where the training starts."""
-        return f"soft filters {settings.ratio:g}{' from the trained network' * settings.pretrained}"
+        start = " from the trained network" if settings.option("pretrained") else ""
+        return f"soft filters {settings.ratio:g}{start}"
 
     def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[ChannelPlan, bool]:
         """The plan for filters as they are; what coupled layers lose follows from the training."""
@@ -88,7 +89,7 @@ class SoftFilter(Method):
                 "Ask for a larger ratio; the method 'uniform' prunes coupled layers too."
             )
         notes = [f"{stay} of {count} zero filters stay: other layers need their channels"] if stay else []
-        origin = {"method": "soft_filter", "ratio": settings.ratio, "pretrained": settings.pretrained}
+        origin = {"method": "soft_filter", "ratio": settings.ratio, "pretrained": settings.option("pretrained")}
         return ChannelPlan.from_removed(model, removed, notes=notes, origin=origin)
 
 

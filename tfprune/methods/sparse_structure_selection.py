@@ -36,8 +36,8 @@ from tfprune.errors import PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.walk import wiring
-from tfprune.methods import GATES
 from tfprune.methods.base import Method, MethodSettings
+from tfprune.methods.catalog import GATES
 from tfprune.methods.shared.channel_gates import ChannelGates, all_open, can_be_gated
 from tfprune.planning.cutting import kept_channels
 from tfprune.plans.channels import ChannelPlan
@@ -79,13 +79,14 @@ class SparseStructureSelection(Method):
         def counts(graph: ChannelGraph) -> dict[str, int | None]:
             if _of_blocks(settings):
                 return dict.fromkeys(block.last for block in residual_blocks(graph))
-            return {name: len(gates) for name, gates in ChannelGates.find(graph.model, settings.gates).layers.items()}
+            places = ChannelGates.find(graph.model, settings.option("gates"))
+            return {name: len(gates) for name, gates in places.layers.items()}
 
         def gate(record: Record, config: dict) -> tuple[type, dict]:
             kind, gated = type(record.operation), counts(record.calls[0].graph)
             if record.name not in gated:
                 return kind, config
-            return GATED[kind], {**config, "gate_l1": settings.gate_l1, "gates": gated[record.name]}
+            return GATED[kind], {**config, "gate_l1": settings.option("gate_l1"), "gates": gated[record.name]}
 
         return gate
 
@@ -93,9 +94,10 @@ class SparseStructureSelection(Method):
         """What opens the gates and folds them."""
         return [Gates()]
 
-    def sparse_key(self, settings: MethodSettings) -> str:
+    def training_in_words(self, settings: MethodSettings) -> str:
         """The penalty, and on what."""
-        return f"L1 on gates{'' if _of_blocks(settings) else f' of {settings.gates}'} {settings.gate_l1:g}"
+        on = "gates" if _of_blocks(settings) else f"gates of {settings.option('gates')}"
+        return f"L1 on {on} {settings.option('gate_l1'):g}"
 
     def learned(self, callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, Any]:
         """The gates of the last step, by the layers that they sat in: numbers for blocks, lists otherwise."""
@@ -107,8 +109,8 @@ class SparseStructureSelection(Method):
             return self.plan(model, settings), True
         ratio = 0.5 if settings.ratio is None else settings.ratio
         if not _of_blocks(settings):
-            places = ChannelGates.find(model, settings.gates)
-            return places.plan(places.guessed(), ratio, _origin({}, settings.gates)), False
+            places = ChannelGates.find(model, settings.option("gates"))
+            return places.plan(places.guessed(), ratio, _origin({}, settings.option("gates"))), False
         blocks = _blocks(ChannelGraph(model))
         return _plan(model, blocks, _smallest(blocks, dict.fromkeys((b.last for b in blocks), 1.0), ratio), {}), False
 
@@ -122,9 +124,9 @@ class SparseStructureSelection(Method):
             PlanError: If the network has nothing to gate, or no gate is zero and no ratio given.
         """
         if not _of_blocks(settings):
-            places = ChannelGates.find(model, settings.gates)
+            places = ChannelGates.find(model, settings.option("gates"))
             gates = settings.learned.get("gates") or places.folded()
-            return places.plan(gates, settings.ratio, _origin(gates, settings.gates))
+            return places.plan(gates, settings.ratio, _origin(gates, settings.option("gates")))
         graph = ChannelGraph(model)
         blocks = _blocks(graph)
         gates = settings.learned.get("gates") or {b.last: _is_open(graph.records[b.last].operation) for b in blocks}
@@ -231,8 +233,9 @@ def _plan(
 
 
 def _of_blocks(settings: MethodSettings) -> bool:
-    one_of("gates", settings.gates, GATES)
-    return settings.gates == "blocks"
+    gates = settings.option("gates")
+    one_of("gates", gates, GATES)
+    return gates == "blocks"
 
 
 def _origin(gates: Mapping[str, Any], kind: str = "blocks") -> dict[str, Any]:

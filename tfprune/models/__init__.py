@@ -1,4 +1,19 @@
-"""The networks of the paper, and the door through which every other network comes in."""
+"""The networks of the paper, and the door through which every other network comes in.
+
+A network is a function and a name in `MODELS`; a family shares one function. From outside it is one call, made before
+a command parses its flags:
+
+    import sys
+
+    from tfprune.experiments import run
+    from tfprune.models import MODELS
+
+    MODELS.add("mine", "my_package.networks:mine")  # or the function itself
+    sys.exit(run.main(sys.argv[1:]))
+
+    def mine(name, input_shape, classes, width):  # "mine", (height, width, channels), 10, the multiplier --width
+        ...  # a functional keras.Model that gives logits or probabilities
+"""
 
 from __future__ import annotations
 

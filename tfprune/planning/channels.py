@@ -64,7 +64,7 @@ def plan_channels(
         scope: `"layer"` ranks the channels of each layer, `"global"` those of all layers together.
         ratios: Layer -> the fraction to remove there, in [0, 1), instead of `ratio`; only with
             `scope="layer"`. Given alone, other layers keep everything.
-        skip: Names or patterns (`"block_1_*"`) of layers that keep all of their channels.
+        skip: Names or wildcards (`"block_1_*"`) of layers that keep all of their channels.
         views: Batch normalizations that select for themselves among the channels of a stream that others read
             too, as in PreResNet and DenseNet; only `"gamma"` scores their channels.
         round_to: Round the channels that a layer keeps up to a multiple of this.

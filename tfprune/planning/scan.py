@@ -154,7 +154,7 @@ def sensitivity(
         ratios: Fractions of a layer's channels to remove, each in (0, 1). At least one channel stays.
         criterion: As for `plan_channels`, like `aggregate`, `data`, `loss` and `seed`.
         aggregate: How the scores of coupled channels become one.
-        skip: Names or patterns of layers to leave out.
+        skip: Names or wildcards of layers to leave out.
         data: For criteria that look at data.
         loss: For `"taylor"`.
         seed: For `criterion="random"`.

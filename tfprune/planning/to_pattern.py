@@ -37,8 +37,8 @@ def pattern_of(
 
     Args:
         model: The network that the plan is for.
-        plan: Of channels: what it keeps of the convolutions of each stage, all their channels together, those that no
-            plan could remove aside. Of weights: what it keeps of each position of all their kernels.
+        plan: Of channels: what it keeps of the convolutions of each network stage, all their channels together, but
+            for those that no plan could remove. Of weights: what it keeps of each position of all their kernels.
         name: What the pattern is called.
         origin: Where it comes from; unless given, that of the plan.
 
@@ -61,7 +61,7 @@ def plan_guided(model: keras.Model, pattern: Pattern, seed: int = 0) -> ChannelP
     """Plans the network that has a pattern.
 
     Args:
-        model: The network; it needs as many stages as the pattern has.
+        model: The network; it needs as many network stages as the pattern has.
         pattern: Of channels: a layer of n channels in a stage with the fraction f keeps floor(n * f), at least one.
             Of weights: each weight stays with the probability of its position, drawn; kernels of a size that the stage
             of the pattern does not have take the mean over the stage's.

@@ -17,7 +17,7 @@ def unknown_name(kind: str, name: Any, valid: tuple[str, ...]) -> UsageError:
 
 
 class Registry:
-    """Maps names to `"module:attribute"` targets, imported only when they are asked for.
+    """Maps names to `"module:attribute"` targets, imported only when they are asked for, or to the things themselves.
 
     The names are known without importing anything, so a command line can check a flag before it pays
     for importing TensorFlow.
@@ -28,13 +28,25 @@ class Registry:
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._targets: dict[str, str] = {}
+        self._targets: dict[str, Any] = {}
 
-    def add(self, name: str, target: str) -> None:
-        """Registers `target` ("package.module:attribute") under `name`; a name is given once."""
+    def add(self, name: str, target: Any) -> None:
+        """Registers something under a name, which is given once.
+
+        Args:
+            name: What users type.
+            target: "package.module:attribute", imported when it is asked for; or the thing itself.
+
+        Raises:
+            ValueError: If the name is taken.
+        """
         if name in self._targets:
             raise ValueError(f"The {self.kind} {name!r} is registered twice: {self._targets[name]} and {target}.")
         self._targets[name] = target
+
+    def remove(self, name: str) -> None:
+        """Takes a name out again."""
+        del self._targets[self.check(name)]
 
     def names(self) -> tuple[str, ...]:
         """All names, in the order of their registration."""
@@ -47,6 +59,9 @@ class Registry:
         return name
 
     def get(self, name: str) -> Any:
-        """Imports and returns what `name` stands for."""
-        module, attribute = self._targets[self.check(name)].split(":")
+        """Returns what `name` stands for; imports it first if need be."""
+        target = self._targets[self.check(name)]
+        if not isinstance(target, str):
+            return target
+        module, attribute = target.split(":")
         return getattr(importlib.import_module(module), attribute)

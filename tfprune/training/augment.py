@@ -74,7 +74,7 @@ def random_resized_crop_and_flip(images: tf.Tensor, draws: tf.Tensor) -> tf.Tens
     top, left, high, wide = tf.unstack(boxes, axis=1)
     right = left + wide - 1
     flip = draws[:, -1] < 0.5
-    # A box whose left is to the right of its right is read mirrored.
+    # TensorFlow mirrors a box whose left edge is given as the right one.
     corners = [top, tf.where(flip, right, left), top + high - 1, tf.where(flip, left, right)]
     scale = [max(height - 1, 1), max(width - 1, 1)] * 2
     return tf.image.crop_and_resize(

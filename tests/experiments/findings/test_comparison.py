@@ -11,7 +11,7 @@ from tfprune import paper
 from tfprune.errors import UsageError
 from tfprune.experiments.findings.comparison import Footnotes, format_cell, nearest, table_beside_ours
 from tfprune.experiments.setup.flags import define_flags
-from tfprune.experiments.setup.settings import settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
 
 EPOCHS = {"unpruned": 160, "pruned": 0, "finetune": 40, "scratch_e": 160, "scratch_b": 243}
 ACCURACY = {"unpruned": 0.9363, "pruned": 0.31, "finetune": 0.93, "scratch_e": 0.935, "scratch_b": 0.94}
@@ -279,7 +279,7 @@ def test_the_commands_for_what_is_not_run_would_reproduce_the_cells(table):
         assert settings.width == 1
         assert len(settings.seeds) == cells[-1].n
         if settings.method == "network_slimming":
-            assert settings.gamma_l1 == recipe.gamma_l1
+            assert settings.options["gamma_l1"] == recipe.gamma_l1
         lengths = (None, settings.finetune_epochs)
         run = ("unpruned", *settings.regimes)
         reached |= {c for c in cells if c.regime in run and (c.regime != "finetune" or c.epochs in lengths)}

@@ -15,7 +15,7 @@ from keras import layers
 from tests.commands import refused
 from tfprune.errors import UsageError
 from tfprune.experiments.setup.flags import define_flags
-from tfprune.experiments.setup.settings import settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.training.regimes import REGIMES
 
 
@@ -50,7 +50,7 @@ def test_no_flag_at_all_is_the_quickstart(tmp_path, monkeypatch):
 def test_other_data_sets_have_the_papers_recipe(dataset):
     settings = parse(f"--dataset={dataset}")
     assert (settings.epochs, settings.width, settings.batch_size, settings.finetune_epochs) == (160, 1.0, 64, 40)
-    assert (settings.learning_rate, settings.weight_decay, settings.gamma_l1) == (0.1, 1e-4, 1e-4)
+    assert (settings.learning_rate, settings.weight_decay, settings.options["gamma_l1"]) == (0.1, 1e-4, 1e-4)
     assert settings.model == "vgg16"
 
 
@@ -58,8 +58,8 @@ def test_imagenet_has_the_papers_recipe():
     settings = parse("--dataset=imagenet", "--model=ResNet50")
     assert (settings.epochs, settings.finetune_epochs, settings.batch_size) == (90, 20, 256)
     assert (settings.learning_rate, settings.drops, settings.weight_decay) == (0.1, "imagenet", 1e-4)
-    assert (settings.budget_cap, settings.gamma_l1, settings.image_size) == (2.0, 1e-4, 224)
-    assert parse("--dataset=imagenet", "--model=imagenet_vgg11_bn").gamma_l1 == pytest.approx(1e-5)
+    assert (settings.budget_cap, settings.options["gamma_l1"], settings.image_size) == (2.0, 1e-4, 224)
+    assert parse("--dataset=imagenet", "--model=imagenet_vgg11_bn").options["gamma_l1"] == pytest.approx(1e-5)
     for model in ("VGG16", "imagenet_vgg16"):  # without batch normalization
         assert parse("--dataset=imagenet", f"--model={model}").learning_rate == pytest.approx(0.01)
     assert parse("--dataset=imagenet", "--model=VGG16", "--learning_rate=.1").learning_rate == 0.1
@@ -97,19 +97,19 @@ def test_some_methods_have_a_recipe_of_their_own(dataset, method, expected):
     settings = parse(*argv)
     fields = ("epochs", "batch_size", "learning_rate", "drops", "weight_decay", "nesterov")
     assert tuple(getattr(settings, field) for field in fields) == expected
-    assert settings.gamma_l1 == 0
+    assert "gamma_l1" not in settings.options
     assert not parse(*argv, "--nonesterov").nesterov
 
 
 def test_settings_of_methods_with_flags_of_their_own_have_names():
     assert parse("--method=soft_filter", "--pretrained", "--ratio=.3").name == "pretrained ratio=0.3"
     blocks = ["--method=sparse_structure_selection", "--model=resnet56"]
-    assert (parse(*blocks).name, parse(*blocks).gate_l1, parse(*blocks).ratio) == ("gate_l1=0.1", 0.1, None)
-    assert parse(*blocks, "--dataset=cifar10").gate_l1 == 0.01
+    assert (parse(*blocks).name, parse(*blocks).options["gate_l1"], parse(*blocks).ratio) == ("gate_l1=0.1", 0.1, None)
+    assert parse(*blocks, "--dataset=cifar10").options["gate_l1"] == 0.01
     assert parse(*blocks, "--ratio=.3").name == "ratio=0.3"
     neurons, groups = ([*blocks, f"--gates={gates}"] for gates in ("neurons", "groups"))
-    assert (parse(*neurons).name, parse(*neurons).gate_l1) == ("gates=neurons gate_l1=0.005", 0.005)
-    assert (parse(*groups).name, parse(*groups).gate_l1) == ("gates=groups gate_l1=0.005", 0.005)
+    assert (parse(*neurons).name, parse(*neurons).options["gate_l1"]) == ("gates=neurons gate_l1=0.005", 0.005)
+    assert (parse(*groups).name, parse(*groups).options["gate_l1"]) == ("gates=groups gate_l1=0.005", 0.005)
     assert parse(*groups, "--gate_l1=.3", "--ratio=.3").name == "gates=groups ratio=0.3"
     shape = parse("--method=sparse_structure_selection", "--model=imagenet_resnet50", "--variant=ResNet-26")
     assert (shape.name, shape.ratios, len(shape.bypass)) == ("ResNet-26", {}, 8)
@@ -132,9 +132,9 @@ def test_settings_of_methods_with_flags_of_their_own_have_names():
 )
 def test_some_networks_have_a_penalty_or_a_learning_rate_of_their_own(dataset, model, gamma_l1, learning_rate):
     settings = parse(f"--dataset={dataset}", f"--model={model}")
-    assert (settings.gamma_l1, settings.learning_rate) == (gamma_l1, learning_rate)
+    assert (settings.options["gamma_l1"], settings.learning_rate) == (gamma_l1, learning_rate)
     settings = parse(f"--dataset={dataset}", f"--model={model}", "--gamma_l1=.5", "--learning_rate=.25")
-    assert (settings.gamma_l1, settings.learning_rate) == (0.5, 0.25)
+    assert (settings.options["gamma_l1"], settings.learning_rate) == (0.5, 0.25)
 
 
 def test_all_regimes_of_a_design_are_those_of_new_weights():
@@ -541,7 +541,10 @@ def test_every_combination_of_lists_is_a_setting(tmp_path):
         for ratio in (0.3, 0.5)
     }
     # What belongs to one of the methods is for that one alone.
-    assert {(one.method, one.gamma_l1) for one in found} == {("l1_norm", 0.0), ("network_slimming", 0.002)}
+    assert {(one.method, *one.options.items()) for one in found} == {
+        ("l1_norm",),
+        ("network_slimming", ("gamma_l1", 0.002)),
+    }
     assert {one.name for one in found} == {"ratio=0.3", "ratio=0.5"}
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tfprune.errors import UsageError
 from tfprune.experiments.run import main
 from tfprune.experiments.setup.flags import define_flags
-from tfprune.experiments.setup.settings import settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.experiments.setup.shards import take_shard
 
 

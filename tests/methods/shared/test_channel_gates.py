@@ -202,9 +202,9 @@ def test_groups_have_a_gate_each_and_ordinary_convolutions_none():
     assert {layer: len(gates) for layer, gates in found.layers.items()} == {"bn_1b": 4, "bn_2b": 4}
     assert found.graph.grouped == ("conv_1b", "conv_2b")
     with pytest.raises(PlanError, match=r"'residual_cnn' has none.*imagenet_resnext50"):
-        METHOD.expected(residual_cnn(), MethodSettings(gates="groups"))
+        METHOD.expected(residual_cnn(), MethodSettings(options={"gates": "groups"}))
     with pytest.raises(PlanError, match=r"Unknown gates 'layers'\. Valid: 'blocks', 'neurons', 'groups'"):
-        METHOD.plan(residual_cnn(), MethodSettings(gates="layers"))
+        METHOD.plan(residual_cnn(), MethodSettings(options={"gates": "layers"}))
 
 
 # What goes, and that nothing is lost by it.
@@ -216,7 +216,7 @@ def folded(model, kind, close):
     `close(name, count)` gives the gates of a layer.
     """
     model = clone(model)
-    twin = clone(model, METHOD.edit(MethodSettings(gates=kind)))
+    twin = clone(model, METHOD.edit(MethodSettings(options={"gates": kind})))
     gates = {}
     for layer in twin.layers:
         if isinstance(layer, tuple(GATED.values())):
@@ -248,7 +248,7 @@ CASES = [(name, "neurons") for name in PLACES if PLACES[name][1]] + [("grouped",
 def test_what_closed_gates_are_of_is_removed_and_no_output_changes(name, kind):
     model, gates, inputs, before = folded(PLACES[name][0](), kind, some_closed(1))
     assert relative_error(before, predict(model, *inputs)) <= 1e-5
-    plan = METHOD.plan(model, MethodSettings(gates=kind, learned={"gates": gates}))
+    plan = METHOD.plan(model, MethodSettings(learned={"gates": gates}, options={"gates": kind}))
     small = prove(model, plan)
     assert relative_error(before, predict(small, *inputs)) <= 1e-5
     assert all(type(layer).__module__.startswith("keras.") for layer in small.layers)
@@ -261,7 +261,7 @@ def test_what_closed_gates_are_of_is_removed_and_no_output_changes(name, kind):
         channels = dict(model_widths(model))[layer]
         assert weight.shape[-1] == channels // len(values) * left
     # Without the gates the zero weights tell the same.
-    assert METHOD.plan(model, MethodSettings(gates=kind)).keep == plan.keep
+    assert METHOD.plan(model, MethodSettings(options={"gates": kind})).keep == plan.keep
 
 
 def model_widths(model):
@@ -273,7 +273,7 @@ def model_widths(model):
 def test_a_group_goes_with_all_that_enters_and_leaves_it():
     model = resnext()
     gates = {"bn_1b": [1.0, 0.0, 0.5, 0.0], "bn_2b": [2.0, 2.0, 2.0, 0.0]}
-    plan = METHOD.plan(model, MethodSettings(gates="groups", learned={"gates": gates}))
+    plan = METHOD.plan(model, MethodSettings(learned={"gates": gates}, options={"gates": "groups"}))
     kept = {layer: plan.keep[layer] for layer in ("conv_1a", "conv_1b", "conv_2a", "conv_2b")}
     assert kept == {
         "conv_1a": (0, 1, 4, 5), "conv_1b": (0, 1, 4, 5), "conv_2a": tuple(range(12)), "conv_2b": tuple(range(12)),
@@ -339,7 +339,7 @@ def test_a_layer_whose_gates_are_all_zero_keeps_one_and_the_plan_tells(make, kin
         return np.zeros(count) if name == layer else np.ones(count)
 
     model, gates, inputs, before = folded(make(), kind, close)
-    plan = METHOD.plan(model, MethodSettings(gates=kind, learned={"gates": gates}))
+    plan = METHOD.plan(model, MethodSettings(learned={"gates": gates}, options={"gates": kind}))
     count = len(gates[layer])
     (note,) = [note for note in plan.notes if "is kept" in note]
     assert note.endswith(f"all of its {count} gates are closed; one of its {kind} is kept")
@@ -352,7 +352,7 @@ def test_a_ratio_removes_the_smallest_gates_of_the_whole_network():
     generator = np.random.default_rng(0)
     gates = {name: generator.permutation(np.arange(1, n + 1) / n * top).tolist() for name, n, top in
              (("bn_a", 6, 3.0), ("bn_b", 10, 1.0), ("fc", 8, 2.0))}  # fmt: skip
-    settings = MethodSettings(gates="neurons", ratio=0.5, learned={"gates": gates})
+    settings = MethodSettings(ratio=0.5, learned={"gates": gates}, options={"gates": "neurons"})
     plan = METHOD.plan(model, settings)
     smallest = sorted((value, layer, i) for layer, values in gates.items() for i, value in enumerate(values))[:12]
     for layer, made in (("bn_a", "conv_a"), ("bn_b", "conv_b"), ("fc", "fc")):
@@ -364,24 +364,24 @@ def test_a_ratio_removes_the_smallest_gates_of_the_whole_network():
 def test_open_gates_are_told_and_so_is_what_has_none():
     gates = {"bn_branch_a": [0.5, 0.25, 0.5, 0.5, 0.5, 0.5]}
     with pytest.raises(PlanError, match=r"No gate of the 6 neurons of 'residual_cnn' is zero.* 0\.25, of bn_branch_a"):
-        METHOD.plan(residual_cnn(), MethodSettings(gates="neurons", learned={"gates": gates}))
+        METHOD.plan(residual_cnn(), MethodSettings(learned={"gates": gates}, options={"gates": "neurons"}))
     gates["bn_branch_a"][2] = 0.0
-    plan = METHOD.plan(residual_cnn(), MethodSettings(gates="neurons", learned={"gates": gates}))
+    plan = METHOD.plan(residual_cnn(), MethodSettings(learned={"gates": gates}, options={"gates": "neurons"}))
     assert plan.keep["branch_a"] == (0, 1, 3, 4, 5)
     assert any(note.startswith("no gates on stem, branch_b: ") for note in plan.notes)
     assert "1 of 6 gates on neurons are closed" in plan.notes
 
 
 def test_what_is_known_before_the_training():
-    plan, known = METHOD.expected(plain_cnn(), MethodSettings(gates="neurons"))
+    plan, known = METHOD.expected(plain_cnn(), MethodSettings(options={"gates": "neurons"}))
     assert not known
     assert plan.sizes() == {"conv_a": (6, 3), "conv_b": (10, 5), "fc": (8, 4)}
-    plan, known = METHOD.expected(resnext(), MethodSettings(gates="groups", ratio=0.25))
+    plan, known = METHOD.expected(resnext(), MethodSettings(ratio=0.25, options={"gates": "groups"}))
     assert not known
     assert {plan.sizes()[layer] for layer in ("conv_1b", "conv_2b")} == {(8, 6), (16, 12)}
-    keys = {METHOD.sparse_key(MethodSettings(gates=kind)) for kind in ("blocks", "neurons", "groups")}
+    keys = {METHOD.sparse_key(MethodSettings(options={"gates": kind})) for kind in ("blocks", "neurons", "groups")}
     assert len(keys) == 3
-    assert METHOD.sparse_key(MethodSettings(gate_l1=0.1)) == "L1 on gates 0.1"  # of stages that are there
+    assert METHOD.sparse_key(MethodSettings(options={"gate_l1": 0.1})) == "L1 on gates 0.1"  # of stages that are there
 
 
 # On trained networks.
@@ -397,7 +397,7 @@ NETWORKS = {
 def trained(request):
     """Settings with the gates of a training that closed some, the network with folded weights, its accuracy, data."""
     data, (make, gate_l1) = load("fashion_mini", train_examples=3000), NETWORKS[request.param]
-    settings = MethodSettings(gate_l1=gate_l1, gates=request.param)
+    settings = MethodSettings(options={"gate_l1": gate_l1, "gates": request.param})
     model = clone(make(data.input_shape), weights="fresh", seed=0)
     trainer = Trainer(model, data, TrainingConfig(), STRATEGY, METHOD.edit(settings))
     callbacks = METHOD.callbacks(settings)
@@ -483,7 +483,7 @@ def test_in_any_graph_closed_gates_are_removed_at_no_loss(kind, recipe):
             return
         event("gates")
         model, gates, inputs, outputs = folded(model, kind, some_closed(recipe["seed"]))
-        plan = METHOD.plan(model, MethodSettings(gates=kind, learned={"gates": gates}))
+        plan = METHOD.plan(model, MethodSettings(learned={"gates": gates}, options={"gates": kind}))
         received = predict(plan.apply(model), *inputs)
         for one, other in zip(outputs, received, strict=True):
             assert np.allclose(one, other, rtol=1e-9, atol=1e-9 * np.abs(one).max(initial=0))

@@ -58,7 +58,7 @@ def measure(quick: bool, workdir: Path) -> Iterator[Row]:
 
 
 def _gates(kind: str) -> _Addition:
-    selection, settings = METHODS.get("sparse_structure_selection"), MethodSettings(gates=kind)
+    selection, settings = METHODS.get("sparse_structure_selection"), MethodSettings(options={"gates": kind})
     return _Addition(f"gates on {kind}", selection.edit(settings), lambda: selection.callbacks(settings))
 
 

@@ -31,13 +31,13 @@ FIGURE = Path("figures") / "speedup.png"
 _BATCHES = (1, 32)
 _RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _HALF = 0.5
-# Channels in multiples of these; in multiples of 16, no half of ResNet-56 can go, whose first stage has 16.
+# Channels in multiples of these; in multiples of 16, ResNet-56 cannot be halved: its first network stage has 16.
 _ROUNDINGS = {"vgg16": (1, 8, 16), "resnet56": (1, 8)}
 # Of VGG-16 at half of the MACs and batch 1.
 _LEAST = {"half of the MACs": 1.6, "half of the MACs, multiples of 8": 1.8}
 _COLOURS = {"compiled function": "#0072b2", "SavedModel": "#d55e00", "LiteRT": "#009e73"}
 _STYLES = {1: "-", 32: "--"}  # by batch size
-_SECONDS = 0.2  # of passes of the unpruned network that make one time; of the others as many
+_SECONDS = 0.2  # one time is that of as many passes as the unpruned network makes in this
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def in_turns(
         baselines: Names of those that others are compared with.
         rounds: How often each is timed.
         warm_up: Whether each is run once before that.
-        attempts: At times in which no baseline drifts.
+        attempts: How often all is timed at most, until no baseline drifts.
         clock: Gives seconds.
     """
 

@@ -24,14 +24,16 @@ from tfprune.experiments.findings.statistics import Difference, paired_differenc
 from tfprune.experiments.findings.summary import Summary
 from tfprune.experiments.store.rows import Results, Row, without_amount
 from tfprune.methods import METHODS
+from tfprune.methods.catalog import CHANNELS, GUIDED, WEIGHTS
+from tfprune.plans.channels import ChannelPlan
 from tfprune.plans.loading import Plan
 from tfprune.plans.patterns import Pattern, mean_pattern
 from tfprune.plans.weights import WeightPlan
 from tfprune.support.files import file_name, replacing
 
 REGIME = "scratch_e"  # equal epochs for all
-GUIDED = ("guided", "transferred", "edited")  # lines of networks that are made to patterns
-CONTROLS = {"channels": "uniform", "kernel weights": "uniform_sparsification"}  # by the unit of plans
+TO_PATTERNS = ("guided", "transferred", "edited")  # lines of networks that are made to patterns
+_UNITS = {CHANNELS: ChannelPlan.unit, WEIGHTS: WeightPlan.unit}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Point:
     """One setting of a network: what pruning has found, a control, a guided network, or the large network itself.
 
     Attributes:
-        unit: What its plan removes, one of the keys of `CONTROLS`; empty for the large network.
+        unit: What its plan removes, as plans call it; empty for the large network.
         line: What is alike in the settings of one line of a figure.
         label: For people.
         source: The setting; of a guided network the one that its pattern comes from.
@@ -125,12 +127,12 @@ def _point(summary: Summary, results: Results) -> Point:
     plans = {row.seed: results.plans[row.study, row.seed] for row in summary.rows}
     line, source = f"{first.method} {without_amount(first.setting)}".rstrip(), first.setting
     label = f"{first.method}, {source}"
-    if first.method == "guided":
+    if first.method == GUIDED:
         line, label, source = _guide(first, plans[first.seed].origin)
     params = {seed: _left(plan) for seed, plan in plans.items()}
     return Point(
         plans[first.seed].unit, line, label, source, first.study, params, summary.mean_and_std("flops")[0],
-        summary.accuracies, METHODS.get(first.method).automatic,
+        summary.accuracies, _finds(first.method),
     )  # fmt: skip
 
 
@@ -147,18 +149,29 @@ def _guide(row: Row, origin: Mapping[str, Any]) -> tuple[str, str, str]:
     return "transferred", f"transferred from {origin['dataset']}, {origin['network']}: {how}", source
 
 
+def _finds(method: str) -> bool:
+    """Whether the architecture follows from trained weights; of a method that is not registered here nobody knows."""
+    return method in METHODS.names() and METHODS.get(method).automatic
+
+
 def _left(plan: Plan) -> int:
     return plan.nonzero[1] if isinstance(plan, WeightPlan) else plan.params[1]
 
 
 def is_search(points: Sequence[Point]) -> bool:
     """Whether the points tell anything: what was found has its control, or a pattern was followed."""
-    return any(point.line in GUIDED or (point.found and controls(point, points)) for point in points)
+    return any(point.line in TO_PATTERNS or (point.found and controls(point, points)) for point in points)
+
+
+def control_of(unit: str) -> str | None:
+    """The method that makes the uniform networks to lay beside plans of a unit; None if there is none."""
+    names = [entry.name for entry in METHODS.entries() if entry.control and _UNITS.get(entry.counts) == unit]
+    return names[0] if names else None
 
 
 def controls(point: Point, points: Sequence[Point]) -> list[Point]:
     """The uniform networks to lay beside a point; none for the large network and for them."""
-    line = CONTROLS.get(point.unit)
+    line = control_of(point.unit)
     return [] if point.line == line else [own for own in points if own.line == line and own.unit == point.unit]
 
 
@@ -248,7 +261,7 @@ def mean_of_seeds(patterns: Mapping[int, Pattern]) -> Pattern:
 
 def found_patterns(results: Results) -> list[Found]:
     """The patterns of every setting whose architecture follows from trained weights; warns of those without a mean."""
-    rows = {row.study: row for row in results.rows if METHODS.get(row.method).automatic}
+    rows = {row.study: row for row in results.rows if _finds(row.method)}
     by_study: dict[str, dict[int, Pattern]] = defaultdict(dict)
     for (study, seed), pattern in sorted(results.patterns.items()):
         if study in rows:

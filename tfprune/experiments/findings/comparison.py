@@ -13,7 +13,8 @@ from tfprune import paper
 from tfprune.errors import UsageError
 from tfprune.experiments.findings.statistics import mean_and_std
 from tfprune.experiments.setup.flags import define_flags
-from tfprune.experiments.setup.settings import Settings, settings_from_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
+from tfprune.experiments.setup.settings import Settings
 from tfprune.experiments.store.keys import TrainingKey
 from tfprune.paper.variants import is_design
 from tfprune.training.regimes import ALL
@@ -313,11 +314,10 @@ def arguments_for(line: tuple, finetune_epochs: int | None, cells: Sequence[pape
         arguments.append(f"--seeds={runs}")
     settings = parsed(arguments)
     recipe = {**dataclasses.asdict(paper.recipe(name)), "finetune_epochs": finetune_epochs}
-    fields = ["epochs", "finetune_epochs", "batch_size", "learning_rate", "weight_decay", "budget_cap"]
-    if method == "network_slimming":
-        fields.append("gamma_l1")
-    for field in fields:
-        if recipe[field] not in (None, getattr(settings, field)):
+    fields = ("epochs", "finetune_epochs", "batch_size", "learning_rate", "weight_decay", "budget_cap")
+    ours = {**{field: getattr(settings, field) for field in fields}, **settings.options}
+    for field, value in ours.items():
+        if recipe.get(field) not in (None, value):
             arguments.append(f"--{field}={recipe[field]:g}")
     return arguments
 

@@ -1,4 +1,4 @@
-"""What networks cost: the computation of their training, theirs and what it took before, and measured latency."""
+"""What trainings cost in FLOPs: each by itself, and with the trainings that had to come before it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 def training_flops(results: Results) -> dict[Row, tuple[float, float | None]]:
     """The FLOPs of every row's own training, and with all trainings that it cannot do without.
 
-    A backward pass counts as two forward passes, so an epoch is 3 x FLOPs x images. What a regime cannot do without:
-    the trainings that led to the pruned network, wherever it inherits weights or is told by them which weights to
-    rewind; and for new weights, if its architecture is only known from these trainings. What is not known, because the
-    plan does not tell or a training is not there any more, is None.
+    A backward pass counts as two forward passes, so an epoch is 3 x FLOPs x images. A regime that inherits weights, or
+    rewinds those that the trained ones tell, cannot do without the trainings that led to the pruned network. A regime
+    with new weights cannot do without them if only they tell the architecture. What is not known, because the plan does
+    not tell or a training is not there any more, is None.
     """
     large = {(row.study, row.seed): row.flops for row in results.rows if row.regime == "unpruned"}
     own, of_stage = {}, {}
     for row in results.rows:
-        # What precedes the cut, of methods that train sparse, trains the whole network.
+        # A method that trains sparse does so before the cut, with the whole network.
         flops = large[row.study, row.seed] if row.regime == "pruned" else row.flops
         own[row] = 3.0 * flops * row.train_examples * row.epochs
         if row in results.trained:

@@ -32,8 +32,8 @@ class Latency:
     Attributes:
         median: Seconds.
         iqr: Distance of the quartiles, seconds.
-        passes: That were timed, of all seeds.
-        ratio: How many times the latency of the large network, measured in turn.
+        passes: Number of passes that were timed, over all seeds.
+        ratio: This latency over that of the large network, which was measured in turn with it.
         where: Batch size and device.
     """
 
@@ -49,8 +49,9 @@ class Summary:
     """One regime of one setting, over its seeds.
 
     Attributes:
-        rows: One a seed.
-        judged: Whether it is the one of several budgets that is judged and drawn: with most seeds, then the longest.
+        rows: One for each seed.
+        judged: Whether it is judged and drawn. Of several budgets it is the one with most seeds, and of those the
+            longest.
         baseline: The regime that it is compared with; empty for none.
         comparison: With the baseline, paired by seed; None for none.
         training_flops: Of its own training, mean over seeds.

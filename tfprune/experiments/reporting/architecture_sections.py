@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from tfprune.experiments.findings.architectures import (
-    CONTROLS,
     Efficiency,
     Found,
     Point,
+    control_of,
     efficiency,
     is_search,
     same_ratio,
@@ -24,16 +24,18 @@ from tfprune.experiments.findings.summary import Summary, by_network
 from tfprune.experiments.reporting import architecture_figures as search_figures
 from tfprune.experiments.reporting.document import Picture, Section, Table
 from tfprune.experiments.store.rows import Results
+from tfprune.methods import METHODS
 from tfprune.plans.channels import ChannelPlan
 from tfprune.support.files import file_name
 
 _FOLDER = "figures"
 _MOST_LAYERS = 40  # of a table; of deeper networks there is the figure of channels per layer
+_CONTROLS = " and ".join(f"`{name}`" for name in METHODS.having("control"))
 LEGEND = {
     "guided, transferred, edited": "Networks made to the mean pattern of the seeds of a setting: *guided* of this "
-    "network and data set, *transferred* of another one, *edited* by hand since. `uniform` and "
-    "`uniform_sparsification` remove the same fraction everywhere. All are trained from scratch for the epochs of the "
-    "large network.",
+    "network and data set, *transferred* of another one, *edited* by hand since. "
+    f"{_CONTROLS} remove the same fraction everywhere. All are trained from scratch for the epochs of the large "
+    "network.",
     "times fewer parameters": "How many times the parameters of a network its control needs for the same accuracy. For "
     "each seed the control's accuracies, and that of the large network as its largest, are made a curve that never "
     "falls with the number of parameters (isotonic regression); between two networks accuracy is linear in the "
@@ -94,7 +96,7 @@ def _efficiencies(points: Sequence[Point]) -> Iterator[Table]:
     lines = []
     for point in points:
         if point.unit and (found := efficiency(point, points)):
-            lines.append((point.label, CONTROLS[point.unit], _times(found), str(found.n)))
+            lines.append((point.label, control_of(point.unit), _times(found), str(found.n)))
     if lines:
         yield Table(("network", "control", "times fewer parameters at its accuracy (95 % CI)", "seeds"), lines)
 
@@ -116,16 +118,17 @@ def _words(points: Sequence[Point], found: Sequence[Found]) -> Iterator[str]:
         found_of = [one for point in own if (one := efficiency(point, points))]
         if not found_of:
             continue
+        control = control_of(line[0])
         fewer, more = (sum(one.sign == sign for one in found_of) for sign in (1, -1))
         if all(one.n == 1 for one in found_of):
-            yield f"{line[1]}: one seed, so whether it needs fewer parameters than {CONTROLS[line[0]]} is not shown."
+            yield f"{line[1]}: one seed, so whether it needs fewer parameters than {control} is not shown."
         elif fewer or more:
             yield (
-                f"{line[1]}: fewer parameters than {CONTROLS[line[0]]} at equal accuracy are shown for {fewer} of "
+                f"{line[1]}: fewer parameters than {control} at equal accuracy are shown for {fewer} of "
                 f"{len(found_of)} settings, more for {more}."
             )
         else:
-            yield f"{line[1]}: no difference in parameters from {CONTROLS[line[0]]} at equal accuracy is shown."
+            yield f"{line[1]}: no difference in parameters from {control} at equal accuracy is shown."
     if found:
         files = ", ".join(f"`{one.file}`" for one in found)
         yield f"The mean patterns, to be followed with `--method=guided --guide=FILE`: {files}."

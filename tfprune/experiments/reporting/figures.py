@@ -41,7 +41,7 @@ def accuracy_by_regime(path: Path, title: str, accuracies: Mapping[str, Sequence
     for position, (regime, values) in enumerate(accuracies.items()):
         percent = 100 * np.asarray(values)
         colour, mean = _REGIME_COLOURS[regime], percent.mean()
-        if mean < floor:  # told, not drawn: it would squeeze all the others together
+        if mean < floor:  # written, not drawn: it would squeeze all the others together
             axes.annotate(f"{mean:.1f}", (position, floor), (position, floor + 1.5), ha="center", fontsize=9,
                           arrowprops={"arrowstyle": "->", "color": colour})  # fmt: skip
             continue

@@ -68,7 +68,8 @@ class StudyStages:
         content: str = "",
     ):
         self._settings, self._replicas, self._content = settings, replicas, content
-        self._own_training = {"gamma_l1": settings.gamma_l1, "sparse": sparse_key} if trains_sparse else {}
+        penalty = settings.options.get("gamma_l1", 0.0)
+        self._own_training = {"gamma_l1": penalty, "sparse": sparse_key} if trains_sparse else {}
         self._store = Store(workdir)
         self._model = _model_identity(settings.model)
 
@@ -84,8 +85,8 @@ class StudyStages:
     def regime(self, seed: int, regime: Regime, epochs: int) -> Stage:
         """Training the pruned architecture in a regime for so many epochs."""
         config = {**self._plan_config(seed), "regime_epochs": epochs}
-        if regime.weights == "fresh" and self._settings.scratch_rescale:
-            config["scratch_rescale"] = True
+        if regime.weights == "fresh":
+            config |= self._settings.fresh_options
         if regime.budget == "flops" and self._settings.budget != "flops":
             config["budget"] = self._settings.budget
         return self._store.stage(regime.name, self._slug(self._settings.method, seed), config)
@@ -119,7 +120,7 @@ class StudyStages:
 
     def _key(self, seed: int, own: dict[str, Any]) -> TrainingKey:
         """The key of a training; `own` is what the method has of its own."""
-        shared = {field.name for field in dataclasses.fields(TrainingKey)} & set(vars(self._settings)) - {"gamma_l1"}
+        shared = {field.name for field in dataclasses.fields(TrainingKey)} & set(vars(self._settings))
         same = {name: getattr(self._settings, name) for name in shared}
         given = {"model": self._model, "seed": seed, "replicas": self._replicas, "content": self._content}
         return TrainingKey(**{**same, **given, **own})

@@ -33,7 +33,7 @@ def in_words(settings: Settings, regime: str, plan: Plan) -> str:
     if regime == "finetune":
         return in_epochs(settings.finetune_epochs)
     parts, cap = [], settings.budget_cap
-    if regime == "random_ticket" and settings.method == "magnitude":
+    if regime == "random_ticket" and settings.entry.rescales:
         parts.append("rescaled initial weights")
     if regime == "winning_ticket" and settings.rewind_epoch:
         parts.append(f"rewound to epoch {settings.rewind_epoch}")
@@ -43,8 +43,8 @@ def in_words(settings: Settings, regime: str, plan: Plan) -> str:
         parts.append(f"at most {cap:g} x the epochs")
     if regime == "scratch_b" and settings.budget == "flops_plus_finetune":
         parts.append(f"plus {in_epochs(settings.finetune_epochs)} of fine-tuning")
-    if regime in ("scratch_e", "scratch_b") and settings.scratch_rescale:
-        parts.append("rescaled initial weights")
+    if regime in ("scratch_e", "scratch_b"):
+        parts += [option.words for option in settings.entry.changed(settings.options, "fresh")]
     return ", ".join(parts)
 
 

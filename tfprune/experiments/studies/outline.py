@@ -24,7 +24,7 @@ def describe(study: Study) -> str:
     scale = "" if s.width == 1 else f" x {s.width:g}"
     replicas = study.strategy.num_replicas_in_sync
     device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    own = study.method.in_words(study.method_settings(0))
+    own = study.method.training_in_words(study.method_settings(0))
     about = "" if known else "about "
     guess = "" if known else " (a guess: the real ones follow from the training)"
     kind = "pruned" if plan.inherits else "design"

@@ -200,7 +200,7 @@ class SeedRun:
         # From the large network's seed every kernel that keeps its shape would get the large network's first weights.
         asked = dataclasses.replace(study.method_settings(self._seed), seed=mixed_seed(self._seed, 1))
         if regime.weights == "scaled":
-            asked = dataclasses.replace(asked, scratch_rescale=True)
+            asked = dataclasses.replace(asked, rescale=True)
         return study.method.fresh(plan, network.architecture, asked).get_weights()
 
     def _export(self, step: Export) -> None:

@@ -1,0 +1,372 @@
+"""The catalogue of pruning methods: what a command line knows of each before it pays for TensorFlow.
+
+A method is one file and one entry here. From outside it is one call, made before a command parses its flags:
+
+    import sys
+
+    from tfprune.experiments import run
+    from tfprune.methods import METHODS, Option
+
+    METHODS.add("mine", "my_package.mine:METHOD", [Option("strength", "Of mine. Default: 1.", default=1.0)])
+    sys.exit(run.main(sys.argv[1:]))
+
+Flags, help, errors, settings, search and budgets read the entry; what a method does is `tfprune.methods.base.Method`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from tfprune.errors import UsageError
+from tfprune.support.registry import Registry, unknown_name
+
+CHANNELS, WEIGHTS = "channels", "weights"  # what most ratios count
+GUIDED = "guided"  # the method with which the search makes networks to the patterns that it has found
+GATES = ("blocks", "neurons", "groups")  # what sparse_structure_selection gates
+
+
+class Options(Mapping[str, Any]):
+    """The values of a method's own flags: a mapping that does not change, so that settings can be keys."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None):
+        self._values = dict(values or {})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return f"Options({self._values})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What the default of an option may depend on.
+
+    Attributes:
+        recipe: Name of the data set's recipe, as `tfprune.experiments.setup.recipes` has it.
+        model: Name of the network.
+        options: The method's options that are declared before.
+    """
+
+    recipe: str
+    model: str
+    options: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A flag of one method's own.
+
+    Attributes:
+        name: Of the flag, without dashes; no other flag has it.
+        help: What --help says of it, its default included.
+        kind: float, int, str or bool.
+        default: The value where the flag is not given, and nothing is known of data set and network.
+        usual: Instead, the value where the flag is not given for a data set and network.
+        valid: The values of a string; none: every string.
+        least: The least value of a number; None: every number.
+        shown: How results with another value than the default are told apart. `flag`: the setting's name has
+            `name=value`, or `name` alone for a switch. `value`: it has the value alone. `training`: it has nothing,
+            because the key of the method's own training tells the value. `fresh`: it has nothing, because the option
+            concerns the new weights of scratch_e and scratch_b alone; their stages are told apart.
+        words: What the column `budget` of these two says, for an option that is shown as `fresh`.
+        excludes: Flags that do not go with another value than the default: `rounds`, `skip`, `variant`.
+        fixed: Values with which the ratio is known -> that ratio.
+        decides: For an option that decides how much goes where no ratio is given: how, in the words of --help. It then
+            stands in the setting's name in the place of the ratio.
+        smoke_least: What --smoke raises a value above 0 to, so that the few steps show something.
+    """
+
+    name: str
+    help: str
+    kind: type = float
+    default: Any = None
+    usual: Callable[[Case], Any] | None = None
+    valid: tuple[str, ...] = ()
+    least: float | None = None
+    shown: Literal["flag", "value", "training", "fresh"] = "flag"
+    words: str = ""
+    excludes: tuple[str, ...] = ()
+    fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    decides: str = ""
+    smoke_least: float | None = None
+
+    def check(self, value: Any) -> None:
+        """Raises a UsageError for a value that is not valid."""
+        if value is None:
+            return
+        if self.valid and value not in self.valid:
+            raise unknown_name(self.name, value, self.valid)
+        if self.least is not None and not self.least <= value < math.inf:
+            raise UsageError(f"--{self.name}={value} must be {self.least:g} or more.")
+
+    def text(self, value: Any) -> str:
+        """A value as `name=value`, or as its name for a switch that is on, or as the value alone."""
+        if self.shown == "value":
+            return str(value)
+        if value is True:
+            return self.name
+        return f"{self.name}={value:g}" if isinstance(value, float) else f"{self.name}={value}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What the catalogue says of a method.
+
+    Attributes:
+        name: Of the method, as --method takes it.
+        target: "module:attribute" of the `Method`, imported when it is needed; or the `Method` itself.
+        options: Its own flags. In this order they stand in the setting's name and get their defaults.
+        counts: What its ratio is a fraction of: `CHANNELS`, `WEIGHTS`, or other words that --help can use.
+        in_rounds: Whether it prunes a network again that it has pruned: --rounds.
+        takes_macs: Whether it can be asked for MACs: --macs.
+        skips: Whether it chooses the layers to prune itself, and so can leave some alone: --skip.
+        guided: Whether it makes a network to a pattern, --guide, and takes no ratio.
+        rescales: Whether it draws the new weights of random_ticket scaled to the weights that it leaves.
+        searched: Whether a search looks, unless told otherwise, at the architectures that it finds.
+        control: Whether it is the uniform network that a search lays beside what was found, and that counts the same.
+        recipes: Name of a recipe -> the fields in which this method's differs.
+        check: Raises a UsageError for options and a ratio (None without one) that do not go together.
+    """
+
+    name: str
+    target: Any
+    options: tuple[Option, ...] = ()
+    counts: str = CHANNELS
+    in_rounds: bool = False
+    takes_macs: bool = False
+    skips: bool = False
+    guided: bool = False
+    rescales: bool = False
+    searched: bool = False
+    control: bool = False
+    recipes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    check: Callable[[Mapping[str, Any], float | None], None] | None = None
+
+    @property
+    def decided_by(self) -> Option | None:
+        """The option that decides how much goes where no ratio is given; None if there has to be a ratio."""
+        return next((option for option in self.options if option.decides), None)
+
+    def changed(self, options: Mapping[str, Any], *shown: str) -> list[Option]:
+        """The options, shown in one of these ways, that have another value than the default."""
+        return [own for own in self.options if own.shown in shown and options[own.name] != own.default]
+
+    def excluding(self, options: Mapping[str, Any], flag: str) -> list[Option]:
+        """The options whose values do not go with a flag; by name."""
+        found = [own for own in self.options if flag in own.excludes and options[own.name] != own.default]
+        return sorted(found, key=lambda option: option.name)
+
+
+class Catalog(Registry):
+    """The methods by name, with what the catalogue says of each."""
+
+    def __init__(self) -> None:
+        super().__init__("method")
+        self._entries: dict[str, Entry] = {}
+
+    def add(self, name: str, target: Any, options: Sequence[Option] = (), **traits: Any) -> None:
+        """Registers a method.
+
+        Args:
+            name: As --method takes it.
+            target: "module:attribute" of the `tfprune.methods.base.Method`, which is imported when it is needed; or
+                the method itself.
+            options: The method's own flags.
+            traits: What else there is to say, by the names of the attributes of `Entry`.
+
+        Raises:
+            ValueError: If the name or a flag is taken.
+        """
+        entry = Entry(name, target, tuple(options), **traits)
+        for option in entry.options:
+            if owner := self.owner(option.name):
+                raise ValueError(f"The flag --{option.name} is registered twice: for {owner} and {name}.")
+        super().add(name, target)
+        self._entries[name] = entry
+
+    def remove(self, name: str) -> None:
+        """Takes a method out again."""
+        super().remove(name)
+        del self._entries[name]
+
+    def entry(self, name: str) -> Entry:
+        """What the catalogue says of a method; a UsageError that lists the valid names if there is none."""
+        return self._entries[self.check(name)]
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries, in the order of their registration."""
+        return tuple(self._entries.values())
+
+    def having(self, trait: str) -> tuple[str, ...]:
+        """The names of the methods of which an attribute of `Entry` is true."""
+        return tuple(entry.name for entry in self.entries() if getattr(entry, trait))
+
+    def options(self) -> dict[str, Option]:
+        """The flags of all methods by name, those of a method in alphabetical order."""
+        return {
+            option.name: option
+            for entry in self.entries()
+            for option in sorted(entry.options, key=lambda option: option.name)
+        }
+
+    def owner(self, flag: str) -> str | None:
+        """The method that a flag belongs to; None if it belongs to none."""
+        return next((own.name for own in self.entries() if flag in [option.name for option in own.options]), None)
+
+    def excluding(self, flag: str) -> list[str]:
+        """The flags of methods that do not go with a flag, with dashes."""
+        return [f"--{name}" for name, option in self.options().items() if flag in option.excludes]
+
+
+METHODS = Catalog()
+
+# Of networks other than VGG on CIFAR the paper takes a tenth of the penalty.
+_A_TENTH_OF_GAMMA_L1 = (
+    *("preresnet56", "preresnet110", "preresnet164", "densenet40", "densenet_bc100", "imagenet_vgg11_bn"),
+)
+# By what the penalty is divided for gates on neurons or groups, which get less gradient than those on blocks.
+_FINE_GATES = 20
+
+
+def _usual_gamma_l1(case: Case) -> float:
+    # In a study of minutes 560 steps are too few for the paper's penalty to move any gamma (the paper trains for
+    # 125,000), so the penalty is ten times as strong; so is that on gates, which closes some of them.
+    strength = 1e-3 if case.recipe == "minutes" else 1e-4
+    return strength / 10 if case.model in _A_TENTH_OF_GAMMA_L1 else strength
+
+
+def _usual_gate_l1(case: Case) -> float:
+    strength = 1e-1 if case.recipe == "minutes" else 1e-2  # its authors' for ResNet-50
+    return strength if case.options["gates"] == "blocks" else strength / _FINE_GATES
+
+
+def _check_magnitude(options: Mapping[str, Any], ratio: float | None) -> None:
+    if options["pattern"] != "2:4":
+        return
+    if ratio != 0.5:
+        raise UsageError(f"--pattern=2:4 removes half of the weights; received --ratio={ratio:g}. Leave it out.")
+    if options["schedule"]:
+        raise UsageError(f"--pattern=2:4 is made at once; it does not go with --schedule={options['schedule']}.")
+
+
+def _add(name: str, options: Sequence[Option] = (), **traits: Any) -> None:
+    METHODS.add(name, f"tfprune.methods.{name}:METHOD", options, **traits)
+
+
+_add("l1_norm", in_rounds=True, skips=True)
+_add("thinet")
+_add("regression")
+_add(
+    "network_slimming",
+    [
+        Option(
+            "gamma_l1",
+            "L1 penalty on gamma in network_slimming. Default: 1e-4, or 1e-3 on fashion_mini; a tenth of it for "
+            f"{', '.join(_A_TENTH_OF_GAMMA_L1)}.",
+            default=1e-4,
+            usual=_usual_gamma_l1,
+            least=0.0,
+            shown="training",
+        )
+    ],
+    takes_macs=True,
+    skips=True,
+    searched=True,
+)
+_add(
+    "sparse_structure_selection",
+    [
+        Option(
+            "gates",
+            "What sparse_structure_selection gates and removes: residual blocks, neurons (channels that no other layer "
+            "makes), or groups of grouped convolutions, as in imagenet_resnext50. One of "
+            f"{', '.join(GATES)}. Default: {GATES[0]}.",
+            kind=str,
+            default=GATES[0],
+            valid=GATES,
+            excludes=("variant",),
+        ),
+        Option(
+            "gate_l1",
+            "L1 on the gates in sparse_structure_selection. Default: 0.01; 0.1 on fashion_mini; a twentieth of it for "
+            "neurons and groups.",
+            default=1e-2,
+            usual=_usual_gate_l1,
+            least=0.0,
+            shown="training",
+            decides="of what is gated that whose gates are zero",
+            smoke_least=2.0,
+        ),
+    ],
+    counts="what --gates names",
+    # On ImageNet as its authors' code has it.
+    recipes={"imagenet": {"epochs": 100, "batch_size": 128, "drops": "sss", "nesterov": True}},
+)
+_add(
+    "soft_filter",
+    [
+        Option(
+            "pretrained",
+            "Start soft_filter from the trained network, at a tenth of the learning rate.",
+            kind=bool,
+            default=False,
+        )
+    ],
+    recipes={
+        "cifar": {"epochs": 200, "batch_size": 128, "drops": "soft_filter", "weight_decay": 5e-4, "nesterov": True}
+    },
+)
+_add(
+    "magnitude",
+    [
+        Option(
+            "schedule",
+            "How magnitude prunes while the network trains: polynomial. Default: at once, after the training.",
+            kind=str,
+            valid=("polynomial",),
+            shown="value",
+            excludes=("rounds", "skip"),
+        ),
+        Option(
+            "pattern",
+            "Weights that magnitude removes together: 2:4, block. Default: single ones.",
+            kind=str,
+            valid=("2:4", "block"),
+            shown="value",
+            excludes=("rounds",),
+            fixed={"2:4": 0.5},
+        ),
+        Option(
+            "scratch_rescale",
+            "Draw the new weights of scratch_e and scratch_b from N(0, sqrt(2 / n)), n the weights that magnitude "
+            "leaves.",
+            kind=bool,
+            default=False,
+            shown="fresh",
+            words="rescaled initial weights",
+        ),
+    ],
+    counts=WEIGHTS,
+    in_rounds=True,
+    skips=True,
+    rescales=True,
+    searched=True,
+    check=_check_magnitude,
+)
+_add("uniform", in_rounds=True, takes_macs=True, skips=True, control=True)
+_add("random", in_rounds=True, takes_macs=True, skips=True)
+_add("uniform_sparsification", counts=WEIGHTS, skips=True, control=True)
+_add(GUIDED, guided=True)
