@@ -50,11 +50,11 @@ def plan_weights(
         skip: Names or wildcards (`"block_1_*"`) of layers that keep all of their weights.
         dense: Prune dense layers too. The paper prunes convolutions only, all of them, and nothing else. Its
             FLOPs do not fall with the zeros of dense layers.
-        pattern: The mask pattern. None removes single weights. `"2:4"`: of every four neighbours among the inputs of an output (at one
-            position of the kernel) the two of least magnitude; of three left over one, of one or two none. `"block"`:
-            whole blocks of the kernel seen as a matrix (height * width * inputs, outputs), those of least mean
-            magnitude. Transposed and depthwise convolutions have no such matrix and keep everything, which the
-            plan tells.
+        pattern: The mask pattern. None removes single weights. `"2:4"`: of every four neighbours among the inputs of
+            an output (at one position of the kernel) the two of least magnitude; of three left over one, of one or two
+            none. `"block"`: whole blocks of the kernel seen as a matrix (height * width * inputs, outputs), those of
+            least mean magnitude. Transposed and depthwise convolutions have no such matrix and keep everything, which
+            the plan tells.
         block_size: (rows, columns) of the blocks of `"block"`.
         criterion: `"magnitude"`, or `"random"`, the control that every other should beat.
         seed: For `criterion="random"`.

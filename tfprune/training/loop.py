@@ -144,7 +144,7 @@ class Trainer:
 
         Args:
             weights: In the order of `model.get_weights()`.
-            epochs: Number of epochs to end with; examples that do not fill a batch sit out; in every epoch they are others.
+            epochs: Number of epochs to end with; examples that do not fill a batch sit out, other ones in every epoch.
             schedule: The learning rate of every epoch.
             seed: Of shuffling and augmentation.
             callbacks: Keras callbacks; they see `model` with its optimizer, and logs as those of `fit`. What they
