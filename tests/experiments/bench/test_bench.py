@@ -156,7 +156,8 @@ def test_surgery_is_beside_cloning_and_limits(monkeypatch, tmp_path):
     monkeypatch.setattr(
         surgery, "_SIZES", {"layers": (surgery._branches, (4, 40)), "channels": (surgery._broad, (10, 100))}
     )
-    monkeypatch.setattr(surgery, "_MOST_SECONDS", {False: 1e-6, True: 1e-6})
+    monkeypatch.setattr(surgery, "_MOST_SECONDS", 1e-6)
+    monkeypatch.setattr(surgery, "_MOST_SECONDS_DEEP", 1e-6)
     rows = list(surgery.measure(True, tmp_path))
     plan, prune, verify, *growth = rows
     assert plan.name == "MobileNetV2 (156 layers, 4 M params), plan"

@@ -53,14 +53,14 @@ def measure(quick: bool, workdir: Path) -> Iterator[Row]:
     """Yields the rows of every network, and draws the figure."""
     points: dict[str, list[_Point]] = {}
     rounds = 3 if quick else 15
-    for name in list(_ROUNDINGS)[: 1 if quick else None]:
+    for name in [next(iter(_ROUNDINGS))] if quick else _ROUNDINGS:
         keras.backend.clear_session()
         large = build_model(name, (32, 32, 3), 10)
         networks = {"unpruned": large}
         for ratio in (0.5,) if quick else _RATIOS:
             networks[f"ratio {ratio:g}"] = plan_channels(large, ratio).apply(large)
         for multiple in _ROUNDINGS[name]:
-            rounded = f", multiples of {multiple}" * (multiple > 1)
+            rounded = f", multiples of {multiple}" if multiple > 1 else ""
             networks[f"half of the MACs{rounded}"] = plan_channels(large, macs=_HALF, round_to=multiple).apply(large)
         points[name] = []
         yield from _rows(name, networks, rounds, points[name])

@@ -23,7 +23,7 @@ _CLONE, _PLAN, _PRUNE, _VERIFY = "clone_model", "plan", "plan + apply", "verify"
 _MOST_CLONES, _MOST_GROWTH = 3.0, 1.5
 _BRANCH = 100
 _DEEP = 500  # layers, above which a plan may take longer
-_MOST_SECONDS = {False: 0.1, True: 0.3}
+_MOST_SECONDS, _MOST_SECONDS_DEEP = 0.1, 0.3
 _QUICK = ("ResNet50", "VGG16", "MobileNetV2", "DenseNet121")
 
 
@@ -48,7 +48,7 @@ def _of_application(name: str, model: keras.Model, rounds: int) -> Iterator[Row]
         [_CLONE],
         rounds,
     )
-    limit = _MOST_SECONDS[len(model.layers) > _DEEP]
+    limit = _MOST_SECONDS_DEEP if len(model.layers) > _DEEP else _MOST_SECONDS
     what = f"{name} ({len(model.layers)} layers, {model.count_params() / 1e6:.0f} M params)"
     yield _against_limit(f"{what}, plan", times, limit, model)
     yield Row.of(GROUP, times, _PRUNE, _CLONE, COST, name=f"{what}, {_PRUNE}", target=_MOST_CLONES)

@@ -131,7 +131,7 @@ def _of_study(rows: list[Row], results: Results, costs: Mapping[Row, tuple]) -> 
     found = []
     for group in groups:
         first = group[0]
-        baseline = _BASELINES.get(first.regime, "") if inherits else "unpruned" * (first.regime != "unpruned")
+        baseline = _baseline(first.regime, inherits)
         base, own = ({row.seed: row.test_accuracy for row in each} for each in (judged.get(baseline, []), group))
         totals = [costs[row][1] for row in group]
         summary = Summary(
@@ -145,6 +145,13 @@ def _of_study(rows: list[Row], results: Results, costs: Mapping[Row, tuple]) -> 
         )
         found.append(summary)
     return found
+
+
+def _baseline(regime: str, inherits: bool) -> str:
+    """The regime that another one is laid beside; "" for none."""
+    if inherits:
+        return _BASELINES.get(regime, "")
+    return "" if regime == "unpruned" else "unpruned"
 
 
 def _latency(rows: Sequence[Row], measured: Mapping[tuple[str, int], Mapping[str, Any]]) -> Latency | None:

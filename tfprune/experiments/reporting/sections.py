@@ -246,4 +246,4 @@ def lead(studies: Mapping[str, Sequence[Summary]], failures: Sequence[Failure]) 
 
 
 def _counted(number: int, name: str) -> str:
-    return f"{number} {name}{'s' * (number != 1)}"
+    return f"1 {name}" if number == 1 else f"{number} {name}s"

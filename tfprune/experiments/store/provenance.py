@@ -62,7 +62,7 @@ def _commit(folder: Path) -> str | None:
             return None
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "."], capture_output=True).returncode
-        return commit + "+" * bool(changed)
+        return f"{commit}+" if changed else commit
     except (OSError, subprocess.CalledProcessError):
         return None
 

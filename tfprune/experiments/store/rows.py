@@ -211,7 +211,7 @@ def replace_csv(path: Path, rows: Iterable[Row]) -> Path | None:
         foreign = True
     aside = None
     if foreign:
-        names = ("edited" + f"-{number}" * (number > 1) for number in itertools.count(1))
+        names = itertools.chain(["edited"], (f"edited-{number}" for number in itertools.count(2)))
         aside = next(new for name in names if not (new := path.with_suffix(f".{name}.csv")).exists())
         path.rename(aside)
     write_csv(path, rows)
