@@ -27,6 +27,7 @@ html_show_copyright = False
 
 myst_heading_anchors = 3  # links to headings by their words, as everywhere in Markdown
 
+smartquotes = False  # --help is no dash
 default_role = "code"  # `x` in a docstring, as in Markdown
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
