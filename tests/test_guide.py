@@ -34,7 +34,13 @@ def headings(path):
     return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-@pytest.mark.parametrize("name", ["docs/guide.md", "docs/distribution.md", "docs/tutorial.md", "README.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("docs/index.md", "docs/guide.md", "docs/distribution.md", "docs/tutorial.md"),
+        *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "BUILD_NOTES.md"),
+    ],
+)
 def test_links_lead_somewhere(name):
     page = GUIDE.parents[1] / name
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):

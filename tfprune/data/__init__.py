@@ -61,7 +61,7 @@ def load(
         image_size: Height and width that the images of `folder` (32 by default) and `imagenet` (224) get.
 
     Returns:
-        The data: an `ImageData`, or a `StreamedData` of `imagenet`.
+        An `ImageData`, or a `StreamedData` of `imagenet`.
 
     Raises:
         UsageError: If there is no data set of that name, or it takes no such `image_size`.

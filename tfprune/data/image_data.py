@@ -94,7 +94,7 @@ class ImageData:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one image: (height, width, c)."""
+        """Shape of one image, (height, width, c)."""
         return self.train_images.shape[1:]
 
     @property

@@ -28,7 +28,7 @@ class Split(Protocol):
         """All images once, in an order that depends on seed and epoch only; for None in their own order.
 
         Returns:
-            A dataset of (key, label): a scalar string that `read` understands, and a scalar int32.
+            A dataset of pairs (key, label), of a scalar string that `read` understands and a scalar int32.
         """
 
     def read(self, key: tf.Tensor) -> tf.Tensor:
@@ -94,7 +94,7 @@ class StreamedData:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one image: (image_size, image_size, 3)."""
+        """Shape of one image, (image_size, image_size, 3)."""
         return self.image_size, self.image_size, CHANNELS
 
     @property

@@ -62,7 +62,7 @@ class Call:
 
     @property
     def input_names(self) -> list[str]:
-        """The arguments by which the inputs are given: a name, or the number of a positional argument."""
+        """The arguments by which the inputs are given, each by its name or its number among the positional ones."""
         arguments = self.node.arguments
         paths = keras.tree.flatten((arguments.args, arguments.kwargs))
         names = [str(i) for i, arg in enumerate(arguments.args) for _ in keras.tree.flatten(arg)]

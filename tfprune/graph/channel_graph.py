@@ -69,7 +69,9 @@ class ChannelGraph:
         grouped: Grouped convolutions that lose groups as a whole; all others lose the same channels of every group.
 
     Attributes:
-        views, bypass, grouped: As given.
+        views: As given.
+        bypass: As given.
+        grouped: As given.
         records: Operation name -> `Record`, in the order of execution; without operations of removed branches.
         calls: Every call, in the order in which `replay` makes them; None for one of a removed branch.
         group_of: (labels,) int array: the coupled group of every label.

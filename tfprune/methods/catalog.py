@@ -1,6 +1,6 @@
 """The catalogue of pruning methods: what a command line knows of each before it pays for TensorFlow.
 
-A method is one file and one entry here. From outside it is one call, made before a command parses its flags:
+A method is one file and one entry here. From outside it is one call, made before a command parses its flags::
 
     import sys
 

@@ -58,7 +58,7 @@ def plan_channels(
             the network is at it or below, to within one channel.
         params: Instead of `ratio`: the fraction of the params to keep, likewise.
         criterion: What makes a channel important: `"l1"`, `"l2"` (norm of its filter), `"geometric_median"`
-            (distance to the layer's other filters), `"gamma"` (|scale| of batch normalization), `"random"`; and
+            (distance to the layer's other filters), `"gamma"` (`|scale|` of batch normalization), `"random"`; and
             with `data`: `"mean_activation"`, `"apoz"` (how seldom it is zero), `"taylor"` (change of the loss).
         aggregate: How the scores of coupled channels become one: `"mean"`, `"sum"` or `"max"`.
         scope: `"layer"` ranks the channels of each layer, `"global"` those of all layers together.

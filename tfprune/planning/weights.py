@@ -39,22 +39,22 @@ def plan_weights(
     """Plans which weights of a model to turn off: those of least magnitude, or as many at random.
 
     Sources: Han et al. (NIPS 2015); with `scope="global"` as Liu et al. (ICLR 2019, section 4.3) use it. The
-    mask patterns are those of TensorFlow Model Optimization, whose code finds the masks.
+    patterns are those of TensorFlow Model Optimization, whose code finds the masks.
 
     Args:
         model: A functional or Sequential Keras 3 model that has been built.
         sparsity: Fraction of the weights to remove, in (0, 1): of n weights, floor(n * sparsity) go. With
             `pattern="2:4"`, which removes half, leave it out.
         scope: `"global"` (the default) ranks the weights of all kernels together, `"layer"` those of each kernel. A
-            mask pattern is found kernel by kernel.
-        skip: Names or wildcards (`"block_1_*"`) of layers that keep all of their weights.
+            pattern is found kernel by kernel.
+        skip: Names or patterns (`"block_1_*"`) of layers that keep all of their weights.
         dense: Prune dense layers too. The paper prunes convolutions only, all of them, and nothing else. Its
             FLOPs do not fall with the zeros of dense layers.
-        pattern: The mask pattern. None removes single weights. `"2:4"`: of every four neighbours among the inputs of
-            an output (at one position of the kernel) the two of least magnitude; of three left over one, of one or two
-            none. `"block"`: whole blocks of the kernel seen as a matrix (height * width * inputs, outputs), those of
-            least mean magnitude. Transposed and depthwise convolutions have no such matrix and keep everything, which
-            the plan tells.
+        pattern: None removes single weights. `"2:4"`: of every four neighbours among the inputs of an output (at one
+            position of the kernel) the two of least magnitude; of three left over one, of one or two none. `"block"`:
+            whole blocks of the kernel seen as a matrix (height * width * inputs, outputs), those of least mean
+            magnitude. Transposed and depthwise convolutions have no such matrix and keep everything, which the
+            plan tells.
         block_size: (rows, columns) of the blocks of `"block"`.
         criterion: `"magnitude"`, or `"random"`, the control that every other should beat.
         seed: For `criterion="random"`.

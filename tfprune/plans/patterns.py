@@ -31,7 +31,7 @@ _WHAT = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pattern:
-    """What is kept of every network stage, the layers that compute on maps of one size.
+    """What is kept of every stage.
 
     Attributes:
         kind: `"channels"` or `"weights"`.

@@ -50,7 +50,7 @@ def verify(
         inputs: Your own inputs in the place of random ones, as the model takes them.
 
     Returns:
-        max |masked - smaller| / max |masked|.
+        `max |masked - smaller| / max |masked|`.
 
     Raises:
         VerificationError: If the difference is above the tolerance, or not a number.

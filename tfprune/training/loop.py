@@ -39,7 +39,7 @@ _SECONDS_PER_CALL = 0.2
 _EXPLODED = 1e6
 # Below it the scale of a float16 loss only falls because the gradients are no numbers at all.
 _LEAST_SCALE = 2.0**-10
-_NONE = -1.0  # in the place of the number of a step: no step has failed
+_NONE = -1.0  # in the place of a step: there was none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Trainer:
 
         Args:
             weights: In the order of `model.get_weights()`.
-            epochs: Number of epochs to end with; examples that do not fill a batch sit out, other ones in every epoch.
+            epochs: Number of epochs to end with; examples that do not fill a batch sit out an epoch, others each time.
             schedule: The learning rate of every epoch.
             seed: Of shuffling and augmentation.
             callbacks: Keras callbacks; they see `model` with its optimizer, and logs as those of `fit`. What they

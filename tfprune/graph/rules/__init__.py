@@ -1,11 +1,11 @@
 """How labels flow through each operation of Keras.
 
-A rule is a function of one :class:`~tfprune.graph.calls.Call` that returns the label array of the output (or a list
+A rule is a function of one `Call` that returns the label array of the output (or a list
 of them, one per output). It says which weights are indexed by which labels, which fields of the config follow
 from them, and which inputs are mixed; surgery, the proof and the profile are then read off without knowing any
 layer by name.
 
-Teach tfprune a layer of your own with :func:`rule`:
+Teach tfprune a layer of your own with :func:`tfprune.rule`::
 
     @tfprune.rule(MyScale)                  # y = x * self.scale, one scale per channel
     def my_scale(call):
