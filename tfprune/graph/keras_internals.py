@@ -88,7 +88,7 @@ def maker(tensor: keras.KerasTensor) -> Any:
 
 
 def takes_training(operation: Any) -> bool:
-    """Whether the call of an operation has an argument `training`."""
+    """Whether an operation can be called with `training=`: every layer can, whatever it makes of it."""
     return "training" in getattr(operation, "_call_context_args", ())
 
 
