@@ -12,9 +12,9 @@ GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 @pytest.mark.slow
 def test_every_block_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    from tfprune.graph import rules
+    from tfprune.graph.rules import registry
 
-    monkeypatch.setattr(rules, "_BY_CLASS", {})
+    monkeypatch.setattr(registry, "_BY_CLASS", {})
     keras.utils.set_random_seed(0)
     text = GUIDE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

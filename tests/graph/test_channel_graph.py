@@ -6,7 +6,7 @@ from keras import layers
 from tests.helpers import plain_cnn, residual_cnn
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.walk import functional, replay
+from tfprune.graph.walk import functional
 from tfprune.models import build_model
 
 
@@ -199,11 +199,12 @@ def test_replay_runs_the_graph():
     x = np.ones((1, 8, 8, 3), "float32")
     order = []
 
-    def call(node, args, kwargs):
-        order.append(node.operation.name)
-        return node.operation(*args, **kwargs)
+    def run(call, values):
+        order.append(call.record.name)
+        args, kwargs = call.node.filled(values)
+        return call.operation(*args, **kwargs)
 
-    (received,) = replay(model, [keras.ops.convert_to_tensor(x)], call)
+    (received,) = ChannelGraph(model).replay([keras.ops.convert_to_tensor(x)], run)
     assert np.array_equal(received, model(x, training=False))
     assert order.index("stem") < order.index("branch_a") < order.index("branch_b") < order.index("add")
 

@@ -19,7 +19,7 @@ from tests.helpers import predict, relative_error, weights_by_path
 from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.inputs import random_inputs
-from tfprune.graph.walk import map_tensors, replay
+from tfprune.graph.walk import Wiring
 from tfprune.plans.channels import ChannelPlan
 from tfprune.surgery.rebuild import clone
 
@@ -189,12 +189,13 @@ def outputs_without(model, plan, inputs):
     """The outputs of a model with everything zero that removed channels feed, found by poisoning them."""
     gone = {name: np.isin(np.arange(width), plan.keep[name], invert=True) for name, width in plan.widths.items()}
 
-    def call(node, args, kwargs):
+    def run(node, values):
         operation = node.operation
         if mixes(operation):
-            args, kwargs = map_tensors(node, args, kwargs, lambda _, value: without_poison(value))
+            values = [without_poison(value) for value in values]
         elif type(operation).__name__ == "Matmul":
-            args = (without_poison(args[0]), without_poisoned_rows(args[1]))
+            values = [without_poison(values[0]), without_poisoned_rows(values[1])]
+        args, kwargs = node.filled(values)
         outputs = per_channel(operation, args[0]) if keeps_channels(operation) else operation(*args, **kwargs)
         if operation.name in gone and not isinstance(operation, layers.MultiHeadAttention):
             return tree.map_structure(lambda value: poisoned(value, gone[operation.name]), outputs)
@@ -204,7 +205,7 @@ def outputs_without(model, plan, inputs):
     for layer in model._flatten_layers():
         if layer.name in gone:
             zero_inside(layer, gone[layer.name])
-    outputs = replay(model, [ops.convert_to_tensor(value) for value in inputs], call)
+    outputs = Wiring(model).replay([ops.convert_to_tensor(value) for value in inputs], run)
     model.set_weights(weights)
     return [ops.convert_to_numpy(output) for output in outputs]
 

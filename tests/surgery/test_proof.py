@@ -109,9 +109,9 @@ class Mixing(layers.Layer):
 
 
 def test_random_weights_find_a_wrong_rule_that_weights_of_zero_hide(monkeypatch):
-    from tfprune.graph import rules
+    from tfprune.graph.rules import registry
 
-    monkeypatch.setattr(rules, "_BY_CLASS", {})
+    monkeypatch.setattr(registry, "_BY_CLASS", {})
 
     @tfprune.rule(Mixing)
     def wrong(call):

@@ -1,7 +1,8 @@
 """Parameters, MACs and the paper's FLOPs of a network, analytic, per layer.
 
 There is one counter in this package, and it reads the channel graph: the same numbers can be had for a
-network that exists and for one that a plan would make of it.
+network that exists and for one that a plan would make of it. What a layer costs its rule tells
+(`tfprune.graph.rules`), also of a layer that a user has taught.
 
 The paper's FLOPs (Liu et al., ICLR 2019, from its published code): a multiply-add counts 2, a convolution's
 pruned (zero) weights count nothing, a bias 1 per output, batch normalization of images 2 and a ReLU 1 per
@@ -20,14 +21,11 @@ import keras
 import numpy as np
 from tabulate import tabulate
 
-from tfprune.graph.calls import Call, Kept, Record
+from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.ledger import Kept
 
 PER_POSITION = "sizes of the input are unknown: MACs and FLOPs are per position"
-_POOLING = (
-    *(keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D),
-    *(keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +136,15 @@ def _profile_record(record: Record, kept: Kept, count: Callable[[Record], Sequen
     nonzero = sizes if count is None else count(record)
     macs = flops = 0
     for call in record.calls:
-        for index, positions in call.kernels:
+        for index, positions, zeros in call.kernels:
             macs += sizes[index] * positions
-            # The paper discounts the zeros of convolutions, never those of dense layers.
-            weights = sizes[index] if isinstance(record.operation, keras.layers.Dense) else nonzero[index]
-            flops += 2 * weights * positions
+            flops += 2 * (sizes if zeros else nonzero)[index] * positions
         products = sum(product(kept) for product in call.products)
         macs += products
         flops += 2 * products
-        per_output = _flops_per_output(call) + bool(call.kernels and getattr(record.operation, "use_bias", False))
+        per_output = call.output_flops
+        if call.kernels and getattr(record.operation, "use_bias", False):
+            per_output += 1
         if per_output:
             flops += per_output * _output_size(call, kept)
     params = sum(size for index, size in enumerate(sizes) if index not in record.state)
@@ -164,17 +162,3 @@ def _output_size(call: Call, kept: Kept) -> int:
         if size > 1:
             sizes[axis] = 1
     return math.prod(sizes) * (int(np.count_nonzero(kept[call.output])) if call.output.size > 1 else 1)
-
-
-def _flops_per_output(call: Call) -> int:
-    """FLOPs per output element of the operations that have no kernel."""
-    operation, kinds = call.operation, keras.layers
-    if isinstance(operation, kinds.BatchNormalization):
-        return 2 if len(call.output_shape) > 2 else 0
-    if isinstance(operation, kinds.ReLU):
-        return 1
-    if isinstance(operation, kinds.Activation):
-        return int(operation.activation is keras.activations.relu)
-    if isinstance(operation, _POOLING):
-        return math.prod(operation.pool_size)
-    return 0

@@ -177,8 +177,10 @@ def _randomize_statistics(model: keras.Model, seed: int = 0) -> None:
     import keras
     import numpy as np
 
+    from tfprune.graph.keras_internals import layers_within
+
     generator = np.random.default_rng(seed)
-    for layer in model._flatten_layers():
+    for layer in layers_within(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             size = layer.moving_mean.shape
             layer.moving_mean.assign(generator.normal(0.0, 0.3, size))

@@ -5,20 +5,33 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune.errors import PlanError
+from tfprune.graph.ledger import Kept, Labels, Ledger
+from tfprune.graph.walk import Node
 from tfprune.support.checks import shown
 
-if TYPE_CHECKING:
-    from tfprune.graph.channel_graph import ChannelGraph
+Shape = tuple[int | None, ...]  # batch axis included
 
-Kept = np.ndarray  # (labels,) bool: True for a label that stays
+
+class Kernel(NamedTuple):
+    """A weight that a call multiplies with.
+
+    Attributes:
+        weight: Index of the weight.
+        positions: Number of positions, of one example, at which it is applied.
+        zeros: Whether its zeros count as FLOPs.
+    """
+
+    weight: int
+    positions: int
+    zeros: bool
 
 
 @dataclasses.dataclass(eq=False)
@@ -26,11 +39,15 @@ class Call:
     """What one call of an operation does to the labels; rules fill it in.
 
     Attributes:
-        node: The Keras node of the call.
+        node: The recorded call.
         inputs: Label arrays of the tensors among its arguments.
+        record: What is known of the operation, over all of its calls.
+        ledger: The labels of the whole graph.
+        removed: The call is of a removed branch. No rule has seen it, and it has no labels.
         mixed: Index of input -> its label array, for the inputs over whose labels the operation sums.
-        kernels: (weight index, positions) pairs: the weight is multiplied at so many positions.
+        kernels: The weights that it multiplies with.
         products: Functions of the kept labels: multiply-accumulates that involve no weight.
+        output_flops: FLOPs of each element of the (first) output beside those of multiply-accumulates and biases.
         arguments: How the arguments of the call follow from the labels that are kept, where they do:
             `arguments(kept, args, kwargs)` returns the new ones.
         told: The weights (by index) and settings (by key) of which this call told how they follow from labels.
@@ -38,17 +55,19 @@ class Call:
         output: Label array of the (first) output.
     """
 
-    node: Any
-    inputs: list[np.ndarray]
+    node: Node
+    inputs: list[Labels]
     record: Record
-    graph: ChannelGraph
-    mixed: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
-    kernels: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    ledger: Ledger
+    removed: bool = False
+    mixed: dict[int, Labels] = dataclasses.field(default_factory=dict)
+    kernels: list[Kernel] = dataclasses.field(default_factory=list)
     products: list[Callable[[Kept], int]] = dataclasses.field(default_factory=list)
-    arguments: Callable[[Kept, tuple, dict], tuple[tuple, dict]] | None = None
+    output_flops: int = 0
+    arguments: Callable[[Kept, tuple, dict[str, Any]], tuple[tuple, dict[str, Any]]] | None = None
     told: set[int | str] = dataclasses.field(default_factory=set)
     passes: int | None = None
-    output: np.ndarray | None = None
+    output: Labels = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def operation(self) -> Any:
@@ -56,38 +75,40 @@ class Call:
         return self.node.operation
 
     @property
-    def input_shapes(self) -> list[tuple]:
+    def input_shapes(self) -> list[Shape]:
         """Shapes of the input tensors, batch axis included."""
-        return [tuple(tensor.shape) for tensor in self.node.arguments.keras_tensors]
+        return [tuple(tensor.shape) for tensor in self.node.arguments.tensors]
 
     @property
     def input_names(self) -> list[str]:
-        """The arguments by which the inputs are given, each by its name or its number among the positional ones."""
-        arguments = self.node.arguments
-        paths = keras.tree.flatten((arguments.args, arguments.kwargs))
-        names = [str(i) for i, arg in enumerate(arguments.args) for _ in keras.tree.flatten(arg)]
-        names += [name for name in sorted(arguments.kwargs) for _ in keras.tree.flatten(arguments.kwargs[name])]
-        return [n for n, value in zip(names, paths, strict=True) if isinstance(value, keras.KerasTensor)]
+        """The arguments by which the inputs are given: a name, or the number of a positional argument."""
+        args, kwargs = self.node.arguments.args, self.node.arguments.kwargs
+        values = keras.tree.flatten((args, kwargs))
+        names = [str(i) for i, arg in enumerate(args) for _ in keras.tree.flatten(arg)]
+        names += [name for name in sorted(kwargs) for _ in keras.tree.flatten(kwargs[name])]
+        return [name for name, value in zip(names, values, strict=True) if isinstance(value, keras.KerasTensor)]
+
+    def argument(self, place: int, name: str) -> Any:
+        """An argument of the call, given by its place or by its name; a tensor is a KerasTensor."""
+        args, kwargs = self.node.arguments.args, self.node.arguments.kwargs
+        return args[place] if len(args) > place else kwargs[name]
 
     @property
-    def output_shapes(self) -> list[tuple]:
+    def output_shapes(self) -> Sequence[Shape]:
         """Shapes of the output tensors, batch axis included."""
-        return [tuple(tensor.shape) for tensor in self.node.outputs]
+        return self.node.output_shapes
 
     @property
-    def output_shape(self) -> tuple:
+    def output_shape(self) -> Shape:
         """Shape of the (first) output tensor, batch axis included."""
         return self.output_shapes[0]
 
-    def run(self, arrays: list[np.ndarray]) -> Any:
+    def run(self, arrays: Sequence[Any]) -> Any:
         """Runs the operation itself on arrays in the place of its input tensors, whatever they hold."""
-        values = iter(arrays)
-        args, kwargs = self.node.arguments.convert(
-            lambda value: next(values) if isinstance(value, keras.KerasTensor) else value
-        )
+        args, kwargs = self.node.arguments.filled(arrays)
         return self.operation.call(*args, **kwargs)
 
-    def channels(self, index: int = 0, axis: int = -1) -> np.ndarray:
+    def channels(self, index: int = 0, axis: int = -1) -> Labels:
         """The labels of an input along one axis, 1-D, one per channel.
 
         Labels that vary along another axis as well cannot be sliced along this one, so they are frozen.
@@ -95,10 +116,10 @@ class Call:
         labels = np.moveaxis(self.inputs[index], axis, -1)
         if labels.size != labels.shape[-1]:
             self.freeze(labels, f"varies along more than the channel axis of {self.record.name}")
-        size = self.input_shapes[index][axis]
+        size = self.input_shapes[index][axis] or 1
         return np.broadcast_to(labels.reshape(-1, labels.shape[-1])[0], (size,))
 
-    def mix(self, index: int = 0, axis: int = -1) -> np.ndarray:
+    def mix(self, index: int = 0, axis: int = -1) -> Labels:
         """Like `channels`, for an operation that sums over them: here a removed channel must be zero."""
         self.mix_all(index)
         return self.channels(index, axis)
@@ -107,37 +128,48 @@ class Call:
         """Tells that the operation sums over all labels of an input."""
         self.mixed[index] = self.inputs[index]
 
-    def create(self, count: int) -> np.ndarray:
+    def fresh(self, count: int) -> Labels:
+        """(count,) labels that were never used before, of channels that no layer creates."""
+        return self.ledger.fresh(count)
+
+    def create(self, count: int) -> Labels:
         """Fresh labels for the channels that this layer creates; the same ones when it is called again."""
         if self.record.created is None:
-            self.record.created = self.graph.fresh(count)
+            self.record.created = self.fresh(count)
         return self.record.created
 
-    def place(self, channels: np.ndarray, axis: int = -1) -> np.ndarray:
+    def place(self, channels: Labels, axis: int = -1) -> Labels:
         """A label array of the output's rank that varies along one axis."""
         shape = [1] * len(self.output_shape)
         shape[axis] = len(channels)
         return np.asarray(channels).reshape(shape)
 
-    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
+    def frozen_labels(self, rank: int, reason: str) -> Labels:
+        """A label array of this rank for a tensor of which nothing can be removed, with the reason."""
+        labels = self.fresh(1).reshape((1,) * rank)
+        self.freeze(labels, reason)
+        return labels
+
+    def tie(self, one: Labels, other: Labels) -> None:
         """Couples labels position by position: they stay or go together."""
-        self.graph.tie(one, other)
+        self.ledger.tie(one, other)
 
-    def freeze(self, labels: np.ndarray, reason: str) -> None:
+    def freeze(self, labels: Labels, reason: str) -> None:
         """Marks labels that cannot be removed, with the reason that the plan will tell."""
-        self.graph.freeze(labels, reason)
+        self.ledger.freeze(labels, reason)
 
-    def keep_one(self, labels: np.ndarray) -> None:
+    def keep_one(self, labels: Labels) -> None:
         """Tells that at least one of these labels has to stay: they are all the channels of a tensor."""
-        self.graph.parts.append((np.unique(labels), self.record.name))
+        self.ledger.keep_one(labels, self.record.name)
 
     def weight(
         self,
         variable: Any,
-        axes: dict[int, np.ndarray],
+        axes: dict[int, Labels],
         positions: int | None = None,
         state: bool = False,
         mixed: int | None = None,
+        zeros: bool | None = None,
     ) -> None:
         """Tells which axes of a weight are indexed by which labels.
 
@@ -149,6 +181,7 @@ class Call:
             state: The weight is state (moving statistics), not a parameter; profiles do not count it.
             mixed: An axis over which the layer sums channels of its own (the units of a recurrent kernel): a
                 removed channel has zero weights there.
+            zeros: For a kernel, whether its zeros count as FLOPs. None: as the paper has it, in dense layers only.
         """
         if variable is None:
             return
@@ -171,9 +204,24 @@ class Call:
         if mixed is not None:
             self.record.inner_mixed[index] = mixed
         if positions is not None:
-            self.kernels.append((index, positions))
+            if zeros is None:
+                zeros = isinstance(self.operation, keras.layers.Dense)
+            self.kernels.append(Kernel(index, positions, zeros))
 
-    def setting(self, key: str, value: Callable[[Kept], Any], labels: np.ndarray) -> None:
+    def macs(self, count: Callable[[Kept], int]) -> None:
+        """Tells of multiply-accumulates beside those of kernels: products of tensors with each other.
+
+        Args:
+            count: A function of the kept labels, a (labels,) bool array: how many there are for one example.
+        """
+        self.products.append(count)
+
+    def note(self, text: str) -> None:
+        """Tells what whoever reads a plan of this model should know of the layer."""
+        if text not in self.record.notes:
+            self.record.notes.append(text)
+
+    def setting(self, key: str, value: Callable[[Kept], Any], labels: Labels) -> None:
         """Tells how a field of the layer's config follows from the labels that are kept.
 
         Args:
@@ -188,7 +236,7 @@ class Call:
         else:
             self.record.settings[key] = (value, labels)
 
-    def count(self, key: str, labels: np.ndarray) -> None:
+    def count(self, key: str, labels: Labels) -> None:
         """A setting that is the number of kept labels (`filters`, `units`)."""
         self.setting(key, lambda kept: int(kept[labels].sum()), labels)
 
@@ -200,23 +248,31 @@ class Record:
     Attributes:
         name: Its name, unique in the graph.
         operation: The Keras layer or operation.
+        model: The functional model of whose graph it is part.
+        is_view: A batch normalization that selects for itself among the channels of a stream.
+        loses_groups: A grouped convolution that loses groups as a whole.
         created: Labels of the channels it creates, in order, or None.
         axes: Index into `operation.weights` -> {axis: labels}.
         state: Indices of the weights that are state, not parameters.
         inner_mixed: Index of weight -> the axis over which the layer sums channels of its own.
         settings: Config field -> (function of the kept labels, the labels on which it depends).
         calls: Its calls, in order.
+        notes: What whoever reads a plan should know of it.
         given_up: Why its rule froze all that it touches, or "".
     """
 
     name: str
     operation: Any
-    created: np.ndarray | None = None
-    axes: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
+    model: keras.Model
+    is_view: bool = False
+    loses_groups: bool = False
+    created: Labels | None = None
+    axes: dict[int, dict[int, Labels]] = dataclasses.field(default_factory=dict)
     state: set[int] = dataclasses.field(default_factory=set)
     inner_mixed: dict[int, int] = dataclasses.field(default_factory=dict)
-    settings: dict[str, tuple[Callable[[Kept], Any], np.ndarray]] = dataclasses.field(default_factory=dict)
+    settings: dict[str, tuple[Callable[[Kept], Any], Labels]] = dataclasses.field(default_factory=dict)
     calls: list[Call] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
     given_up: str = ""
 
     @functools.cached_property

@@ -6,7 +6,7 @@ array has the rank of the tensor, and size 1 along every axis on which the label
 convolution's output of shape `(None, 32, 32, 64)` carries an array of shape `(1, 1, 1, 64)`, and flattening
 it gives one of shape `(1, 65536)` in which each of the 64 labels stands 1,024 times.
 
-What an operation does to the labels is told by a *rule* (`tfprune/rules/`). Rules tie labels that must
+What an operation does to the labels is told by a *rule* (`tfprune/graph/rules/`). Rules tie labels that must
 stay or go together (the operands of an addition), and freeze labels that cannot go (a model's inputs and
 outputs, whatever an unknown operation touches). The connected components of the ties are the coupled
 **groups**: the smallest sets of channels that can be removed.
@@ -18,18 +18,17 @@ layer). That is the meaning every plan, every proof and every test in this packa
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from scipy import sparse
 
 from tfprune.errors import PlanError
-from tfprune.graph.calls import Call, Kept, Record
+from tfprune.graph.calls import Call, Record
+from tfprune.graph.ledger import Kept, Labels, Ledger
 from tfprune.graph.rules import trace
-from tfprune.graph.walk import functional, map_tensors, needed_calls, replay
+from tfprune.graph.walk import Node, Wiring, functional
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ class Pool:
     """
 
     layers: tuple[str, ...]
-    groups: np.ndarray
+    groups: Labels
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -57,6 +56,16 @@ def coupled_name(layers: Sequence[str]) -> str:
     return f"{first} (+{len(others)} coupled)" if others else first
 
 
+def _freeze_what_some_calls_tell(record: Record, ledger: Ledger) -> None:
+    """A shared layer has one kernel and one config: what one call has told has to hold in all of them."""
+    told = [call.told for call in record.calls]
+    in_all = told[0].intersection(*told)
+    for key in told[0].union(*told) - in_all:
+        known = list(record.axes[key].values()) if isinstance(key, int) else [record.settings[key][1]]
+        for labels in known:
+            ledger.freeze(labels, f"calls of {record.name} differ")
+
+
 class ChannelGraph:
     """Labels, coupled groups and frozen channels of a model.
 
@@ -69,11 +78,13 @@ class ChannelGraph:
         grouped: Grouped convolutions that lose groups as a whole; all others lose the same channels of every group.
 
     Attributes:
+        model: The functional model.
         views: As given.
         bypass: As given.
         grouped: As given.
+        wiring: How its calls hang together.
         records: Operation name -> `Record`, in the order of execution; without operations of removed branches.
-        calls: Every call, in the order in which `replay` makes them; None for one of a removed branch.
+        calls: Every call, in the order of execution; `removed` is set of those of removed branches.
         group_of: (labels,) int array: the coupled group of every label.
         group_count: Number of groups.
         frozen: Group -> the reason why it cannot be removed.
@@ -92,68 +103,64 @@ class ChannelGraph:
     ):
         self.model = functional(model)
         self.views, self.bypass, self.grouped = tuple(views), dict(bypass or {}), tuple(grouped)
+        self.wiring = Wiring(self.model)
         self.records: dict[str, Record] = {}
-        self.calls: list[Call | None] = []
-        self.parts: list[tuple[np.ndarray, str]] = []
-        self._by_operation: dict[int, Record] = {}
-        self._edges: list[tuple[np.ndarray, np.ndarray]] = []
-        self._frozen_labels: list[tuple[np.ndarray, str]] = []
-        self._label_count = 0
+        self.calls: list[Call] = []
+        ledger = Ledger()
+        self._flow(ledger)
+        self._check_names()
+        for record in self.records.values():
+            _freeze_what_some_calls_tell(record, ledger)
+        groups = ledger.groups()
+        self.group_of, self.group_count, self.frozen = groups.of, groups.count, groups.frozen
+        self.parts = ledger.parts
 
+    def _flow(self, ledger: Ledger) -> None:
+        """Sends labels through the graph; makes the calls and the records."""
         inputs = []
         for tensor in self.model.inputs:
             channels = tensor.shape[-1] if len(tensor.shape) > 1 and tensor.shape[-1] else 1
-            labels = self.fresh(channels).reshape((1,) * (len(tensor.shape) - 1) + (channels,))
-            self.freeze(labels, "model input")
+            labels = ledger.fresh(channels).reshape((1,) * (len(tensor.shape) - 1) + (channels,))
+            ledger.freeze(labels, "model input")
             inputs.append(labels)
+        needed = self.wiring.needed(self.bypass) if self.bypass else [True] * len(self.wiring.nodes)
+        known: dict[int, Record] = {}
 
-        needed = iter(needed_calls(self.model, self.bypass) if self.bypass else itertools.repeat(True))
-
-        def call(node, args, kwargs):
-            if not next(needed):
-                self.calls.append(None)
+        def run(node: Node, labels: list[Labels]) -> Sequence[Labels | None]:
+            if not needed[node.number]:
+                nothing = Record(node.operation.name, node.operation, self.model)
+                self.calls.append(Call(node, [], nothing, ledger, removed=True))
                 return [None] * len(node.outputs)
-            record = self._record(node.operation)
-            arrays: list[np.ndarray] = []
-            map_tensors(node, args, kwargs, lambda _, labels: arrays.append(labels))
-            entry = Call(node, arrays, record, self)
-            record.calls.append(entry)
-            self.calls.append(entry)
-            outputs = self._bypassed(entry) if record.name in self.bypass else trace(entry)
-            entry.output = outputs[0]
+            if id(node.operation) not in known:
+                known[id(node.operation)] = self._new_record(node.operation)
+            record = known[id(node.operation)]
+            call = Call(node, labels, record, ledger)
+            record.calls.append(call)
+            self.calls.append(call)
+            outputs = self._bypassed(call) if record.name in self.bypass else trace(call)
+            call.output = outputs[0]
             return outputs
 
-        for labels in replay(self.model, inputs, call):
-            self.freeze(labels, "model output")
-        self._check_names()
-        for record in self.records.values():
-            self._freeze_what_some_calls_tell(record)
-        self._connect()
+        for labels in self.wiring.replay(inputs, run):
+            ledger.freeze(labels, "model output")
 
-    def fresh(self, count: int) -> np.ndarray:
-        """(count,) labels that were never used before."""
-        first = self._label_count
-        self._label_count += count
-        return np.arange(first, self._label_count)
+    def _new_record(self, operation: Any) -> Record:
+        name, number = operation.name, 2
+        while name in self.records:  # two nested models may both have a "conv"
+            name, number = f"{operation.name}_{number}", number + 1
+        record = Record(name, operation, self.model, is_view=name in self.views, loses_groups=name in self.grouped)
+        self.records[name] = record
+        return record
 
-    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Couples labels position by position, with broadcasting."""
-        one, other = np.broadcast_arrays(one, other)
-        self._edges.append((one.ravel(), other.ravel()))
-
-    def freeze(self, labels: np.ndarray, reason: str) -> None:
-        """Marks labels that cannot be removed."""
-        self._frozen_labels.append((np.unique(labels), reason))
-
-    def _bypassed(self, entry: Call) -> list[np.ndarray]:
-        kind, shapes, passes = type(entry.operation).__name__, entry.input_shapes, self.bypass[entry.record.name]
-        if kind != "Add" or passes not in range(len(shapes)) or shapes[passes] != entry.output_shape:
+    def _bypassed(self, call: Call) -> list[Labels]:
+        kind, shapes, passes = type(call.operation).__name__, call.input_shapes, self.bypass[call.record.name]
+        if kind != "Add" or passes not in range(len(shapes)) or shapes[passes] != call.output_shape:
             raise PlanError(
-                f"bypass gives {entry.record.name!r}, a {kind} of {shapes}, the operand {passes!r}; give an addition "
+                f"bypass gives {call.record.name!r}, a {kind} of {shapes}, the operand {passes!r}; give an addition "
                 "and the number of an operand that has the shape of its output."
             )
-        entry.passes = passes
-        return [entry.inputs[passes]]
+        call.passes = passes
+        return [call.inputs[passes]]
 
     def _check_names(self) -> None:
         for what, names in (("views", self.views), ("bypass", self.bypass), ("grouped", self.grouped)):
@@ -169,33 +176,18 @@ class ChannelGraph:
             if kind not in ("Conv1D", "Conv2D", "Conv3D") or operation.groups == 1:
                 raise PlanError(f"grouped names {name!r}, a {kind}; only a convolution of several groups loses groups.")
 
-    def _record(self, operation: Any) -> Record:
-        record = self._by_operation.get(id(operation))
-        if record is None:
-            name, number = operation.name, 2
-            while name in self.records:  # two nested models may both have a "conv"
-                name, number = f"{operation.name}_{number}", number + 1
-            record = self.records[name] = self._by_operation[id(operation)] = Record(name, operation)
-        return record
+    def replay(self, inputs: Any, run: Callable[[Call, list[Any]], Any]) -> list[Any]:
+        """Runs the graph once, with every operation's call replaced; calls of removed branches are among them.
 
-    def _freeze_what_some_calls_tell(self, record: Record) -> None:
-        """A shared layer has one kernel and one config: what one call has told has to hold in all of them."""
-        told = [call.told for call in record.calls]
-        for key in set.union(*told) - set.intersection(*told):
-            known = list(record.axes[key].values()) if isinstance(key, int) else [record.settings[key][1]]
-            for labels in known:
-                self.freeze(labels, f"calls of {record.name} differ")
+        Args:
+            inputs: The values at the model's inputs, in any structure of the right number of leaves.
+            run: `run(call, values)` returns the values at the call's outputs, in any structure; `values` are those
+                in the places of the tensors among its arguments.
 
-    def _connect(self) -> None:
-        one = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in self._edges)])
-        other = np.concatenate([np.zeros(0, np.int64), *(b for _, b in self._edges)])
-        shape = (self._label_count, self._label_count)
-        ties = sparse.coo_array((np.ones(len(one), np.int8), (one, other)), shape)
-        self.group_count, self.group_of = sparse.csgraph.connected_components(ties, directed=False)
-        self.frozen: dict[int, str] = {}
-        for labels, reason in self._frozen_labels:
-            for group in np.unique(self.group_of[labels]).tolist():
-                self.frozen.setdefault(group, reason)
+        Returns:
+            The values at the model's outputs.
+        """
+        return self.wiring.replay(inputs, lambda node, values: run(self.calls[node.number], values))
 
     def whole(self) -> ChannelGraph:
         """The graph of the same model with no branch removed."""
@@ -219,7 +211,7 @@ class ChannelGraph:
 
     def keep_all(self) -> Kept:
         """(labels,) bool, all True."""
-        return np.ones(self._label_count, bool)
+        return np.ones(len(self.group_of), bool)
 
     def kept(self, removed_groups: Any) -> Kept:
         """(labels,) bool: the labels that stay when these groups go.
@@ -235,7 +227,7 @@ class ChannelGraph:
                 raise PlanError(f"The plan would leave nothing of what {operation} cuts out. Keep a channel of it.")
         return kept
 
-    def _parts_that_could_go(self) -> Iterator[np.ndarray]:
+    def _parts_that_could_go(self) -> Iterator[Labels]:
         """The groups of every part that holds neither a frozen channel nor all channels of a layer."""
         if not self.parts:
             return
@@ -257,7 +249,7 @@ class ChannelGraph:
         pool_of = np.zeros(self.group_count, np.int64)  # 0: spans no layer
         layers: list[tuple[str, ...]] = [()]
 
-        def split(groups: np.ndarray, layer: tuple[str, ...]) -> None:
+        def split(groups: Labels, layer: tuple[str, ...]) -> None:
             for pool in np.unique(pool_of[groups]):
                 pool_of[groups[pool_of[groups] == pool]] = len(layers)
                 layers.append(layers[pool] + layer)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError
-from tfprune.graph.walk import flat_inputs, functional, wiring
+from tfprune.graph.walk import Wiring, flat_inputs, functional
 
 
 def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.ndarray]:
@@ -20,7 +20,7 @@ def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.n
     generator = np.random.default_rng(seed)
     limits, words = _lookups(model)
 
-    def draw(tensor):
+    def draw(tensor: keras.KerasTensor) -> np.ndarray:
         shape = (tensor.shape[0] or examples, *(size or 32 for size in tensor.shape[1:]))
         if "int" in tensor.dtype:
             high = min(limits.get(tensor.name, 256), np.iinfo(tensor.dtype).max + 1)
@@ -40,13 +40,13 @@ def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.n
 def _lookups(model: keras.Model) -> tuple[dict[str, int], list[str]]:
     """Input -> how many integers the layers behind it know; and the words that layers of text know."""
     model = functional(model)
-    calls, given, _ = wiring(model)
-    reached = {id(value): {tensor.name} for value, tensor in zip(given, model.inputs, strict=True)}
+    wiring = Wiring(model)
+    reached = {number: {tensor.name} for number, tensor in zip(wiring.inputs, model.inputs, strict=True)}
     limits: dict[str, int] = {}
     words: list[str] = []
-    for node, inputs, outputs in calls:
-        sources = set().union(*(reached[id(value)] for value in inputs))
-        reached |= {id(value): sources for value in outputs}
+    for node in wiring.nodes:
+        sources = {name for number in node.inputs for name in reached[number]}
+        reached |= dict.fromkeys(node.outputs, sources)
         known = getattr(node.operation, "input_dim", None) or getattr(node.operation, "num_tokens", None)
         if known:
             limits |= {name: min(known, limits.get(name, known)) for name in sources}

@@ -1,15 +1,18 @@
-"""Walking the graph of a Keras model: the one place that knows how Keras stores it."""
+"""Walking the graph of a Keras model: its calls in order, nested models unfolded, and how they hang together."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import tree
 
 from tfprune.errors import PlanError
+from tfprune.graph import keras_internals
+from tfprune.graph.keras_internals import Arguments
 
 
 def functional(model: Any) -> keras.Model:
@@ -21,21 +24,18 @@ def functional(model: Any) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise PlanError(f"Expected a Keras 3 model, received {type(model).__module__}.{type(model).__name__}.")
     if isinstance(model, keras.Sequential):
-        if not model.built or getattr(model, "_functional", None) is None:
+        inner = keras_internals.functional_of_sequential(model)
+        if not model.built or inner is None:
             raise PlanError(
                 f"The Sequential model {model.name!r} has no input shape yet. Call model.build(input_shape) first."
             )
-        return model._functional
-    if not _is_functional(model):
+        return inner
+    if not keras_internals.is_functional(model):
         raise PlanError(
             f"The model {model.name!r} is a subclassed {type(model).__name__}, whose graph Keras does not know. "
             "Express it with the functional API: outputs = layers(inputs); keras.Model(inputs, outputs)."
         )
     return model
-
-
-def _is_functional(operation: Any) -> bool:
-    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
 
 
 def flat_inputs(model: keras.Model, inputs: Any) -> list:
@@ -44,113 +44,155 @@ def flat_inputs(model: keras.Model, inputs: Any) -> list:
     Raises:
         ValueError: If the model does not take them.
     """
-    return functional(model)._standardize_inputs(inputs)
+    return keras_internals.standardized_inputs(functional(model), inputs)
 
 
-def pack_inputs(model: keras.Model, values: list) -> Any:
+def pack_inputs(model: keras.Model, values: Sequence[Any]) -> Any:
     """Arranges a flat list of values in the structure in which a model takes its inputs."""
-    return tree.pack_sequence_as(functional(model)._inputs_struct, values)
+    return tree.pack_sequence_as(keras_internals.input_structure(functional(model)), values)
 
 
-def replay(model: keras.Model, inputs: Any, call: Callable) -> list:
-    """Runs the graph of a model once, with every operation's call replaced.
+def pack_outputs(model: keras.Model, values: Sequence[Any]) -> Any:
+    """Arranges a flat list of values in the structure of a model's outputs."""
+    return tree.pack_sequence_as(keras_internals.output_structure(functional(model)), values)
 
-    Nested functional and Sequential models are entered, so `call` sees plain operations only.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """One call of an operation, as Keras recorded it.
+
+    Attributes:
+        number: Its place in the order in which the calls are run.
+        operation: The Keras layer or operation that is called.
+        arguments: Its arguments, with KerasTensors in the places of tensors.
+        inputs: Numbers of the tensors among the arguments; one that occurs twice is there twice.
+        outputs: Numbers of the tensors that it makes.
+        output_shapes: Their shapes, batch axis included.
+        training: What a nested model around the call was given as `training`; None where that is nothing, or where
+            the operation does not ask.
+    """
+
+    number: int
+    operation: Any
+    arguments: Arguments
+    inputs: Sequence[int]
+    outputs: Sequence[int]
+    output_shapes: Sequence[tuple[int | None, ...]]
+    training: bool | None
+
+    def filled(self, values: Sequence[Any]) -> tuple[tuple, dict[str, Any]]:
+        """The arguments to call the operation with, given the values in the places of tensors."""
+        args, kwargs = self.arguments.filled(values)
+        if self.training is not None:
+            kwargs["training"] = self.training
+        return args, kwargs
+
+
+class Wiring:
+    """The calls of a model and the tensors between them, each of which has a number.
+
+    Nested functional and Sequential models are unfolded, so that there are calls of plain operations only.
 
     Args:
-        model: A functional model.
-        inputs: The values at the model's inputs, in any structure of the right number of leaves.
-        call: `call(node, args, kwargs)` returns the values at the node's outputs; `args` and `kwargs` are
-            those of the recorded call with values in the place of tensors.
+        model: A functional or Sequential model.
 
-    Returns:
-        The values at the model's outputs, flat.
+    Attributes:
+        nodes: The calls, in an order in which they can be run.
+        inputs: Numbers of the tensors at the model's inputs.
+        outputs: Numbers of the tensors at the model's outputs.
+
+    Raises:
+        PlanError: If the model is of a kind whose graph cannot be known.
     """
-    values = dict(zip(map(id, model.inputs), tree.flatten(inputs), strict=True))
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if node.is_input:
-                continue
-            args, kwargs = node.arguments.fill_in(values)
-            operation = node.operation
-            if isinstance(operation, keras.Sequential) or _is_functional(operation):
-                inner = call if kwargs.get("training") is None else _told_to_train(call, kwargs["training"])
-                outputs = replay(functional(operation), args[0] if args else kwargs["inputs"], inner)
+
+    def __init__(self, model: keras.Model):
+        model = functional(model)
+        self.nodes: list[Node] = []
+        self._tensor_count = 0
+        self.inputs: Sequence[int] = self._new_tensors(len(model.inputs))
+        self.outputs: Sequence[int] = self._unfold(model, self.inputs, None)
+
+    def _new_tensors(self, count: int) -> Sequence[int]:
+        self._tensor_count += count
+        return range(self._tensor_count - count, self._tensor_count)
+
+    def _unfold(self, model: keras.Model, inputs: Sequence[int], training: bool | None) -> list[int]:
+        """Adds the calls of a model whose inputs are these tensors; returns the tensors at its outputs."""
+        numbers = dict(zip(map(id, model.inputs), inputs, strict=True))
+        for operation, arguments, outputs in keras_internals.recorded_calls(model):
+            made: Sequence[int]
+            if isinstance(operation, keras.Sequential) or keras_internals.is_functional(operation):
+                given = arguments.args[0] if arguments.args else arguments.kwargs["inputs"]
+                read = [numbers.get(id(tensor)) for tensor in tree.flatten(given)]
+                entering = [number for number in read if number is not None]
+                if len(entering) < len(read):
+                    raise PlanError(f"The nested model {operation.name!r} is called with a constant; make it an input.")
+                told = arguments.kwargs.get("training") if training is None else training
+                made = self._unfold(functional(operation), entering, told)
             else:
-                outputs = tree.flatten(call(node, args, kwargs))
-            values.update(zip(map(id, node.outputs), outputs, strict=True))
-    return [values[id(tensor)] for tensor in model.outputs]
+                made = self._new_tensors(len(outputs))
+                self.nodes.append(
+                    Node(
+                        len(self.nodes),
+                        operation,
+                        arguments,
+                        [numbers[id(tensor)] for tensor in arguments.tensors],
+                        made,
+                        [tuple(tensor.shape) for tensor in outputs],
+                        training if training is not None and keras_internals.takes_training(operation) else None,
+                    )
+                )
+            numbers.update(zip(map(id, outputs), made, strict=True))
+        return [numbers[id(tensor)] for tensor in model.outputs]
 
+    def replay(self, inputs: Any, run: Callable[[Node, list[Any]], Any]) -> list[Any]:
+        """Runs the graph once, with every operation's call replaced.
 
-def _told_to_train(call: Callable, training: bool) -> Callable:
-    """A call inside of a nested model that was called with `training=`, which goes down to its layers."""
+        Args:
+            inputs: The values at the model's inputs, in any structure of the right number of leaves.
+            run: `run(node, values)` returns the values at the call's outputs, in any structure; `values` are those
+                in the places of the tensors among its arguments.
 
-    def told(node, args, kwargs):
-        if "training" in getattr(node.operation, "_call_context_args", ()):
-            kwargs = {**kwargs, "training": training}
-        return call(node, args, kwargs)
+        Returns:
+            The values at the model's outputs.
+        """
+        known: list[Any] = [None] * self._tensor_count
+        for number, value in zip(self.inputs, tree.flatten(inputs), strict=True):
+            known[number] = value
+        for node in self.nodes:
+            made = tree.flatten(run(node, [known[number] for number in node.inputs]))
+            for number, value in zip(node.outputs, made, strict=True):
+                known[number] = value
+        return [known[number] for number in self.outputs]
 
-    return told
+    def needed(self, bypass: Mapping[str, int]) -> list[bool]:
+        """Whether each call is needed for the outputs when merging operations pass on one operand only.
 
-
-def wiring(model: keras.Model) -> tuple[list[tuple[Any, list, list]], list, list]:
-    """How the calls of `replay` hang together.
-
-    Returns:
-        A (node, inputs, outputs) triple for each call, in the order in which `replay` makes them, the inputs of the
-        model, and its outputs; every tensor is an object of its own.
-    """
-    calls: list[tuple[Any, list, list]] = []
-
-    def call(node, args, kwargs):
-        inputs: list = []
-        map_tensors(node, args, kwargs, lambda _, value: inputs.append(value))
-        calls.append((node, inputs, [object() for _ in node.outputs]))
-        return calls[-1][2]
-
-    inputs = [object() for _ in model.inputs]
-    return calls, inputs, replay(model, inputs, call)
-
-
-def needed_calls(model: keras.Model, bypass: Mapping[str, int]) -> list[bool]:
-    """Whether each call of `replay` is needed for the outputs when merging operations pass on one operand only.
-
-    Args:
-        model: A functional model.
-        bypass: Name of a merging operation -> the operand that it passes on.
-    """
-    calls, _, outputs = wiring(model)
-    wanted, needed = set(map(id, outputs)), []
-    for node, inputs, made in reversed(calls):
-        needed.append(not wanted.isdisjoint(map(id, made)))
-        if needed[-1]:
+        Args:
+            bypass: Name of a merging operation -> the operand that it passes on.
+        """
+        wanted, needed = set(self.outputs), [False] * len(self.nodes)
+        for node in reversed(self.nodes):
+            if wanted.isdisjoint(node.outputs):
+                continue
+            needed[node.number] = True
             alone = bypass.get(node.operation.name)
-            wanted.update(id(value) for index, value in enumerate(inputs) if alone in (None, index))
-    return needed[::-1]
+            wanted.update(number for index, number in enumerate(node.inputs) if alone in (None, index))
+        return needed
+
+    def readers(self) -> Counter[int]:
+        """Number of a tensor -> how often it is read; an output is read once more."""
+        return Counter(number for node in self.nodes for number in node.inputs) + Counter(self.outputs)
 
 
 def stream_normalizations(model: keras.Model) -> list[str]:
     """Names of the batch normalizations that read what others read too, or what several layers have made."""
-    calls, _, outputs = wiring(functional(model))
-    readers = Counter(id(tensor) for _, inputs, _ in calls for tensor in inputs) + Counter(map(id, outputs))
-    merged = {id(tensor) for _, inputs, made in calls if len(inputs) > 1 for tensor in made}
+    wiring = Wiring(model)
+    readers = wiring.readers()
+    merged = {number for node in wiring.nodes if len(node.inputs) > 1 for number in node.outputs}
     return [
         node.operation.name
-        for node, inputs, _ in calls
+        for node in wiring.nodes
         if isinstance(node.operation, keras.layers.BatchNormalization)
-        and (readers[id(inputs[0])] > 1 or id(inputs[0]) in merged)
+        and (readers[node.inputs[0]] > 1 or node.inputs[0] in merged)
     ]
-
-
-def map_tensors(node: Any, args: tuple, kwargs: dict, change: Callable) -> tuple:
-    """Applies `change(index, value)` to the values that stand for tensors in a node's arguments."""
-    recorded = node.arguments
-    own = {name: kwargs[name] for name in recorded.kwargs}  # `training` may have been added
-    flat = tree.flatten((recorded.args, recorded.kwargs))
-    index = iter(range(len(flat)))
-    changed = [
-        change(next(index), value) if isinstance(symbol, keras.KerasTensor) else value
-        for symbol, value in zip(flat, tree.flatten((args, own)), strict=True)
-    ]
-    args, own = tree.pack_sequence_as((recorded.args, recorded.kwargs), changed)
-    return args, {**kwargs, **own}

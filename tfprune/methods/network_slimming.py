@@ -16,6 +16,7 @@ import keras
 
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Record
+from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import stream_normalizations
 from tfprune.methods.base import Method, MethodSettings
 from tfprune.planning.channels import plan_channels
@@ -53,7 +54,7 @@ class NetworkSlimming(Method):
 
     def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[Plan, bool]:
         """As of every method, if the network has gammas to rank."""
-        if not any(map(_has_gamma, model._flatten_layers())):
+        if not any(map(_has_gamma, layers_within(model))):
             raise PlanError(
                 f"network_slimming ranks channels by the gamma of batch normalization; {model.name!r} has none. Take a "
                 "network with batch normalization, or another method."

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +34,6 @@ from keras import layers
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.walk import wiring
 from tfprune.methods.base import Method, MethodSettings
 from tfprune.methods.catalog import GATES
 from tfprune.methods.shared.channel_gates import ChannelGates, all_open, can_be_gated
@@ -76,14 +74,14 @@ class SparseStructureSelection(Method):
         """Puts gates into the last layer of every block's branch, or in front of what reads the channels."""
 
         @functools.cache
-        def counts(graph: ChannelGraph) -> dict[str, int | None]:
+        def counts(model: keras.Model) -> dict[str, int | None]:
             if _of_blocks(settings):
-                return dict.fromkeys(block.last for block in residual_blocks(graph))
-            places = ChannelGates.find(graph.model, settings.option("gates"))
+                return dict.fromkeys(block.last for block in residual_blocks(ChannelGraph(model)))
+            places = ChannelGates.find(model, settings.option("gates"))
             return {name: len(gates) for name, gates in places.layers.items()}
 
         def gate(record: Record, config: dict) -> tuple[type, dict]:
-            kind, gated = type(record.operation), counts(record.calls[0].graph)
+            kind, gated = type(record.operation), counts(record.model)
             if record.name not in gated:
                 return kind, config
             return GATED[kind], {**config, "gate_l1": settings.option("gate_l1"), "gates": gated[record.name]}
@@ -174,27 +172,27 @@ def residual_blocks(graph: ChannelGraph) -> list[Block]:
     the other, the shortcut. The last layer of the branch must be a batch normalization with a gamma, a convolution
     or a dense layer, without activation or with a ReLU, leaky or not, and only the addition may read it.
     """
-    calls, _, outputs = wiring(graph.model)
-    maker = {id(tensor): number for number, (_, _, made) in enumerate(calls) for tensor in made}
-    readers = Counter(id(tensor) for _, inputs, _ in calls for tensor in inputs) + Counter(map(id, outputs))
+    makers = {tensor: call for call in graph.calls for tensor in call.node.outputs}
+    readers = graph.wiring.readers()
     needs: list[int] = []  # of each call, the calls that it needs and itself, as bits
     weighted = sum(1 << number for number, call in enumerate(graph.calls) if call.record.weights)
 
-    def needed(tensor: object) -> int:
-        return needs[maker[id(tensor)]] if id(tensor) in maker else 0
+    def needed(tensor: int) -> int:
+        return needs[makers[tensor].node.number] if tensor in makers else 0
 
-    def last_layer(tensor: object) -> Record | None:
-        while id(tensor) in maker and readers[id(tensor)] == 1:
-            record, inputs = graph.calls[maker[id(tensor)]].record, calls[maker[id(tensor)]][1]
-            if type(record.operation) not in _LINEAR or len(inputs) != 1:
-                return record if can_be_gated(record) else None
-            tensor = inputs[0]
+    def last_layer(tensor: int) -> Record | None:
+        while tensor in makers and readers[tensor] == 1:
+            call = makers[tensor]
+            if type(call.operation) not in _LINEAR or len(call.node.inputs) != 1:
+                return call.record if can_be_gated(call.record) else None
+            tensor = call.node.inputs[0]
         return None
 
     blocks = []
-    for number, (call, (node, inputs, _)) in enumerate(zip(graph.calls, calls, strict=True)):
+    for number, call in enumerate(graph.calls):
+        inputs = call.node.inputs
         needs.append(functools.reduce(int.__or__, map(needed, inputs), 1 << number))
-        if type(node.operation).__name__ != "Add" or len(inputs) != 2 or len(set(call.input_shapes)) != 1:
+        if type(call.operation).__name__ != "Add" or len(inputs) != 2 or len(set(call.input_shapes)) != 1:
             continue
         own = [needed(one) & ~needed(other) for one, other in (inputs, inputs[::-1])]
         costs = [(bits & weighted).bit_count() for bits in own]

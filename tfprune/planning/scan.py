@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph, coupled_name
+from tfprune.graph.keras_internals import maker
 from tfprune.graph.walk import functional
 from tfprune.planning.channels import prunable_pools, scored_pools, scorer
 from tfprune.planning.cutting import kept_channels
@@ -249,7 +250,7 @@ def _no_classes(model: keras.Model, targets: np.ndarray, examples: int) -> str:
 
 
 def _is_sigmoid(tensor: Any) -> bool:
-    operation = tensor._keras_history.operation
+    operation = maker(tensor)
     if isinstance(operation, keras.Model):
         return _is_sigmoid(functional(operation).outputs[0])
     is_layer = getattr(operation, "activation", None) is keras.activations.sigmoid

@@ -18,8 +18,8 @@ import numpy as np
 
 from tfprune.cost.profiling import PER_POSITION, profile_graph, unsized
 from tfprune.errors import NothingProvedError, PlanError
-from tfprune.graph.calls import Kept
 from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.ledger import Kept
 from tfprune.plans import rows as plan_rows
 from tfprune.plans.files import write_plan
 from tfprune.plans.forms import check_channels
@@ -29,7 +29,6 @@ from tfprune.surgery.proof import verify
 from tfprune.surgery.rebuild import Edit, compile_alike, rebuild
 
 CHANNEL_FORMAT = "tfprune channel plan 2"
-_WITH_HEADS = ("MultiHeadAttention", "GroupedQueryAttention")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,10 +302,7 @@ class ChannelPlan:
 def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
     """What a plan tells of the model itself, beside the layers that are frozen."""
     notes = [PER_POSITION] if unsized(graph) else []
-    kinds = {type(record.operation).__name__ for record in graph.records.values()}
-    notes += [
-        f"{kind}: whole heads can go; the widths of keys and values stay" for kind in _WITH_HEADS if kind in kinds
-    ]
+    notes += dict.fromkeys(note for record in graph.records.values() for note in record.notes)
     # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
     unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}
     return notes + sorted(unknown - set(frozen.values()))

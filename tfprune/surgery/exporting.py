@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -128,11 +129,11 @@ def _save_saved_model(model: keras.Model, path: Path) -> None:
     ]
 
     @tf.function(input_signature=signature)
-    def serve(*inputs):
+    def serve(*inputs: tf.Tensor) -> Any:
         return model(pack_inputs(model, list(inputs)), training=False)
 
     @tf.function(input_signature=signature)
-    def serve_named(*inputs):  # signatures return dictionaries
+    def serve_named(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:  # signatures return dictionaries
         outputs = tree.flatten(model(pack_inputs(model, list(inputs)), training=False))
         return {f"output_{index}": tensor for index, tensor in enumerate(outputs)}
 

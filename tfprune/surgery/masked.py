@@ -7,13 +7,14 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
 
-from tfprune.graph.calls import Record
+from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.walk import flat_inputs, map_tensors, replay
+from tfprune.graph.keras_internals import set_time_mask, takes_training, time_mask
+from tfprune.graph.ledger import Labels
+from tfprune.graph.walk import flat_inputs, pack_outputs
 
-Watch = Callable[[np.ndarray, Any], Any]
+Watch = Callable[[Labels, Any], Any]
 
 
 def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | None = None) -> list:
@@ -29,43 +30,40 @@ def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | 
     Returns:
         The outputs, flat.
     """
-    calls = iter(graph.calls)
 
-    def call(node, args, kwargs):
-        entry = next(calls)
-        inference = {"training": False} if "training" in getattr(node.operation, "_call_context_args", ()) else {}
-        if entry is None:  # of a removed branch: computed all the same, and zeroed where it ends
-            return node.operation(*args, **(kwargs | inference))
+    def run(call: Call, values: list[Any]) -> Any:
+        # A removed branch is computed all the same, and zeroed where it ends.
+        if call.passes is not None:
+            values = [value if i == call.passes else keras.ops.zeros_like(value) for i, value in enumerate(values)]
+        elif call.mixed:
+            values = [_masked_input(call, i, value, kept, watch) for i, value in enumerate(values)]
+        args, kwargs = call.node.filled(values)
+        if takes_training(call.operation):
+            kwargs["training"] = False
+        if not call.record.inner_mixed:
+            return call.operation(*args, **kwargs)
+        return _with_masked_weights(call.record, kept, args, kwargs)
 
-        def mask(index, value):
-            if entry.passes is not None:
-                return value if index == entry.passes else keras.ops.zeros_like(value)
-            labels = entry.mixed.get(index)
-            if labels is None:
-                return value
-            if not (isinstance(kept, np.ndarray) and kept[labels].all()):
-                # Selection, not a product with zero: what an overflowing channel holds must not come through.
-                masked = keras.ops.where(keras.ops.take(kept, labels), value, keras.ops.zeros_like(value))
-                value = _with_time_mask_of(value, masked)
-            return watch(labels, value) if watch else value
-
-        args, kwargs = map_tensors(node, args, kwargs, mask)
-        if not entry.record.inner_mixed:
-            return entry.operation(*args, **(kwargs | inference))
-        return _with_masked_weights(entry.record, kept, args, kwargs | inference)
-
-    return replay(graph.model, [keras.ops.convert_to_tensor(value) for value in inputs], call)
+    return graph.replay([keras.ops.convert_to_tensor(value) for value in inputs], run)
 
 
-def _with_time_mask_of(value: Any, new: Any) -> Any:
-    """Hands on Keras' mask of padded time steps, which a tensor carries to the layers that read it."""
-    mask = getattr(value, "_keras_mask", None)
-    if mask is not None:
-        new._keras_mask = mask
-    return new
+def _masked_input(call: Call, index: int, value: Any, kept: Any, watch: Watch | None) -> Any:
+    """An input of a call with its removed channels zero, if the call mixes them."""
+    labels = call.mixed.get(index)
+    if labels is None:
+        return value
+    if not (isinstance(kept, np.ndarray) and kept[labels].all()):
+        # Selection, not a product with zero: what an overflowing channel holds must not come through.
+        masked = keras.ops.where(keras.ops.take(kept, labels), value, keras.ops.zeros_like(value))
+        # A tensor carries Keras' mask of padded time steps to the layers that read it.
+        steps = time_mask(value)
+        if steps is not None:
+            set_time_mask(masked, steps)
+        value = masked
+    return value if watch is None else watch(labels, value)
 
 
-def _with_masked_weights(record: Record, kept: Any, args: tuple, kwargs: dict) -> Any:
+def _with_masked_weights(record: Record, kept: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     """Calls a layer that mixes channels of its own, with the weights by which it reads removed ones zero."""
     masked = []
     for index, axis in record.inner_mixed.items():
@@ -97,4 +95,4 @@ class MaskedModel(keras.Model):
     def call(self, inputs: Any) -> Any:
         """The masked outputs, in the structure of the network's."""
         outputs = masked_outputs(self.graph, self.kept.value, flat_inputs(self.network, inputs))
-        return tree.pack_sequence_as(self.network._outputs_struct, outputs)
+        return pack_outputs(self.network, outputs)

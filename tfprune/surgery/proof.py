@@ -16,6 +16,7 @@ from keras import tree
 
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph.inputs import own_inputs, random_inputs
+from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.masked import masked_outputs
 from tfprune.surgery.rebuild import clone
@@ -88,7 +89,7 @@ def _randomized(model: keras.Model, seed: int) -> keras.Model:
     """A twin with random weights and statistics, whatever the model's own are."""
     generator = np.random.default_rng(seed)
     twin = clone(model)
-    fixed = {id(v) for layer in twin._flatten_layers() if hasattr(layer, "finalize_state") for v in layer.weights}
+    fixed = {id(v) for layer in layers_within(twin) if hasattr(layer, "finalize_state") for v in layer.weights}
     for variable in twin.weights:
         shape, name = variable.shape, variable.name
         if id(variable) in fixed or "float" not in variable.dtype:
@@ -121,7 +122,7 @@ def _compare(model: keras.Model, plan: Any, inputs: list, tolerance: float) -> f
 @contextlib.contextmanager
 def _fresh_states(model: keras.Model) -> Iterator[None]:
     """Lets stateful recurrent layers begin anew, as those of the smaller network do, and gives the states back."""
-    layers = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
+    layers = [layer for layer in layers_within(model) if getattr(layer, "stateful", False)]
     states = [(state, state.numpy()) for layer in layers for state in layer.states]
     for layer in layers:
         layer.reset_state()
@@ -140,7 +141,7 @@ def _in_full_precision(model: keras.Model) -> keras.Model:
             key: "float32" if key == "dtype" and _is_short(value) else widened(value) for key, value in config.items()
         }
 
-    if not any(_is_short(layer.dtype_policy) for layer in model._flatten_layers()):
+    if not any(_is_short(layer.dtype_policy) for layer in layers_within(model)):
         return model
     return clone(model, lambda record, config: (type(record.operation), widened(config)))
 

@@ -16,9 +16,11 @@ import keras
 from keras import tree
 
 from tfprune.errors import PlanError
-from tfprune.graph.calls import Kept, Record
+from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.walk import map_tensors, pack_inputs, replay
+from tfprune.graph.keras_internals import compile_settings, lambda_output_shape, maker, wrapped_functions
+from tfprune.graph.ledger import Kept
+from tfprune.graph.walk import pack_inputs, pack_outputs
 from tfprune.surgery.layers import plain_weights
 
 Edit = Callable[[Record, dict], tuple[type, dict]]
@@ -42,55 +44,48 @@ def rebuild(
     """
     if weights == "fresh" and seed is None:
         seed = secrets.randbits(31)
-    made: dict[str, Any] = {}
+    made: dict[str, Any] = {}  # operation -> the one that takes its place
 
-    calls = iter(graph.calls)
-
-    def call(node, args, kwargs):
-        entry = next(calls)
-        if entry is None:
-            return [None] * len(node.outputs)
-        if entry.passes is not None:
-            operands: list = []
-            map_tensors(node, args, kwargs, lambda _, value: operands.append(value))
-            return operands[entry.passes]
-        record = entry.record
+    def run(call: Call, values: list[Any]) -> Any:
+        if call.removed:
+            return [None] * len(call.node.outputs)
+        if call.passes is not None:
+            return values[call.passes]
+        record = call.record
         if record.name not in made:
             made[record.name] = _remake(record, kept, seed, edit)
-        if entry.arguments is not None:
-            args, kwargs = entry.arguments(kept, args, kwargs)
+        args, kwargs = call.node.filled(values)
+        if call.arguments is not None:
+            args, kwargs = call.arguments(kept, args, kwargs)
         return made[record.name](*args, **kwargs)
 
     model = graph.model
-    inputs = [
-        keras.layers.InputLayer.from_config(tensor._keras_history.operation.get_config()).output
-        for tensor in model.inputs
-    ]
-    outputs = _named(replay(model, inputs, call), model, made)
-    small = keras.Model(
-        pack_inputs(model, inputs),
-        tree.pack_sequence_as(model._outputs_struct, outputs),
-        name=model.name,
-    )
-    for record in graph.records.values():
-        if record.name not in made:  # bypassed
-            continue
-        state = hasattr(record.operation, "finalize_state")  # Normalization, whose statistics are of the data
-        if weights == "inherit" or state:
-            own = plain_weights(made[record.name]) if record.weights else ()
-            for index, weight in zip(range(len(record.weights)), own, strict=True):
-                weight.assign(record.left(index, kept))
-            if state:  # it computes with copies of its weights
-                made[record.name].finalize_state()
+    inputs = [keras.layers.InputLayer.from_config(maker(tensor).get_config()).output for tensor in model.inputs]
+    outputs = _named(graph.replay(inputs, run), model, made)
+    small = keras.Model(pack_inputs(model, inputs), pack_outputs(model, outputs), name=model.name)
+    for name, operation in made.items():
+        _hand_on_weights(graph.records[name], operation, kept, weights == "inherit")
     return small
+
+
+def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool) -> None:
+    """Gives the new layer what is left of the old one's weights; of fresh ones only what the data has made."""
+    of_data = hasattr(record.operation, "finalize_state")  # Normalization, with statistics of the data
+    if not (inherit or of_data):
+        return
+    own = plain_weights(made) if record.weights else []
+    for index, weight in zip(range(len(record.weights)), own, strict=True):
+        weight.assign(record.left(index, kept))
+    if of_data:
+        made.finalize_state()  # it computes with copies of its weights
 
 
 def _named(outputs: list, model: keras.Model, made: dict[str, Any]) -> list:
     """Gives outputs of nested models, which have become part of the network, the names by which losses know them."""
-    names = [tensor._keras_history.operation.name for tensor in model.outputs]
+    names = [maker(tensor).name for tensor in model.outputs]
     return [
         keras.layers.Identity(name=name)(output)
-        if name not in made and names.count(name) == 1 and output._keras_history.operation.name != name
+        if name not in made and names.count(name) == 1 and maker(output).name != name
         else output
         for output, name in zip(outputs, names, strict=True)
     ]
@@ -132,7 +127,7 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
 
 
 def _lambda_again(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
-    return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, name=name)
+    return keras.layers.Lambda(layer.function, lambda_output_shape(layer), layer.mask, layer.arguments, name=name)
 
 
 def _own_objects(operation: Any, config: dict) -> dict:
@@ -194,11 +189,11 @@ def compile_alike(small: keras.Model, model: keras.Model) -> None:
         )
     if not model.compiled:
         return
-    settings = dict(model._compile_config.config)
+    settings = compile_settings(model)
     # Functions and classes of the user's need not be registered with Keras to be found again.
     own = {}
     for value in tree.flatten(settings):
-        for thing in (type(value), getattr(value, "_fn", None), getattr(value, "fn", None)):
+        for thing in (type(value), *wrapped_functions(value)):
             if hasattr(thing, "__name__"):
                 own[thing.__name__] = thing
 

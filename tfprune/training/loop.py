@@ -23,6 +23,7 @@ from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import DivergedError, UsageError
 from tfprune.graph.calls import Record
+from tfprune.graph.keras_internals import maker, seed_generators
 from tfprune.surgery.layers import TRAINED, plain_weights
 from tfprune.surgery.rebuild import Edit, clone
 from tfprune.training.checkpoints import Checkpoint, Stateful
@@ -212,8 +213,7 @@ class Trainer:
 
     def _reset(self, weights: list[np.ndarray], seed: int) -> None:
         self._set_weights(weights)
-        generators = (one for layer in self.model._flatten_layers() for one in getattr(layer, "_seed_generators", ()))
-        for index, generator in enumerate(generators):  # of dropout and the like
+        for index, generator in enumerate(seed_generators(self.model)):
             generator.state.assign(np.asarray([seed, index], np.uint32))
         self.model.optimizer.reset()
 
@@ -389,9 +389,9 @@ def _average(variables: list[tf.Variable]) -> None:
 
 def _ends_in_softmax(model: keras.Model) -> bool:
     """Whether a model gives probabilities; raises a UsageError if it gives neither these nor logits."""
-    last = model.outputs[0]._keras_history.operation
+    last = maker(model.outputs[0])
     while type(last).__name__ in ("Reshape", "Flatten", "Identity", "Squeeze"):
-        last = last.input._keras_history.operation
+        last = maker(last.input)
     activation = getattr(last, "activation", None)
     if activation in (keras.activations.sigmoid, keras.activations.tanh, keras.activations.hard_sigmoid):
         raise UsageError(
@@ -402,7 +402,7 @@ def _ends_in_softmax(model: keras.Model) -> bool:
 
 def _training_layers(model: keras.Model, precision: str, edit: Edit | None) -> Callable[[Record, dict], tuple]:
     """The change of layers that makes the network to train: faster layers, precision, the method's own."""
-    outputs = {tensor._keras_history.operation.name for tensor in model.outputs}
+    outputs = {maker(tensor).name for tensor in model.outputs}
 
     def change(record: Record, config: dict) -> tuple[type, dict]:
         kind = type(record.operation)

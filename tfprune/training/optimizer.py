@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfprune.graph.keras_internals import OpenSGD
 
 # Of the loss in float16; Keras' values.
 _FIRST_SCALE, _STEPS_TO_GROW = 2.0**15, 2_000
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class CoupledSGD(keras.optimizers.SGD):
+class CoupledSGD(OpenSGD):
     """SGD with momentum and *coupled* weight decay, the update rule of PyTorch's SGD.
 
     For every trainable variable w, with gradient g:
@@ -95,13 +95,12 @@ class CoupledSGD(keras.optimizers.SGD):
         self.loss_scale.assign(tf.where(self._finite, tf.where(grows, 2.0 * scale, scale), 0.5 * scale))
         self._good_steps.assign(tf.where(grows, 0, good_steps))
 
-    def _all_reduce_sum_gradients(self, grads_and_vars: Iterable[tuple]) -> list[tuple]:
-        """As Keras' own, which sums over replicas: of the sums, the same everywhere, takes the scale out again."""
-        summed = super()._all_reduce_sum_gradients(grads_and_vars)
+    def summed(self, grads_and_vars: list[tuple]) -> list[tuple]:
+        """Takes the scale out of the gradients' sums again, which are the same on every replica."""
         if not self.scales_loss:
-            return summed
+            return grads_and_vars
         scale = self.loss_scale.value
-        summed = [(None if g is None else tf.convert_to_tensor(g) / scale, variable) for g, variable in summed]
+        summed = [(None if g is None else tf.convert_to_tensor(g) / scale, variable) for g, variable in grads_and_vars]
         self._finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g, _ in summed if g is not None])
         return summed
 
@@ -109,7 +108,7 @@ class CoupledSGD(keras.optimizers.SGD):
         """Updates one variable and its momentum buffer in one kernel."""
         if isinstance(gradient, tf.IndexedSlices):  # an embedding's gradient; decay is dense all the same
             gradient = tf.convert_to_tensor(gradient)
-        strength = self._proximal_l1[self._get_variable_index(variable)]
+        strength = self._proximal_l1[self.place_of(variable)]
         if strength is not None:
             self._proximal_step(gradient, variable, tf.cast(learning_rate, variable.dtype), strength)
             return
@@ -122,7 +121,7 @@ class CoupledSGD(keras.optimizers.SGD):
         if not self.momentum:  # Keras makes no momentum buffers then
             variable.assign_sub(tf.cast(learning_rate, variable.dtype) * gradient)
             return
-        velocity = self.momentums[self._get_variable_index(variable)].value
+        velocity = self.momentums[self.place_of(variable)].value
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
             accum=velocity.handle,
@@ -136,7 +135,7 @@ class CoupledSGD(keras.optimizers.SGD):
         stepped = variable - rate * gradient
         stepped = tf.sign(stepped) * tf.maximum(tf.abs(stepped) - rate * strength, 0.0)
         if self.momentum:
-            velocity = self.momentums[self._get_variable_index(variable)].value
+            velocity = self.momentums[self.place_of(variable)].value
             change = stepped - variable + self.momentum * velocity
             stepped += self.momentum * change
             velocity.assign(self._unless_left_out(change, velocity))

@@ -5,11 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from tfprune.graph.calls import Call
-from tfprune.graph.rules import give_up, rule
+from tfprune.graph.ledger import Labels
+from tfprune.graph.rules.movement import axes_of
+from tfprune.graph.rules.registry import give_up, rule
+
+# Operations that have no choice of axes.
+_FIXED_AXES: dict[str, int | tuple[int, ...]] = {
+    "TopK": -1,
+    "Tril": (-2, -1),
+    "Triu": (-2, -1),
+    "Hsplit": 1,
+    "Dsplit": 2,
+}
 
 
 @rule("Softmax", "LogSoftmax", "Sparsemax")
-def _softmax(call: Call) -> np.ndarray:
+def _softmax(call: Call) -> Labels:
     """A softmax normalizes over an axis; over the channels a removed one would change all others."""
     labels = call.inputs[0]
     if _along_channels(labels, call.operation.axis):
@@ -21,17 +32,16 @@ def _softmax(call: Call) -> np.ndarray:
     "Cumsum", "Cumprod", "Nancumsum", "Nancumprod", "Sort", "Argsort", "Argpartition", "Diff", "Roll",
     "TopK", "Tril", "Triu", "Hsplit", "Dsplit", "ArraySplit",
 )  # fmt: skip
-def _along(call: Call) -> list[np.ndarray]:
+def _along(call: Call) -> list[Labels]:
     labels = call.inputs[0]
-    fixed = {"TopK": -1, "Tril": (-2, -1), "Triu": (-2, -1), "Hsplit": 1, "Dsplit": 2}
-    axis = fixed.get(type(call.operation).__name__, getattr(call.operation, "axis", None))
+    axis = _FIXED_AXES.get(type(call.operation).__name__, getattr(call.operation, "axis", None))
     if axis is None or _along_channels(labels, axis):
         return give_up(call, f"{call.record.name} works along the channels")
     return [labels] * len(call.output_shapes)
 
 
 @rule("Glu")
-def _gated(call: Call) -> np.ndarray:
+def _gated(call: Call) -> Labels:
     """One half of the channels gates the other, so a channel goes with its gate."""
     labels, axis = call.inputs[0], call.operation.axis
     if not _along_channels(labels, axis):
@@ -42,16 +52,15 @@ def _gated(call: Call) -> np.ndarray:
 
 
 @rule("Moments")
-def _moments(call: Call) -> list[np.ndarray]:
+def _moments(call: Call) -> list[Labels]:
     """Mean and variance, of every channel for itself."""
-    labels, axes = call.inputs[0], call.operation.axes
-    axes = tuple(axes) if isinstance(axes, (list, tuple)) else (axes,)
+    labels = call.inputs[0]
+    axes = axes_of(call.operation.axes, labels.ndim)
     if 0 in (axis % labels.ndim for axis in axes) or _along_channels(labels, axes):
         return give_up(call, f"{call.record.name} reduces over the batch or the channels")
     return [labels if call.operation.keepdims else labels.squeeze(axes)] * 2
 
 
-def _along_channels(labels: np.ndarray, axes: int | tuple[int, ...] | None) -> bool:
+def _along_channels(labels: Labels, axes: int | tuple[int, ...] | None) -> bool:
     """Whether labels vary along one of the axes; None stands for all of them."""
-    axes = range(labels.ndim) if axes is None else axes if isinstance(axes, (list, tuple)) else (axes,)
-    return any(labels.shape[axis] > 1 for axis in axes)
+    return any(labels.shape[axis] > 1 for axis in axes_of(axes, labels.ndim))

@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfprune.graph import keras_internals
 from tfprune.graph.calls import Call
-from tfprune.graph.rules import give_up, rule
+from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.merging import constant_per_channel
+from tfprune.graph.rules.registry import give_up, rule
 
 _SOURCES = ("query", "value", "key")  # in the order of the positional arguments
 
 
 @rule("MultiHeadAttention")
-def _multi_head_attention(call: Call) -> list[np.ndarray]:
+def _multi_head_attention(call: Call) -> list[Labels]:
     """Heads are created and mixed by the output projection; what they project from is mixed as well."""
     layer = call.operation
     heads = call.create(layer.num_heads)
     queries = call.input_shapes[_project(call, heads, heads, layer.key_dim + layer.value_dim)["query"]]
-    call.weight(layer._output_dense.kernel, {0: heads}, _length_of(queries), mixed=0)
+    output = keras_internals.attention_projections(layer)["output"]
+    call.weight(output.kernel, {0: heads}, _length_of(queries), mixed=0)
     call.count("num_heads", heads)
     width = call.output_shape[len(queries) - 1 :]
     call.setting("output_shape", lambda kept: width, heads)
-    labels = call.graph.fresh(width[-1])
+    labels = call.fresh(width[-1] or 1)
     call.freeze(labels, f"output of {call.record.name}")
     return [call.place(labels), *_scores(call, heads)]
 
 
 @rule("GroupedQueryAttention")
-def _grouped_query_attention(call: Call) -> list[np.ndarray]:
+def _grouped_query_attention(call: Call) -> list[Labels]:
     """A head of keys and values goes with all the heads of queries that read it.
 
     The output is as wide as the query, and Keras wants the values to be as wide, too.
@@ -42,14 +45,15 @@ def _grouped_query_attention(call: Call) -> list[np.ndarray]:
     sources = _project(call, readers, heads, 2 * layer.head_dim)
     width = call.channels(sources["query"], -1)
     call.tie(width, call.channels(sources["value"], -1))
-    call.weight(layer._output_dense.kernel, {0: readers, 2: width}, _length_of(call.output_shape), mixed=0)
-    call.weight(layer._output_dense.bias, {0: width})
+    output = keras_internals.attention_projections(layer)["output"]
+    call.weight(output.kernel, {0: readers, 2: width}, _length_of(call.output_shape), mixed=0)
+    call.weight(output.bias, {0: width})
     call.count("num_key_value_heads", heads)
     call.count("num_query_heads", readers)
     return [call.place(width), *_scores(call, readers)]
 
 
-def _project(call: Call, readers: np.ndarray, heads: np.ndarray, width: int) -> dict[str, int]:
+def _project(call: Call, readers: Labels, heads: Labels, width: int) -> dict[str, int]:
     """The projections to heads, and their products.
 
     Args:
@@ -62,16 +66,18 @@ def _project(call: Call, readers: np.ndarray, heads: np.ndarray, width: int) -> 
         The index of the input that holds the queries, the values and the keys.
     """
     layer, sources = call.operation, _sources(call)
-    projections = {"query": readers, "value": heads, "key": heads}
-    if getattr(layer, "_gate_dense", None) is not None:
-        projections["gate"] = readers
-    for name, labels in projections.items():
-        projection, index = getattr(layer, f"_{name}_dense"), sources["query" if name == "gate" else name]
+    made = {"query": readers, "value": heads, "key": heads, "gate": readers}
+    projections = keras_internals.attention_projections(layer)
+    for name, labels in made.items():
+        if name not in projections:  # not every layer has a gate
+            continue
+        projection, index = projections[name], sources["query" if name == "gate" else name]
         length = _length_of(call.input_shapes[index])
         call.weight(projection.kernel, {0: call.mix(index), 1: labels}, length)
         call.weight(projection.bias, {0: labels})
     pairs = _length_of(call.input_shapes[sources["query"]]) * _length_of(call.input_shapes[sources["value"]])
-    call.products.append(lambda kept: int(kept[readers].sum()) * pairs * width)
+    call.macs(lambda kept: int(kept[readers].sum()) * pairs * width)
+    call.note(f"{type(layer).__name__}: whole heads can go; the widths of keys and values stay")
     return sources
 
 
@@ -87,7 +93,7 @@ def _sources(call: Call) -> dict[str, int]:
     return {"key": index["value"], **index}
 
 
-def _scores(call: Call, heads: np.ndarray) -> list[np.ndarray]:
+def _scores(call: Call, heads: Labels) -> list[Labels]:
     """Labels of the scores, where the layer gives them out: one matrix per head."""
     return [heads.reshape((1, -1) + (1,) * (len(shape) - 2)) for shape in call.output_shapes[1:]]
 
@@ -98,7 +104,7 @@ def _length_of(shape: tuple) -> int:
 
 
 @rule("Attention", "AdditiveAttention")
-def _attention(call: Call) -> np.ndarray | list[np.ndarray]:
+def _attention(call: Call) -> Labels | list[Labels]:
     """Sums over the channels of queries and keys; those of the values pass.
 
     A score is a sum of q * k, or of tanh(q + k) with an optional scale per channel: zero where both are zero.
@@ -111,16 +117,15 @@ def _attention(call: Call) -> np.ndarray | list[np.ndarray]:
     call.weight(scale, {0: channels} if scale is not None and len(scale.shape) else {})
     values = call.channels(1)
     pairs = _length_of(call.output_shape) * _length_of(call.input_shapes[1])
-    call.products.append(lambda kept: pairs * int(kept[channels].sum() + kept[values].sum()))
+    call.macs(lambda kept: pairs * int(kept[channels].sum() + kept[values].sum()))
     if len(call.output_shapes) == 1:
         return call.place(values)
-    scores = call.graph.fresh(1).reshape((1,) * len(call.output_shapes[1]))
-    call.freeze(scores, f"scores of {call.record.name}")
+    scores = call.frozen_labels(len(call.output_shapes[1]), f"scores of {call.record.name}")
     return [call.place(values), scores]
 
 
 @rule("DotProductAttention")
-def _dot_product_attention(call: Call) -> np.ndarray | list[np.ndarray]:
+def _dot_product_attention(call: Call) -> Labels | list[Labels]:
     """`keras.ops.dot_product_attention` on (batch, length, heads, width): heads pass, widths stay."""
     if call.input_names != ["0", "1", "2"] or constant_per_channel(call):
         return give_up(call, f"{call.record.name} has masks among its tensors")
@@ -132,6 +137,6 @@ def _dot_product_attention(call: Call) -> np.ndarray | list[np.ndarray]:
     heads = call.channels(0, 2)
     for index in (1, 2):
         call.tie(heads, call.channels(index, 2))
-    pairs = 2 * shapes[0][3] * (shapes[0][1] or 1) * (shapes[1][1] or 1)
-    call.products.append(lambda kept: pairs * int(kept[heads].sum()))
+    pairs = 2 * (shapes[0][3] or 1) * (shapes[0][1] or 1) * (shapes[1][1] or 1)
+    call.macs(lambda kept: pairs * int(kept[heads].sum()))
     return call.place(heads, 2)

@@ -8,12 +8,13 @@ import string
 import keras
 import numpy as np
 
-from tfprune.graph.calls import Call, Kept
-from tfprune.graph.rules import give_up, rule
+from tfprune.graph.calls import Call
+from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.rules.elementwise import activated
+from tfprune.graph.rules.registry import give_up, rule
 
 
-def contract(call: Call, operands: list[str], result: str) -> np.ndarray | list[np.ndarray]:
+def contract(call: Call, operands: list[str], result: str) -> Labels | list[Labels]:
     """The labels of an einsum: `operands` and `result` have one letter per axis.
 
     An axis shrinks in all the operands that have it, or stays in all. The channels over which the operation sums
@@ -37,21 +38,19 @@ def contract(call: Call, operands: list[str], result: str) -> np.ndarray | list[
             call.mix_all(index)
             _keep_axes(call, array, [axis for axis, letter in enumerate(letters) if letter in result])
     widest = max(passing, key=np.size, default=None)
-    if any(np.broadcast_shapes(array.shape, widest.shape) != widest.shape for array in passing):
+    if widest is not None and any(np.broadcast_shapes(one.shape, widest.shape) != widest.shape for one in passing):
         return give_up(call, f"{call.record.name} makes pairs of channels")
     if len(arrays) > 1:
         _count_products(call, letters, arrays, sizes)
     if widest is None:
         # Nothing of a channel is left in the result, which is nobody's to remove.
-        labels = call.graph.fresh(1).reshape((1,) * len(result))
-        call.freeze(labels, f"result of {call.record.name}")
-        return labels
+        return call.frozen_labels(len(result), f"result of {call.record.name}")
     lost = [axis for axis, letter in enumerate(letters) if letter not in result]
     rest = [letter for letter in letters if letter in result]
     return widest.squeeze(tuple(lost)).transpose([rest.index(letter) for letter in result])
 
 
-def _keep_axes(call: Call, labels: np.ndarray, axes: list[int]) -> None:
+def _keep_axes(call: Call, labels: Labels, axes: list[int]) -> None:
     """Axes that stay whole: what is removed along the others goes alike at all of their places."""
     first = tuple(slice(1) if axis in axes else slice(None) for axis in range(labels.ndim))
     if labels[first].size > 1:
@@ -60,14 +59,14 @@ def _keep_axes(call: Call, labels: np.ndarray, axes: list[int]) -> None:
         call.freeze(labels, f"{call.record.name} needs an axis to stay whole")
 
 
-def _spread(labels: np.ndarray, names: str, letters: str) -> np.ndarray:
+def _spread(labels: Labels, names: str, letters: str) -> Labels:
     """Labels with one axis per letter of the equation."""
     present = [letter for letter in letters if letter in names]
     moved = labels.transpose([names.index(letter) for letter in present])
     return np.expand_dims(moved, [axis for axis, letter in enumerate(letters) if letter not in names])
 
 
-def _count_products(call: Call, letters: str, arrays: list[np.ndarray], sizes: list[dict[str, int | None]]) -> None:
+def _count_products(call: Call, letters: str, arrays: list[Labels], sizes: list[dict[str, int | None]]) -> None:
     varied = np.broadcast_shapes(*(array.shape for array in arrays))
     whole = [
         max(own.get(letter) or 1 for own in sizes)
@@ -80,11 +79,11 @@ def _count_products(call: Call, letters: str, arrays: list[np.ndarray], sizes: l
         free = [kept[array] for array in arrays if array.size > 1]
         return fixed * (int(np.logical_and.reduce(np.broadcast_arrays(*free)).sum()) if free else 1)
 
-    call.products.append(count)
+    call.macs(count)
 
 
 @rule("Matmul")
-def _matmul(call: Call) -> np.ndarray | list[np.ndarray]:
+def _matmul(call: Call) -> Labels | list[Labels]:
     """Rows of one by columns of the other: sums over the axis that both share, as attention does."""
     ranks = [labels.ndim for labels in call.inputs]
     if len(ranks) != 2 or min(ranks) < 3:
@@ -95,7 +94,7 @@ def _matmul(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("Einsum")
-def _einsum(call: Call) -> np.ndarray | list[np.ndarray]:
+def _einsum(call: Call) -> Labels | list[Labels]:
     constant = not all(isinstance(value, keras.KerasTensor) for value in call.node.arguments.args)
     if constant or "->" not in call.operation.subscripts:
         return give_up(call, f"{call.record.name} multiplies by a constant or names no result")
@@ -103,7 +102,7 @@ def _einsum(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("Dot")
-def _dot(call: Call) -> np.ndarray | list[np.ndarray]:
+def _dot(call: Call) -> Labels | list[Labels]:
     """The layer; normalizing to length one is no obstacle, since a zero adds nothing to a length."""
     if not isinstance(call.operation, keras.layers.Layer):
         return give_up(call, f"{call.record.name} multiplies by a constant or across the batch")
@@ -120,7 +119,7 @@ def _dot(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("EinsumDense")
-def _einsum_dense(call: Call) -> np.ndarray:
+def _einsum_dense(call: Call) -> Labels:
     """A kernel whose axes are given by an equation.
 
     Of the axes that the kernel creates the first that is wider than one is the layer's channels (the heads, where
@@ -134,7 +133,7 @@ def _einsum_dense(call: Call) -> np.ndarray:
     made = [letter for letter in result if letter in kernel and letter not in source]
     created = max(made, key=lambda letter: layer.kernel.shape[kernel.index(letter)] > 1, default=None)
     passing = [axis for axis in varied if axis not in summed]
-    axes: dict[str, np.ndarray] = {}
+    axes: dict[str, Labels] = {}
     if passing and (created is not None or any(source[axis] not in kernel for axis in passing)):
         call.freeze(labels, f"{call.record.name} makes pairs of channels")
     elif passing and not summed:
@@ -149,9 +148,7 @@ def _einsum_dense(call: Call) -> np.ndarray:
     call.weight(layer.kernel, by_axis, int(np.prod(sizes[1:], dtype=np.int64)))
     shown = next((letter for letter in axes if letter in result), None)
     if shown is None:
-        output = call.graph.fresh(1).reshape((1,) * len(result))
-        call.freeze(output, f"result of {call.record.name}")
-        return output
+        return call.frozen_labels(len(result), f"result of {call.record.name}")
     axis, channels = result.index(shown), axes[shown]
     if layer.bias is not None:
         own = axis - len(result) + len(layer.bias.shape)
@@ -165,7 +162,7 @@ def _einsum_dense(call: Call) -> np.ndarray:
     return activated(call, call.place(channels, axis))
 
 
-def _uniform(call: Call, axis: int) -> np.ndarray:
+def _uniform(call: Call, axis: int) -> Labels:
     """Labels along one axis, which go alike at all places of the other axes."""
     labels = np.moveaxis(call.inputs[0], axis, -1)
     one = labels.reshape(-1, labels.shape[-1])[:1]

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from tfprune.graph.calls import Call
-from tfprune.graph.rules import rule
+from tfprune.graph.ledger import Labels
+from tfprune.graph.rules.registry import rule
 
 # Activations that look at one element at a time; any other function may look at all channels.
 _POINTWISE = {
@@ -21,7 +22,7 @@ _POINTWISE = {
 }  # fmt: skip
 
 
-def activated(call: Call, labels: np.ndarray, function: Callable | None = None) -> np.ndarray:
+def activated(call: Call, labels: Labels, function: Callable | None = None) -> Labels:
     """The labels behind an activation, frozen unless it works element by element.
 
     Args:
@@ -39,9 +40,15 @@ def activated(call: Call, labels: np.ndarray, function: Callable | None = None) 
     return labels
 
 
+def _one_of_a_relu(call: Call) -> int:
+    """As the paper counts, which leaves out all other functions."""
+    return int(isinstance(call.operation, keras.layers.ReLU) or call.operation.activation is keras.activations.relu)
+
+
+@rule("ReLU", flops=_one_of_a_relu)
 @rule(
     # layers
-    "ReLU", "LeakyReLU", "ELU", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity",
+    "LeakyReLU", "ELU", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity",
     "ActivityRegularization", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
     # operations
     "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu",
@@ -54,20 +61,20 @@ def activated(call: Call, labels: np.ndarray, function: Callable | None = None) 
     "Isfinite", "Isinf", "Isnan", "Isneginf", "Isposinf", "Isreal", "OnesLike", "ZerosLike", "EmptyLike",
     "Cast", "SaturateCast", "ConvertToTensor", "StopGradient", "NanToNum", "Copy",
 )  # fmt: skip
-def _elementwise(call: Call) -> np.ndarray:
+def _elementwise(call: Call) -> Labels:
     return call.inputs[0]
 
 
-@rule("Activation")
-def _activation(call: Call) -> np.ndarray:
+@rule("Activation", flops=_one_of_a_relu)
+def _activation(call: Call) -> Labels:
     return activated(call, call.inputs[0])
 
 
 @rule("PReLU")
-def _prelu(call: Call) -> np.ndarray:
+def _prelu(call: Call) -> Labels:
     """Slopes of the shape of one example, 1 along shared axes."""
     layer, labels = call.operation, call.inputs[0]
-    axes = {}
+    axes: dict[int, Labels] = {}
     for axis, size in enumerate(labels.shape[1:]):
         if size > 1:
             channels = call.channels(0, axis + 1)
@@ -78,7 +85,7 @@ def _prelu(call: Call) -> np.ndarray:
 
 
 @rule("Rescaling")
-def _rescaling(call: Call) -> np.ndarray:
+def _rescaling(call: Call) -> Labels:
     constants = (call.operation.scale, call.operation.offset)
     if any(np.size(constant) > 1 for constant in constants):
         call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")
@@ -86,7 +93,7 @@ def _rescaling(call: Call) -> np.ndarray:
 
 
 @rule("LayerScale")
-def _layer_scale(call: Call) -> np.ndarray:
+def _layer_scale(call: Call) -> Labels:
     """ConvNeXt's scale per channel."""
     channels = call.channels(0, -1)
     call.weight(call.operation.gamma, {0: channels})

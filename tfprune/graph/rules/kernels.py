@@ -6,8 +6,9 @@ import keras
 import numpy as np
 
 from tfprune.graph.calls import Call
-from tfprune.graph.rules import rule
+from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.elementwise import activated
+from tfprune.graph.rules.registry import rule
 
 
 def channel_axis(call: Call) -> int:
@@ -24,12 +25,12 @@ def positions(shape: tuple, axis: int) -> int:
 
 
 @rule("Conv1D", "Conv2D", "Conv3D")
-def _convolution(call: Call) -> np.ndarray:
+def _convolution(call: Call) -> Labels:
     layer, axis = call.operation, channel_axis(call)
     rank = len(layer.kernel.shape)
     if layer.groups > 1 and layer.groups == call.input_shapes[0][axis]:
         return _one_channel_groups(call, axis, rank)
-    if call.record.name in call.graph.grouped:
+    if call.record.loses_groups:
         return _whole_groups(call, axis, rank)
     source, created = call.mix(0, axis), call.create(layer.filters)
     axes = {rank - 2: source, rank - 1: created}
@@ -43,13 +44,13 @@ def _convolution(call: Call) -> np.ndarray:
     return activated(call, call.place(created, axis))
 
 
-def _tie_groups(call: Call, labels: np.ndarray, groups: int) -> np.ndarray:
+def _tie_groups(call: Call, labels: Labels, groups: int) -> Labels:
     parts = labels.reshape(groups, -1)
     call.tie(parts, parts[:1])
     return parts
 
 
-def _one_channel_groups(call: Call, axis: int, rank: int) -> np.ndarray:
+def _one_channel_groups(call: Call, axis: int, rank: int) -> Labels:
     """A depthwise convolution written as a grouped one: it passes channels on, and groups go with them."""
     layer = call.operation
     source = call.channels(0, axis)
@@ -61,7 +62,7 @@ def _one_channel_groups(call: Call, axis: int, rank: int) -> np.ndarray:
     return activated(call, call.place(repeated, axis))
 
 
-def _whole_groups(call: Call, axis: int, rank: int) -> np.ndarray:
+def _whole_groups(call: Call, axis: int, rank: int) -> Labels:
     """Groups that go with all that enters and leaves them: none reads another's channels, so nothing is mixed."""
     layer = call.operation
     source, created = call.channels(0, axis), call.create(layer.filters)
@@ -74,7 +75,7 @@ def _whole_groups(call: Call, axis: int, rank: int) -> np.ndarray:
     return activated(call, call.place(created, axis))
 
 
-def _tie_within_groups(call: Call, labels: np.ndarray, groups: int) -> np.ndarray:
+def _tie_within_groups(call: Call, labels: Labels, groups: int) -> Labels:
     """Ties the channels of each group; returns the first of each."""
     parts = labels.reshape(groups, -1)
     call.tie(parts, parts[:, :1])
@@ -82,7 +83,7 @@ def _tie_within_groups(call: Call, labels: np.ndarray, groups: int) -> np.ndarra
 
 
 @rule("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-def _transposed_convolution(call: Call) -> np.ndarray:
+def _transposed_convolution(call: Call) -> Labels:
     layer, axis = call.operation, channel_axis(call)
     rank = len(layer.kernel.shape)
     source, created = call.mix(0, axis), call.create(layer.filters)
@@ -93,7 +94,7 @@ def _transposed_convolution(call: Call) -> np.ndarray:
 
 
 @rule("DepthwiseConv1D", "DepthwiseConv2D")
-def _depthwise_convolution(call: Call) -> np.ndarray:
+def _depthwise_convolution(call: Call) -> Labels:
     layer, axis = call.operation, channel_axis(call)
     source = call.channels(0, axis)
     call.weight(layer.kernel, {len(layer.kernel.shape) - 2: source}, positions(call.output_shape, axis))
@@ -103,7 +104,7 @@ def _depthwise_convolution(call: Call) -> np.ndarray:
 
 
 @rule("SeparableConv1D", "SeparableConv2D")
-def _separable_convolution(call: Call) -> np.ndarray:
+def _separable_convolution(call: Call) -> Labels:
     layer, axis = call.operation, channel_axis(call)
     rank = len(layer.depthwise_kernel.shape)
     source, created = call.mix(0, axis), call.create(layer.filters)
@@ -117,17 +118,17 @@ def _separable_convolution(call: Call) -> np.ndarray:
 
 
 @rule("Dense")
-def _dense(call: Call) -> np.ndarray:
+def _dense(call: Call) -> Labels:
     layer = call.operation
     source, created = call.mix(0), call.create(layer.units)
-    call.weight(layer.kernel, {0: source, 1: created}, positions(call.output_shape, -1))
+    call.weight(layer.kernel, {0: source, 1: created}, positions(call.output_shape, -1), zeros=True)
     call.weight(layer.bias, {0: created})
     call.count("units", created)
     return activated(call, call.place(created))
 
 
 @rule("Embedding")
-def _embedding(call: Call) -> np.ndarray:
+def _embedding(call: Call) -> Labels:
     layer = call.operation
     call.freeze(call.inputs[0], f"indices into {call.record.name}")
     created = call.create(layer.output_dim)

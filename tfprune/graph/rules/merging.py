@@ -6,8 +6,9 @@ import keras
 import numpy as np
 
 from tfprune.graph.calls import Call
-from tfprune.graph.rules import give_up, rule
+from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.movement import run_on_labels, varying
+from tfprune.graph.rules.registry import give_up, rule
 
 
 @rule(
@@ -19,7 +20,7 @@ from tfprune.graph.rules.movement import run_on_labels, varying
     "BitwiseLeftShift", "BitwiseRightShift", "LeftShift", "RightShift",
     "CustomScaleLayer",  # the residual of InceptionResNet: a sum with one operand scaled
 )  # fmt: skip
-def _merge(call: Call) -> np.ndarray | list[np.ndarray]:
+def _merge(call: Call) -> Labels | list[Labels]:
     """Makes the labels of all operands equal, position by position."""
     if type(call.operation).__name__ == "Average" and not isinstance(call.operation, keras.layers.Layer):
         return give_up(call, f"{call.record.name} averages over axes")
@@ -52,11 +53,13 @@ def constant_per_channel(call: Call) -> str:
     return f"{call.record.name} has constants per channel" if any(np.size(c) > 1 for c in constants) else ""
 
 
+_FIXED_AXES = {"Hstack": 1, "Vstack": 0, "Dstack": 2}
+
+
 @rule("Concatenate", "Stack", "Append", "Hstack", "Vstack", "Dstack")
-def _join(call: Call) -> np.ndarray | list[np.ndarray]:
+def _join(call: Call) -> Labels | list[Labels]:
     """Channels stand side by side; where positions do, or tensors, all of them lose the same channels."""
-    fixed = {"Hstack": 1, "Vstack": 0, "Dstack": 2}
-    axis = fixed.get(type(call.operation).__name__, getattr(call.operation, "axis", None))
+    axis = _FIXED_AXES.get(type(call.operation).__name__, getattr(call.operation, "axis", None))
     if axis is None or len(call.output_shape) < 2 or constant_per_channel(call):
         return give_up(call, f"{call.record.name} joins constants or flattened tensors")
     axis = axis % len(call.output_shape)
@@ -72,7 +75,7 @@ def _join(call: Call) -> np.ndarray | list[np.ndarray]:
     return moved
 
 
-def _side_by_side(call: Call, axis: int) -> np.ndarray | list[np.ndarray]:
+def _side_by_side(call: Call, axis: int) -> Labels | list[Labels]:
     """The most frequent case, which DenseNets are made of: no need to spread labels over all positions."""
     sizes = [shape[axis] for shape in call.input_shapes]
     if all(labels.size == 1 and (labels == call.inputs[0]).all() for labels in call.inputs):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from tfprune.graph.calls import Call, Kept
-from tfprune.graph.rules import give_up, rule
+from tfprune.graph.calls import Call
+from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.rules.kernels import channel_axis
+from tfprune.graph.rules.registry import give_up, rule
 
 
-def run_on_labels(call: Call) -> list[np.ndarray]:
+def run_on_labels(call: Call) -> list[Labels]:
     """Moves the label arrays as the operation moves the tensors.
 
     Axes of unknown size stand for one position; along them labels never vary.
@@ -26,7 +28,7 @@ def run_on_labels(call: Call) -> list[np.ndarray]:
     return [compress(keras.ops.convert_to_numpy(labels)) for labels in moved]
 
 
-def compress(labels: np.ndarray) -> np.ndarray:
+def compress(labels: Labels) -> Labels:
     """Reduces to size 1 every axis along which the labels do not vary."""
     for axis in range(labels.ndim):
         first = labels.take([0], axis)
@@ -35,16 +37,23 @@ def compress(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def varying(labels: np.ndarray) -> list[int]:
+def varying(labels: Labels) -> list[int]:
     """The axes along which labels vary."""
     return [axis for axis, size in enumerate(labels.shape) if size > 1]
+
+
+def axes_of(axes: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """The axes that an operation names, one or several; None stands for all of them."""
+    if axes is None:
+        return tuple(range(rank))
+    return tuple(axes) if isinstance(axes, Sequence) else (axes,)
 
 
 @rule(
     "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip",
     "Ravel", "Fliplr", "Flipud", "Rot90", "Tile", "SpaceToDepth",
 )  # fmt: skip
-def _movement(call: Call) -> list[np.ndarray]:
+def _movement(call: Call) -> list[Labels]:
     """These do to what is left of the channels what they do to all of them, whatever is removed."""
     moved = run_on_labels(call)
     for labels, shape in zip(moved, call.output_shapes, strict=True):
@@ -54,7 +63,7 @@ def _movement(call: Call) -> list[np.ndarray]:
 
 
 @rule("Repeat")
-def _repeat(call: Call) -> list[np.ndarray]:
+def _repeat(call: Call) -> list[Labels]:
     """Repeats elements: all of them alike, or each as often as a list says, whose places are no channels'."""
     operation = call.operation
     if operation.axis is None:
@@ -65,7 +74,7 @@ def _repeat(call: Call) -> list[np.ndarray]:
 
 
 @rule("BroadcastTo")
-def _broadcast_to(call: Call) -> np.ndarray | list[np.ndarray]:
+def _broadcast_to(call: Call) -> Labels | list[Labels]:
     """The size that is asked for along the channels follows them."""
     labels, sizes = call.inputs[0], tuple(call.operation.shape)
     labels = labels.reshape((1,) * (len(sizes) - labels.ndim) + labels.shape)
@@ -79,23 +88,23 @@ def _broadcast_to(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("DepthToSpace")
-def _depth_to_space(call: Call) -> np.ndarray | list[np.ndarray]:
+def _depth_to_space(call: Call) -> Labels | list[Labels]:
     """All the channels that become one, side by side, go together."""
     (moved,) = run_on_labels(call)
     axis = channel_axis(call)
     first = np.moveaxis(moved, axis, -1).reshape(-1, moved.shape[axis])[0]
-    channels = np.broadcast_to(first, (call.output_shape[axis],))
+    channels = np.broadcast_to(first, (call.output_shape[axis] or 1,))
     call.tie(moved, call.place(channels, axis))
     return call.place(channels, axis)
 
 
 @rule("RepeatVector")
-def _repeat_vector(call: Call) -> np.ndarray:
+def _repeat_vector(call: Call) -> Labels:
     return call.inputs[0][:, None]
 
 
 @rule("Reshape")
-def _reshape(call: Call) -> np.ndarray | list[np.ndarray]:
+def _reshape(call: Call) -> Labels | list[Labels]:
     """The layer and the operation; a hard-coded size follows the labels along its axis."""
     key = "target_shape" if isinstance(call.operation, keras.layers.Layer) else "newshape"
     sizes = list(call.operation.get_config()[key])
@@ -126,14 +135,14 @@ def _reshape(call: Call) -> np.ndarray | list[np.ndarray]:
     return moved
 
 
-def _reshaped(call: Call) -> np.ndarray:
+def _reshaped(call: Call) -> Labels:
     """As `run_on_labels`; numpy alone is ten times as fast, and some networks reshape in every block."""
-    whole = np.broadcast_to(call.inputs[0], (1, *call.input_shapes[0][1:]))
-    return compress(whole.reshape(1, *call.output_shape[1:]))
+    whole = np.broadcast_to(call.inputs[0], [size or 1 for size in call.input_shapes[0]])
+    return compress(whole.reshape([size or 1 for size in call.output_shape]))
 
 
 @rule("Pad")
-def _pad(call: Call) -> np.ndarray | list[np.ndarray]:
+def _pad(call: Call) -> Labels | list[Labels]:
     """`keras.ops.pad`; padding of the channel axis brings channels of their own, constant zero."""
     operation, labels = call.operation, call.inputs[0]
     widths = [tuple(width) for width in operation.pad_width]
@@ -144,7 +153,7 @@ def _pad(call: Call) -> np.ndarray | list[np.ndarray]:
     axis = axes[0]
     if not sum(widths[axis]):
         return labels
-    before, after = (call.graph.fresh(width) for width in widths[axis])
+    before, after = (call.fresh(width) for width in widths[axis])
     channels = call.channels(0, axis)
 
     def pad_width(kept: Kept) -> tuple[tuple[int, int], ...]:
@@ -156,10 +165,9 @@ def _pad(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("Rearrange")
-def _rearrange(call: Call) -> list[np.ndarray]:
+def _rearrange(call: Call) -> list[Labels]:
     """`keras.ops.rearrange`; channels that are taken apart, as into heads, go alike from all of the parts."""
-    args, given = call.node.arguments.args, call.node.arguments.kwargs
-    pattern = args[1] if len(args) > 1 else given["pattern"]
+    given, pattern = call.node.arguments.kwargs, call.argument(1, "pattern")
     axes = varying(call.inputs[0])
     for axis in axes:
         *parts, width = re.findall(r"\w+|\(.*?\)", pattern.partition("->")[0])[axis].strip("()").split()

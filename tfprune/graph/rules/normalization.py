@@ -5,15 +5,22 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from tfprune.graph.calls import Call, Kept
-from tfprune.graph.rules import rule
+from tfprune.graph.calls import Call
+from tfprune.graph.ledger import Kept, Labels
+from tfprune.graph.rules.movement import axes_of
+from tfprune.graph.rules.registry import rule
 
 
-@rule("BatchNormalization")
-def _batch_normalization(call: Call) -> np.ndarray:
+def _scale_and_shift(call: Call) -> int:
+    """As the paper counts, which leaves out the normalizations of vectors."""
+    return 2 if len(call.output_shape) > 2 else 0
+
+
+@rule("BatchNormalization", flops=_scale_and_shift)
+def _batch_normalization(call: Call) -> Labels:
     layer = call.operation
     source = call.channels(0, layer.axis)
-    if call.record.name in call.graph.views:
+    if call.record.is_view:
         source = _view(call, source)
     for variable in (layer.gamma, layer.beta):
         call.weight(variable, {0: source})
@@ -22,7 +29,7 @@ def _batch_normalization(call: Call) -> np.ndarray:
     return call.place(source, layer.axis)
 
 
-def _view(call: Call, source: np.ndarray) -> np.ndarray:
+def _view(call: Call, source: Labels) -> Labels:
     """Channels of the layer's own, gathered in front of it from a stream that others read too."""
     call.freeze(source, f"{call.record.name} selects among them")
     view = call.create(len(source))
@@ -38,7 +45,7 @@ def _view(call: Call, source: np.ndarray) -> np.ndarray:
 
 
 @rule("GroupNormalization")
-def _group_normalization(call: Call) -> np.ndarray:
+def _group_normalization(call: Call) -> Labels:
     """Statistics over groups of channels change with every channel, unless a group is one channel."""
     layer, size = call.operation, call.input_shapes[0][call.operation.axis]
     source = call.channels(0, layer.axis)
@@ -52,16 +59,16 @@ def _group_normalization(call: Call) -> np.ndarray:
 
 
 @rule("LayerNormalization", "RMSNormalization", "UnitNormalization", "LayerNorm", "RMSNorm", "Normalize")
-def _over_channels(call: Call) -> np.ndarray:
+def _over_channels(call: Call) -> Labels:
     """Normalizes over axes; frozen when channels are among them."""
-    axes, labels = call.operation.axis, call.inputs[0]
-    if any(labels.shape[axis] > 1 for axis in (axes if isinstance(axes, (list, tuple)) else (axes,))):
+    labels = call.inputs[0]
+    if any(labels.shape[axis] > 1 for axis in axes_of(call.operation.axis, labels.ndim)):
         call.freeze(labels, f"{call.record.name} normalizes over the channels")
     return labels
 
 
 @rule("Normalization")
-def _feature_normalization(call: Call) -> np.ndarray:
+def _feature_normalization(call: Call) -> Labels:
     """Constants of the data, per feature: they belong to inputs, which are frozen anyway."""
     call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")
     return call.inputs[0]

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from tfprune.graph.calls import Call
-from tfprune.graph.rules import give_up, rule
+from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.kernels import channel_axis
+from tfprune.graph.rules.movement import axes_of
+from tfprune.graph.rules.registry import give_up, rule
+
+
+def _window(call: Call) -> int:
+    """As the paper counts: each element of the window once."""
+    return math.prod(call.operation.pool_size)
 
 
 @rule(
     "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
+    flops=_window,
+)  # fmt: skip
+@rule(
     "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D",
     "UpSampling1D", "UpSampling2D", "UpSampling3D", "Resizing", "CenterCrop", "MaxPool", "AveragePool",
     "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
@@ -20,7 +30,7 @@ from tfprune.graph.rules.kernels import channel_axis
     "RandomCrop", "RandomElasticTransform", "RandomFlip", "RandomGaussianBlur", "RandomPerspective", "RandomRotation",
     "RandomShear", "RandomTranslation", "RandomZoom",
 )  # fmt: skip
-def _spatial(call: Call) -> np.ndarray:
+def _spatial(call: Call) -> Labels:
     """Positions change, channels do not; channels that vary with the position cannot be followed."""
     axis = channel_axis(call)
     return call.place(call.channels(0, axis), axis)
@@ -30,7 +40,7 @@ def _spatial(call: Call) -> np.ndarray:
     "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
     "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
 )  # fmt: skip
-def _global_pooling(call: Call) -> np.ndarray:
+def _global_pooling(call: Call) -> Labels:
     axis = channel_axis(call)
     return call.place(call.channels(0, axis), axis if call.operation.keepdims else -1)
 
@@ -40,11 +50,10 @@ def _global_pooling(call: Call) -> np.ndarray:
     "Argmax", "Argmin", "CountNonzero", "Norm", "Nanargmax", "Nanargmin", "Nanmax", "Nanmean", "Nanmedian", "Nanmin",
     "Nanprod", "Nanstd", "Nansum", "Nanvar",
 )  # fmt: skip
-def _reduction(call: Call) -> np.ndarray | list[np.ndarray]:
+def _reduction(call: Call) -> Labels | list[Labels]:
     """Over positions, a reduction keeps every channel apart; over channels only a sum can lose some."""
-    labels, axes = call.inputs[0], call.operation.axis
-    axes = range(labels.ndim) if axes is None else axes if isinstance(axes, (tuple, list)) else (axes,)
-    axes = {axis % labels.ndim for axis in axes}
+    labels = call.inputs[0]
+    axes = {axis % labels.ndim for axis in axes_of(call.operation.axis, labels.ndim)}
     if 0 in axes:
         return give_up(call, f"{call.record.name} reduces over the batch")
     if any(labels.shape[axis] > 1 for axis in axes):
@@ -53,7 +62,5 @@ def _reduction(call: Call) -> np.ndarray | list[np.ndarray]:
         if any(size > 1 for axis, size in enumerate(labels.shape) if axis not in axes):
             return give_up(call, f"{call.record.name} sums over one of several axes of channels")
         call.mix_all(0)
-        result = call.graph.fresh(1).reshape((1,) * len(call.output_shape))
-        call.freeze(result, f"result of {call.record.name}")
-        return result
+        return call.frozen_labels(len(call.output_shape), f"result of {call.record.name}")
     return labels if getattr(call.operation, "keepdims", False) else labels.squeeze(tuple(axes))

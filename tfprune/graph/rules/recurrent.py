@@ -8,16 +8,17 @@ import keras
 import numpy as np
 
 from tfprune.graph.calls import Call
-from tfprune.graph.rules import give_up, rule
+from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.elementwise import activated
 from tfprune.graph.rules.kernels import channel_axis, positions
+from tfprune.graph.rules.registry import give_up, rule
 from tfprune.graph.rules.wrappers import inner_setting
 
 _GATES = {keras.layers.LSTMCell: 4, keras.layers.GRUCell: 3, keras.layers.SimpleRNNCell: 1}
 
 
 @rule("LSTM", "GRU", "SimpleRNN")
-def _recurrent(call: Call) -> list[np.ndarray]:
+def _recurrent(call: Call) -> list[Labels]:
     units = call.create(call.operation.units)
     _cell(call, call.operation.cell, units, call.mix(0))
     call.count("units", units)
@@ -25,7 +26,7 @@ def _recurrent(call: Call) -> list[np.ndarray]:
 
 
 @rule("RNN")
-def _recurrent_with_a_cell(call: Call) -> list[np.ndarray]:
+def _recurrent_with_a_cell(call: Call) -> list[Labels]:
     """The layer around one of Keras' own cells; any other cell may do anything."""
     cell = call.operation.cell
     if isinstance(cell, keras.layers.StackedRNNCells):
@@ -39,7 +40,7 @@ def _recurrent_with_a_cell(call: Call) -> list[np.ndarray]:
 
 
 @rule("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-def _convolutional(call: Call) -> list[np.ndarray]:
+def _convolutional(call: Call) -> list[Labels]:
     """An LSTM whose two kernels are convolutions."""
     layer = call.operation
     axis = -1 if channel_axis(call) == -1 else -1 - layer.cell.rank
@@ -50,9 +51,7 @@ def _convolutional(call: Call) -> list[np.ndarray]:
     return _outputs(call, filters, axis)
 
 
-def _cell(
-    call: Call, cell: Any, units: np.ndarray, source: np.ndarray, gates: int | None = None, places: int = 1
-) -> None:
+def _cell(call: Call, cell: Any, units: Labels, source: Labels, gates: int | None = None, places: int = 1) -> None:
     """The weights and the activations of a cell, whose gates stand side by side along the last axis."""
     wide = np.tile(units, gates or _GATES[type(cell)])
     times = (call.input_shapes[0][1] or 1) * places
@@ -66,7 +65,7 @@ def _cell(
             activated(call, units, function)
 
 
-def _outputs(call: Call, units: np.ndarray, axis: int = -1) -> list[np.ndarray]:
+def _outputs(call: Call, units: Labels, axis: int = -1) -> list[Labels]:
     """The outputs and the last states have the units; so have the first states, where they are given."""
     if call.operation.stateful:
         call.freeze(units, f"the state of {call.record.name} lasts from batch to batch")
@@ -86,7 +85,7 @@ def _states(call: Call) -> list[int]:
 
 
 @rule("Bidirectional")
-def _bidirectional(call: Call) -> list[np.ndarray]:
+def _bidirectional(call: Call) -> list[Labels]:
     """Both directions have the same units, so they are pruned alike."""
     wrapper = call.operation
     directions = (wrapper.forward_layer, wrapper.backward_layer)

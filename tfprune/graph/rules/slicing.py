@@ -7,13 +7,14 @@ import itertools
 import keras
 import numpy as np
 
-from tfprune.graph.calls import Call, Kept
-from tfprune.graph.rules import give_up, rule
+from tfprune.graph.calls import Call
+from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.rules.movement import run_on_labels, varying
+from tfprune.graph.rules.registry import give_up, rule
 
 
 @rule("Split")
-def _split(call: Call) -> list[np.ndarray]:
+def _split(call: Call) -> list[Labels]:
     """`keras.ops.split`; along the channels, the places of the cuts follow the labels."""
     axis = call.operation.axis % call.inputs[0].ndim
     if call.inputs[0].shape[axis] == 1:
@@ -31,9 +32,9 @@ def _split(call: Call) -> list[np.ndarray]:
 
 
 @rule("GetItem")
-def _get_item(call: Call) -> np.ndarray | list[np.ndarray]:
+def _get_item(call: Call) -> Labels | list[Labels]:
     """Indexing; a slice of the channels begins and ends where its kept channels do."""
-    key = _argument(call, 1, "key")
+    key = call.argument(1, "key")
     keys = list(key) if isinstance(key, tuple) else [key]
     labels = call.inputs[0]
     if any(not (item is None or item is Ellipsis or isinstance(item, (int, slice))) for item in keys):
@@ -81,7 +82,7 @@ def _key_of_axis(keys: list, axis: int, rank: int) -> int | None:
 
 
 @rule("Slice")
-def _slice(call: Call) -> np.ndarray | list[np.ndarray]:
+def _slice(call: Call) -> Labels | list[Labels]:
     """`keras.ops.slice`: a start and a size for every axis; -1 is a size up to the end."""
     labels, sizes = call.inputs[0], tuple(call.operation.shape)
     axes = varying(labels)
@@ -90,7 +91,7 @@ def _slice(call: Call) -> np.ndarray | list[np.ndarray]:
     if not axes:
         return labels
     (axis,) = axes
-    starts = tuple(_argument(call, 1, "start_indices"))
+    starts = tuple(call.argument(1, "start_indices"))
     channels = call.channels(0, axis)
     stop = len(channels) if sizes[axis] == -1 else starts[axis] + sizes[axis]
     part = channels[starts[axis] : stop]
@@ -106,10 +107,10 @@ def _slice(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("Take")
-def _take(call: Call) -> np.ndarray | list[np.ndarray]:
+def _take(call: Call) -> Labels | list[Labels]:
     """Positions may be picked, also by a tensor; channels may not."""
     axis, labels = call.operation.axis, call.inputs[0]
-    if axis is None or not isinstance(_argument(call, 0, "x"), keras.KerasTensor):
+    if axis is None or not isinstance(call.argument(0, "x"), keras.KerasTensor):
         return give_up(call, f"{call.record.name} picks from a constant or from a flattened tensor")
     axis = axis % labels.ndim
     if labels.shape[axis] > 1:
@@ -121,14 +122,8 @@ def _take(call: Call) -> np.ndarray | list[np.ndarray]:
 
 
 @rule("Unstack")
-def _unstack(call: Call) -> list[np.ndarray]:
+def _unstack(call: Call) -> list[Labels]:
     labels, axis = call.inputs[0], call.operation.axis
     if labels.shape[axis] > 1:
         return give_up(call, f"{call.record.name} picks single channels")
     return [labels.squeeze(axis)] * len(call.output_shapes)
-
-
-def _argument(call: Call, place: int, name: str):
-    """An argument of the call, given by its place or by its name."""
-    arguments = call.node.arguments
-    return arguments.args[place] if len(arguments.args) > place else arguments.kwargs[name]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from tfprune.graph.calls import Call
-from tfprune.graph.rules import give_up, rule
+from tfprune.graph.ledger import Labels
+from tfprune.graph.rules.registry import give_up, rule
 
 _REASONS = {
     "looks at all channels": (
@@ -50,6 +49,6 @@ _REASON_OF = {kind: reason for reason, kinds in _REASONS.items() for kind in kin
 
 
 @rule(*_REASON_OF)
-def _unprunable(call: Call) -> list[np.ndarray]:
+def _unprunable(call: Call) -> list[Labels]:
     kinds = (kind.__name__ for kind in type(call.operation).__mro__)
     return give_up(call, f"{call.record.name} {next(_REASON_OF[kind] for kind in kinds if kind in _REASON_OF)}")

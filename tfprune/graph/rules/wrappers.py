@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.graph.calls import Call, Kept, Record
-from tfprune.graph.rules import find_rule, give_up, rule
+from tfprune.graph.calls import Call, Kernel, Record, Shape
+from tfprune.graph.ledger import Kept, Labels
+from tfprune.graph.rules.registry import find_rule, give_up, rule
 
 
-def inner_setting(call: Call, key: str, changes: Callable[[Kept], dict], labels: np.ndarray) -> None:
+def inner_setting(call: Call, key: str, changes: Callable[[Kept], dict], labels: Labels) -> None:
     """Tells how the config of the layer inside, a field of the wrapper's config, follows from the kept labels."""
     config = call.operation.get_config()[key]
 
@@ -26,7 +27,7 @@ def inner_setting(call: Call, key: str, changes: Callable[[Kept], dict], labels:
 
 
 @rule("TimeDistributed")
-def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
+def _time_distributed(call: Call) -> Labels | list[Labels]:
     """The rule of the layer inside, on one time step."""
     inner = call.operation.layer
     known = find_rule(inner)
@@ -43,7 +44,9 @@ def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
     call.record.created = step.record.created
     call.told |= {index for index in step.told if isinstance(index, int)}
-    call.kernels = [(index, positions * steps) for index, positions in step.kernels]
+    # Of what is wrapped the zeros are discounted, as of convolutions, also where it is a dense layer.
+    call.kernels = [Kernel(index, positions * steps, zeros=False) for index, positions, _ in step.kernels]
+    call.products = [_times(steps, count) for count in step.products]
     call.mixed = {index: labels[:, None] for index, labels in step.mixed.items()}
     settings = step.record.settings
     if settings:
@@ -52,26 +55,43 @@ def _time_distributed(call: Call) -> np.ndarray | list[np.ndarray]:
     return outputs[0][:, None]
 
 
+def _times(steps: int, count: Callable[[Kept], int]) -> Callable[[Kept], int]:
+    return lambda kept: steps * count(kept)
+
+
 class _Step(Call):
     """A call of the layer inside of a TimeDistributed, on one time step."""
 
     def __init__(self, call: Call, inner: Any):
         own = call.record  # shared, so that a second call is tied to the first
-        record = Record(own.name, inner, own.created, own.axes, own.state, own.inner_mixed)
-        super().__init__(call.node, [call.inputs[0][:, 0]], record, call.graph)
+        record = Record(
+            own.name,
+            inner,
+            own.model,
+            created=own.created,
+            axes=own.axes,
+            state=own.state,
+            inner_mixed=own.inner_mixed,
+            notes=own.notes,
+        )
+        super().__init__(call.node, [call.inputs[0][:, 0]], record, call.ledger)
         self.outer = call
 
     @property
     def operation(self) -> Any:
+        """The layer inside."""
         return self.record.operation
 
-    def run(self, arrays: list[np.ndarray]) -> Any:
+    def run(self, arrays: Sequence[Any]) -> Any:
+        """Runs the layer inside."""
         return self.operation.call(*arrays)
 
     @property
-    def input_shapes(self) -> list[tuple]:
+    def input_shapes(self) -> list[Shape]:
+        """Without the axis of time."""
         return [shape[:1] + shape[2:] for shape in self.outer.input_shapes]
 
     @property
-    def output_shapes(self) -> list[tuple]:
+    def output_shapes(self) -> list[Shape]:
+        """Without the axis of time."""
         return [shape[:1] + shape[2:] for shape in self.outer.output_shapes]

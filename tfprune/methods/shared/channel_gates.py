@@ -24,7 +24,6 @@ from keras import layers
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.walk import wiring
 from tfprune.planning.cutting import kept_channels
 from tfprune.plans.channels import ChannelPlan
 from tfprune.surgery.layers import GATED, scale_weights
@@ -178,16 +177,15 @@ def _fronts(graph: ChannelGraph) -> np.ndarray:
     Returns:
         (groups,) int: the number of its call, or a negative number where there is no such layer.
     """
-    calls, inputs, _ = wiring(graph.model)
     several = np.full(graph.group_count, _SEVERAL)
-    behind = dict.fromkeys(map(id, inputs), several)  # tensor -> (groups,) the call in front of it
+    behind = dict.fromkeys(graph.wiring.inputs, several)  # tensor -> (groups,) the call in front of it
     read = np.full(graph.group_count, _NONE)
-    for number, (call, (_, tensors, made)) in enumerate(zip(graph.calls, calls, strict=True)):
+    for number, call in enumerate(graph.calls):
         entering = []
-        for index, (tensor, labels) in enumerate(zip(tensors, call.inputs, strict=True)):
+        for index, (tensor, labels) in enumerate(zip(call.node.inputs, call.inputs, strict=True)):
             present = np.unique(graph.group_of[labels])
             own = np.full(graph.group_count, _NONE)
-            own[present] = behind[id(tensor)][present]
+            own[present] = behind[tensor][present]
             entering.append(own)
             if index in call.mixed:
                 read = _agreed([read, own])
@@ -200,7 +198,7 @@ def _fronts(graph: ChannelGraph) -> np.ndarray:
             leaving = _agreed(entering, together=type(call.operation).__name__ != "Concatenate")
         else:
             leaving = several
-        behind.update(dict.fromkeys(map(id, made), leaving))
+        behind.update(dict.fromkeys(call.node.outputs, leaving))
     return read
 
 
@@ -216,7 +214,7 @@ def _agreed(fronts: Sequence[np.ndarray], together: bool = False) -> np.ndarray:
 
 def _keeps_zeros(call: Call) -> bool:
     """Whether a call without weights, or a PReLU, makes zeros of zeros."""
-    symbols = call.node.arguments.keras_tensors
+    symbols = call.node.arguments.tensors
     weighted = call.record.weights and not isinstance(call.operation, layers.PReLU)
     if weighted or not all("float" in symbol.dtype for symbol in symbols):
         return False

@@ -23,8 +23,8 @@ from keras import layers
 from scipy import sparse
 
 from tfprune.errors import PlanError
-from tfprune.graph.calls import Kept
 from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.ledger import Kept
 from tfprune.methods.base import Decision, Method, MethodSettings, Sample
 from tfprune.planning.channels import plan_channels
 from tfprune.planning.criteria.batches import as_batches

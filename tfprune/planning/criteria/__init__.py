@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from tfprune.errors import PlanError
-from tfprune.graph.calls import Kept
 from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.ledger import Kept
 from tfprune.support.registry import Registry
 
 CRITERIA = Registry("criterion")

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.errors import PlanError
+from tfprune.graph.walk import pack_outputs
 from tfprune.planning.criteria import Evidence, Scores, relative
 from tfprune.surgery.masked import masked_outputs
 
@@ -62,7 +63,7 @@ def taylor(evidence: Evidence) -> Scores:
         with tf.GradientTape() as tape:
             tape.watch(gates)
             outputs = masked_outputs(graph, evidence.kept, inputs, gated)
-            outputs = keras.tree.pack_sequence_as(graph.model._outputs_struct, outputs)
+            outputs = pack_outputs(graph.model, outputs)
             # Losses are means over the batch; an example's own share is wanted.
             loss = count * keras.ops.cast(evidence.loss(targets, outputs), "float32")
         gradient = tape.gradient(loss, gates)

@@ -1,0 +1,153 @@
+"""What Keras does not promise: its private attributes, and classes that it does not export.
+
+Keras keeps the graph of a functional model, and a few other things that tfprune has to know, where no documentation
+speaks of them, so that any version may move them. They are read here and nowhere else (a test looks for such names in
+the rest of the package): what a new version of Keras breaks is mended in this file. `setup.cfg` allows the versions
+for which all of it was tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import tree
+
+
+class Arguments:
+    """The arguments of a recorded call, with KerasTensors in the places of tensors.
+
+    Attributes:
+        args: The positional ones.
+        kwargs: Those by name.
+        tensors: The KerasTensors among them, in Keras' order; one that occurs twice is there twice.
+    """
+
+    def __init__(self, args: tuple, kwargs: dict[str, Any], tensors: Sequence[Any]):
+        self.args, self.kwargs, self.tensors = args, kwargs, tensors
+
+    def filled(self, values: Sequence[Any]) -> tuple[tuple, dict[str, Any]]:
+        """The arguments with values in the places of tensors, one for each of `tensors`."""
+        if not self.kwargs and len(self.args) == 1 and len(values) == 1 and self.args[0] is self.tensors[0]:
+            return (values[0],), {}  # nearly all calls are like this
+        flat, count = tree.flatten((self.args, self.kwargs)), 0
+        for place, value in enumerate(flat):
+            if isinstance(value, keras.KerasTensor):
+                flat[place] = values[count]
+                count += 1
+        args, kwargs = tree.pack_sequence_as((self.args, self.kwargs), flat)
+        return args, kwargs
+
+
+def recorded_calls(model: keras.Model) -> Iterator[tuple[Any, Arguments, Sequence[Any]]]:
+    """The calls of a functional model, in an order in which they can be run.
+
+    Yields:
+        The operation that is called, its arguments, and the KerasTensors that it gives.
+    """
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.is_input:
+                arguments = node.arguments
+                yield node.operation, Arguments(arguments.args, arguments.kwargs, arguments.keras_tensors), node.outputs
+
+
+def is_functional(operation: Any) -> bool:
+    """Whether an operation is a model whose graph Keras knows."""
+    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
+
+
+def functional_of_sequential(model: keras.Sequential) -> keras.Model | None:
+    """The functional model behind a Sequential one; None as long as that has no input shape."""
+    return getattr(model, "_functional", None)
+
+
+def standardized_inputs(model: keras.Model, inputs: Any) -> list:
+    """A functional model's inputs as a flat list of tensors of its dtypes and ranks.
+
+    Raises:
+        ValueError: If the model does not take them.
+    """
+    return model._standardize_inputs(inputs)
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The structure in which a functional model takes its inputs, with KerasTensors as leaves."""
+    return model._inputs_struct
+
+
+def output_structure(model: keras.Model) -> Any:
+    """The structure of a functional model's outputs, with KerasTensors as leaves."""
+    return model._outputs_struct
+
+
+def maker(tensor: keras.KerasTensor) -> Any:
+    """The layer or operation that made a KerasTensor."""
+    return tensor._keras_history.operation
+
+
+def takes_training(operation: Any) -> bool:
+    """Whether an operation can be called with `training=`: every layer can, whatever it makes of it."""
+    return "training" in getattr(operation, "_call_context_args", ())
+
+
+def time_mask(tensor: Any) -> Any:
+    """The mask of padded time steps that a tensor carries to the layers that read it, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def set_time_mask(tensor: Any, mask: Any) -> None:
+    """Makes a tensor carry a mask of padded time steps."""
+    tensor._keras_mask = mask
+
+
+def layers_within(layer: keras.Layer) -> list[keras.Layer]:
+    """A layer or model and all layers inside of it, at any depth."""
+    return list(layer._flatten_layers())
+
+
+def seed_generators(model: keras.Model) -> list[Any]:
+    """The random generators of a model's layers, of dropout and the like."""
+    return [one for layer in model._flatten_layers() for one in getattr(layer, "_seed_generators", ())]
+
+
+def compile_settings(model: keras.Model) -> dict[str, Any]:
+    """The arguments with which a model was compiled."""
+    return dict(model._compile_config.config)
+
+
+def wrapped_functions(value: Any) -> list[Any]:
+    """The function inside of a metric or a loss that wraps one."""
+    functions = (getattr(value, "_fn", None), getattr(value, "fn", None))
+    return [function for function in functions if function is not None]
+
+
+def lambda_output_shape(layer: keras.layers.Lambda) -> Any:
+    """The output shape that a Lambda was given: a tuple, a function, or None."""
+    return layer._output_shape
+
+
+def attention_projections(layer: keras.Layer) -> Mapping[str, keras.Layer]:
+    """The dense layers inside of an attention layer of several heads.
+
+    Returns:
+        `query`, `key`, `value`, `output`, and `gate` where the layer has one -> the layer.
+    """
+    found = {name: getattr(layer, f"_{name}_dense", None) for name in ("query", "key", "value", "gate", "output")}
+    return {name: projection for name, projection in found.items() if projection is not None}
+
+
+class OpenSGD(keras.optimizers.SGD):
+    """Keras' SGD, open to subclasses where Keras is not: at the sums of gradients, and at the place of a variable."""
+
+    def summed(self, grads_and_vars: list[tuple]) -> list[tuple]:
+        """Returns (gradient, variable) pairs whose gradients were summed over replicas; a subclass may change them."""
+        return grads_and_vars
+
+    def place_of(self, variable: Any) -> int:
+        """The place of a variable in what the optimizer keeps for every variable, such as `momentums`."""
+        return self._get_variable_index(variable)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Iterable[tuple]) -> list[tuple]:
+        return self.summed(super()._all_reduce_sum_gradients(grads_and_vars))
