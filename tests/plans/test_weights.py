@@ -156,7 +156,7 @@ def conv(x):
 @pytest.mark.parametrize(("inputs", "kept"), [(1, 1), (2, 2), (3, 2), (5, 3), (7, 4)])
 def test_what_does_not_fill_a_group_of_four_counts_as_if_zeros_did(inputs, kept):
     plan_of = {"a": np.random.default_rng(inputs).normal(size=(3, 3, inputs, 5)).astype("float32")}
-    masks, _ = find_masks(plan_of, 0.5, pattern="2:4")
+    masks, _ = find_masks(plan_of, 0.5, mask_pattern="2:4")
     assert (masks["a"].sum(-2) == kept).all()
 
 
@@ -172,7 +172,7 @@ def test_patterns_are_for_convolutions_of_every_rank(kind):
 
 def test_blocks_of_least_mean_magnitude_go_whole():
     kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 8)).astype("float32")
-    masks, _ = find_masks({"a": kernel}, 0.75, pattern="block", block_size=(2, 4))
+    masks, _ = find_masks({"a": kernel}, 0.75, mask_pattern="block", block_size=(2, 4))
     blocks = np.abs(kernel.reshape(18, 2, 2, 4)).mean((1, 3))
     expected = blocks >= np.sort(blocks.ravel())[27]  # 9 of 36 stay
     assert np.array_equal(masks["a"].reshape(18, 2, 2, 4).all((1, 3)), expected)

@@ -53,7 +53,7 @@ class GradualMagnitude(Magnitude):
 
     def callbacks(self, settings: MethodSettings) -> list[keras.callbacks.Callback]:
         """Raises the sparsity."""
-        find = functools.partial(find_masks, pattern=settings.pattern)
+        find = functools.partial(find_masks, mask_pattern=settings.pattern)
         return [GradualMasks(settings.ratio, lambda kernels, sparsity: find(kernels, sparsity)[0])]
 
     def sparse_key(self, settings: MethodSettings) -> str:

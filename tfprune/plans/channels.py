@@ -114,17 +114,17 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         """Makes the plan that removes these coupled groups of a graph."""
         for group in groups:
             if group in graph.frozen:
-                owners = ", ".join(r.name for r in graph.producers() if group in graph.group_of[r.created])
+                owners = ", ".join(r.name for r in graph.producers() if group in graph.group_of[r.labels])
                 raise PlanError(f"Cannot remove a frozen channel of {owners}: {graph.frozen[group]}.")
         kept = graph.kept(groups)
-        keep = {r.name: tuple(np.flatnonzero(kept[r.created]).tolist()) for r in graph.producers()}
+        keep = {r.name: tuple(np.flatnonzero(kept[r.labels]).tolist()) for r in graph.producers()}
         for layer, channels in keep.items():
             if not channels:
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
         whole = graph.whole()
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
         frozen = graph.frozen_layers()
-        widths = {record.name: len(record.created) for record in whole.producers()}
+        widths = {record.name: len(record.labels) for record in whole.producers()}
         notes = [*notes, *_notes(graph, frozen)]
         if not groups and not graph.bypass:
             notes.append("removes nothing")
@@ -155,7 +155,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         self._check_widths(whole)
         kept = graph.kept(sorted(self._removed_groups(graph)))
         for record in graph.producers():
-            left = tuple(np.flatnonzero(kept[record.created]).tolist())
+            left = tuple(np.flatnonzero(kept[record.labels]).tolist())
             if left != self.keep[record.name]:
                 raise PlanError(
                     f"The plan keeps {len(self.keep[record.name])} channels of {record.name!r}, but the layers coupled "
@@ -172,7 +172,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
 
     def _check_widths(self, whole: ChannelGraph) -> None:
         """Raises a PlanError unless the layers of a model create as many channels as those of the plan."""
-        widths = {record.name: len(record.created) for record in whole.producers()}
+        widths = {record.name: len(record.labels) for record in whole.producers()}
         for layer in [*self.widths, *widths]:
             if self.widths.get(layer) != widths.get(layer):
                 ours, theirs = (
@@ -306,11 +306,11 @@ def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list
     if record is None or record.created is None:
         names = ", ".join(r.name for r in graph.producers())
         raise PlanError(f"The model has no layer {layer!r} that creates channels. It has: {names}.")
-    channels, count = several(f"removed[{layer!r}]", channels, "channel indices"), len(record.created)
+    channels, count = several(f"removed[{layer!r}]", channels, "channel indices"), len(record.labels)
     wrong = [index for index in channels if not (_is_index(index) and 0 <= index < count)]
     if wrong:
         raise PlanError(f"{layer} has channels 0 to {count - 1}; received {wrong[0]}.")
-    return graph.group_of[record.created[np.asarray(channels, dtype=np.int64)]].tolist()
+    return graph.group_of[record.labels[np.asarray(channels, dtype=np.int64)]].tolist()
 
 
 def _is_index(value: Any) -> bool:
