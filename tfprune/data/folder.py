@@ -54,7 +54,8 @@ def load_folder(data_dir: Path | None, image_size: int, train_examples: int | No
         check_train_examples("folder", train_examples, len(train.classes), len(train))
         train = train.subset(stratified_indices(train.labels, train_examples))
     skipped = train.skipped if train.root == test.root else train.skipped + test.skipped
-    note += f"; {skipped} files that are no images are left out" * (skipped > 0)
+    if skipped:
+        note += f"; {skipped} files that are no images are left out"
     _check_memory((len(train) + len(test)) * image_size**2 * CHANNELS)
     digest = hashlib.sha256()
     train_images = _decode_files(train, image_size, digest)

@@ -198,7 +198,7 @@ def find_sites(graph: ChannelGraph, most_columns: float = math.inf) -> tuple[dic
     sites, reasons = {}, {}
     alone = {pool.layers[0]: len(pool) for pool in graph.pools() if len(pool.layers) == 1}
     for record in graph.producers():
-        if not isinstance(record.operation, _CONVOLUTIONS) or alone.get(record.name) != len(record.labels):
+        if not isinstance(record.operation, _CONVOLUTIONS) or alone.get(record.name) != len(record.created):
             continue
         found = _site(graph, record.name)
         if isinstance(found, Site) and len(found.channel_of) > most_columns:
@@ -216,7 +216,7 @@ def _site(graph: ChannelGraph, layer: str) -> Site | str:
 
     Readers with groups and readers that are called again elsewhere need no check: they couple channels.
     """
-    labels = graph.records[layer].labels
+    labels = graph.records[layer].created
     calls = [call for call in graph.calls for own in call.mixed.values() if np.isin(own, labels).any()]
     if len(calls) != 1:
         return f"is read by {len(calls)} layers: {', '.join(call.record.name for call in calls)}"
