@@ -24,9 +24,7 @@ from tfprune.experiments.findings.statistics import Difference, paired_differenc
 from tfprune.experiments.findings.summary import Summary
 from tfprune.experiments.store.rows import Results, Row, without_amount
 from tfprune.methods import METHODS
-from tfprune.plans.loading import Plan
 from tfprune.plans.patterns import Pattern, mean_pattern
-from tfprune.plans.weights import WeightPlan
 from tfprune.support.files import file_name, replacing
 
 REGIME = "scratch_e"  # equal epochs for all
@@ -127,7 +125,7 @@ def _point(summary: Summary, results: Results) -> Point:
     label = f"{first.method}, {source}"
     if first.method == "guided":
         line, label, source = _guide(first, plans[first.seed].origin)
-    params = {seed: _left(plan) for seed, plan in plans.items()}
+    params = {seed: plan.nonzero[1] for seed, plan in plans.items()}
     return Point(
         plans[first.seed].unit, line, label, source, first.study, params, summary.mean_and_std("flops")[0],
         summary.accuracies, METHODS.get(first.method).automatic,
@@ -145,10 +143,6 @@ def _guide(row: Row, origin: Mapping[str, Any]) -> tuple[str, str, str]:
     if (origin["dataset"], origin["network"], origin["width"]) == (row.dataset, row.model, row.width):
         return "guided", f"guided by {how}", source
     return "transferred", f"transferred from {origin['dataset']}, {origin['network']}: {how}", source
-
-
-def _left(plan: Plan) -> int:
-    return plan.nonzero[1] if isinstance(plan, WeightPlan) else plan.params[1]
 
 
 def is_search(points: Sequence[Point]) -> bool:
