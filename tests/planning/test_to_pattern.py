@@ -9,7 +9,7 @@ from tfprune.errors import PlanError
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.models import build_model
-from tfprune.planning.to_pattern import pattern_of, plan_guided, stages
+from tfprune.planning.to_pattern import network_stages, pattern_of, plan_guided
 from tfprune.plans.patterns import Pattern
 
 # Table 21 of the paper: kept fractions of VGG-16 on CIFAR-10, by the percentage that was removed.
@@ -178,7 +178,7 @@ def test_transposed_and_separable_convolutions_have_stages_too():
     model = randomize(keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))))
     plan = plan_guided(model, Pattern("channels", (0.5, 0.25)))
     assert [len(plan.keep[name]) for name in ("separable", "transposed")] == [4, 2]
-    assert stages(model, "weights") == [["transposed"]]
+    assert network_stages(model, "weights") == [["transposed"]]
     prove(model, plan)
 
 
@@ -187,7 +187,7 @@ def test_maps_of_one_area_and_other_sides_are_stages_apart_and_maps_of_any_size_
     x = layers.Conv2D(4, 3, padding="same", name="tall")(inputs)
     x = layers.Conv2D(4, 1, name="square")(layers.Reshape((4, 4, 4))(x))
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    assert stages(model, "weights") == [["tall"], ["square"]]
+    assert network_stages(model, "weights") == [["tall"], ["square"]]
     inputs = keras.Input((None, None, 3))
     x = layers.Conv2D(4, 3, name="first")(inputs)
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)), name="any")

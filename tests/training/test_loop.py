@@ -531,7 +531,7 @@ def test_xla_compiles_the_step_and_computes_the_same(xla, plain_run):
     model = conv_bn_dense()
     trainer = make_trainer(model, xla=xla)
     result = trainer.run(model.get_weights(), 2, Schedule(0.05), seed=0)
-    graph = trainer._train_steps._list_all_concrete_functions()[0].graph.as_graph_def()
+    graph = trainer._compiled.train._list_all_concrete_functions()[0].graph.as_graph_def()
     compiled = [function for function in graph.library.function if function.attr["_XlaMustCompile"].b]
     assert bool(compiled) == xla
     for own, other in zip(result.weights, plain_run.weights, strict=True):

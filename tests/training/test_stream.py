@@ -185,8 +185,8 @@ def test_training_on_a_stream_learns_repeats_itself_and_is_traced_once(data):
     assert trainer.run(weights, 2, Schedule(0.05), seed=1).history == whole.history[:2]
     again = Trainer(network(), data, TrainingConfig(batch_size=BATCH), STRATEGY)
     assert again.run(weights, 3, Schedule(0.05), seed=1).history == whole.history
-    assert trainer._train_steps.experimental_get_tracing_count() == 1
-    assert trainer._test_steps.experimental_get_tracing_count() == 1
+    assert trainer._compiled.train.experimental_get_tracing_count() == 1
+    assert trainer._compiled.test.experimental_get_tracing_count() == 1
 
 
 def test_test_accuracy_is_that_of_the_plain_model(data):

@@ -285,6 +285,13 @@ class Record:
         """Those of `weights`."""
         return [tuple(weight.shape) for weight in self.weights]
 
+    @property
+    def labels(self) -> np.ndarray:
+        """(channels,) the labels of the channels that it creates; every producer of a graph creates some."""
+        if self.created is None:
+            raise ValueError(f"{self.name} creates no channels.")
+        return self.created
+
     def value(self, index: int) -> np.ndarray:
         """One weight as an array to read from; no copy where the device is the CPU."""
         tensor = tf.convert_to_tensor(self.weights[index].value)

@@ -55,7 +55,7 @@ class GradualMagnitude(Magnitude):
 
     def callbacks(self, settings: MethodSettings) -> list[keras.callbacks.Callback]:
         """Raises the sparsity."""
-        find = functools.partial(find_masks, pattern=settings.option("pattern"))
+        find = functools.partial(find_masks, mask_pattern=settings.option("pattern"))
         return [GradualMasks(settings.ratio, lambda kernels, sparsity: find(kernels, sparsity)[0])]
 
     def training_in_words(self, settings: MethodSettings) -> str:

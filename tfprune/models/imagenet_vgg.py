@@ -36,7 +36,9 @@ def imagenet_vgg(name: str, input_shape: tuple[int, int, int], classes: int, wid
     """
     stages, _, normalized = name.removeprefix("imagenet_").partition("_")
     slimming = stages == "vgg11"
-    gamma = None if not normalized else 0.5 if slimming else 1.0
+    gamma = None
+    if normalized:
+        gamma = 0.5 if slimming else 1.0
     inputs = keras.Input(input_shape, name="image")
     x = _convolved(inputs, STAGES[stages], width, gamma)
     x = layers.MaxPooling2D(2, name="pool_5")(x)

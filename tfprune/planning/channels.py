@@ -6,6 +6,7 @@ Groups are ranked within *pools*: the groups that span the same layers (`Channel
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -51,87 +52,75 @@ def plan_channels(
 
     Args:
         model: A functional or Sequential Keras 3 model that has been built.
-        ratio: Fraction of channels to remove, in (0, 1). With `scope="layer"` of every layer: a layer of n
-            channels keeps floor(n * (1 - ratio)). With `scope="global"` of all of them together, where channels
-            that are coupled count once.
-        macs: Instead of `ratio`: the fraction of the MACs to keep, in (0, 1). The plan follows the ranking until
-            the network is at it or below, to within one channel.
+        ratio: Fraction of channels to remove, in (0, 1). With `scope="layer"` of every layer: one of n channels keeps
+            floor(n * (1 - ratio)). With `scope="global"` of all together, where coupled channels count once.
+        macs: Instead of `ratio`: the fraction of the MACs to keep, in (0, 1), reached to within one channel.
         params: Instead of `ratio`: the fraction of the params to keep, likewise.
-        criterion: What makes a channel important: `"l1"`, `"l2"` (norm of its filter), `"geometric_median"`
-            (distance to the layer's other filters), `"gamma"` (`|scale|` of batch normalization), `"random"`; and
-            with `data`: `"mean_activation"`, `"apoz"` (how seldom it is zero), `"taylor"` (change of the loss).
+        criterion: What makes a channel important: `"l1"`, `"l2"`, `"geometric_median"`, `"gamma"`, `"random"`; and with
+            `data`: `"mean_activation"`, `"apoz"`, `"taylor"`. See `tfprune.planning.criteria`.
         aggregate: How the scores of coupled channels become one: `"mean"`, `"sum"` or `"max"`.
         scope: `"layer"` ranks the channels of each layer, `"global"` those of all layers together.
-        ratios: Layer -> the fraction to remove there, in [0, 1), instead of `ratio`; only with
-            `scope="layer"`. Given alone, other layers keep everything.
+        ratios: Layer -> the fraction to remove there, in [0, 1), instead of `ratio`; only with `scope="layer"`. Given
+            alone, other layers keep everything.
         skip: Names or wildcards (`"block_1_*"`) of layers that keep all of their channels.
-        views: Batch normalizations that select for themselves among the channels of a stream that others read
-            too, as in PreResNet and DenseNet; only `"gamma"` scores their channels.
+        views: Batch normalizations that select for themselves among the channels of a stream that others read too, as
+            in PreResNet and DenseNet; only `"gamma"` scores their channels.
         round_to: Round the channels that a layer keeps up to a multiple of this.
         min_channels: The least that a layer keeps.
         max_ratio: The largest fraction removed from one layer; 0.95 with `scope="global"` unless given.
         steps: Remove in so many equal steps, and judge what is left anew before each.
         data: For criteria that need data: inputs, `(inputs, targets)`, or an iterable of batches of either (a
             `tf.data.Dataset`). All of it is used, so give a few batches.
-        loss: For `"taylor"`: a Keras loss, its name, or `loss(targets, outputs)`; unless given, the loss that the
-            model is compiled with.
+        loss: For `"taylor"`: a Keras loss, its name, or `loss(targets, outputs)`; else the loss of the compiled model.
         seed: For `criterion="random"`.
 
     Raises:
-        PlanError: For an argument out of range, a name that fits no layer, a model with nothing to prune
-            (with the reasons), or a ratio so small that nothing would be removed.
+        PlanError: For an argument out of range, a name that fits no layer, a model with nothing to prune, or a ratio
+            so small that nothing would be removed.
         UsageError: For an unknown criterion.
     """
-    skip, views = names("skip", skip), names("views", views)
-    budgets = {"macs": macs, "params": params}
-    _check_targets({"ratio": ratio, **budgets}, ratios, scope)
-    for name, count in (("round_to", round_to), ("min_channels", min_channels), ("steps", steps)):
-        whole_number(name, count, 1)
-    if max_ratio is not None:
-        number_in("max_ratio", max_ratio, 0, 1, "(]")
-    graph = ChannelGraph(model, views)
-    if macs is not None and unsized(graph):
-        raise PlanError(
-            f"macs={macs} needs inputs of known size: the MACs of {', '.join(unsized(graph)[:3])} ... depend on it. "
-            "Build the model at a fixed size, such as keras.Input((224, 224, 3)), or give params= or ratio=."
-        )
-    pools = prunable_pools(graph, skip, ratios or {})
-    score = scorer(graph, model, criterion, aggregate, data, loss, seed)
-
-    scores = score(graph.keep_all())
-    pools, unscored = scored_pools(pools, scores, criterion, ratios or {})
-    limit = max_ratio or (GLOBAL_MAX_RATIO if scope == "global" else 1.0)
-    budget = next((name for name, value in budgets.items() if value is not None), None)
-    groups, notes = np.zeros(0, np.int64), []
-    for step in range(1, steps + 1):
-        if len(groups):
-            scores = score(graph.kept(groups))
-            scores[groups] = -np.inf  # what is gone stays gone
-        share = step / steps
-        own = {layer: value * share for layer, value in (ratios or {}).items()}
-        cut = Cut(graph, pools, scores, scope, own, round_to, min_channels, limit)
-        if budget:
-            groups, notes = cut.to_budget(budget, 1.0 - (1.0 - budgets[budget]) * share)
-        else:
-            groups, notes = cut.at_ratio((ratio or 0.0) * share)
-    if not len(groups):
-        given = {"ratio": ratio, **budgets, "ratios": ratios and dict(ratios)}
-        largest = max(pools, key=len)
-        raise PlanError(
-            f"{', '.join(f'{name}={value}' for name, value in given.items() if value)} removes no channel at all: the "
-            f"most channels to choose from are the {len(largest)} channels of {largest}. Ask for more, or relax "
-            "round_to, min_channels, max_ratio and skip, or change scope or criterion."
-        )
-    asked = {
-        "criterion": criterion, "aggregate": aggregate, "scope": scope, "ratio": ratio, **budgets, "ratios": ratios,
-        "skip": skip, "views": views, "round_to": round_to, "min_channels": min_channels, "max_ratio": max_ratio,
-        "steps": steps, "seed": seed,
-    }  # fmt: skip
-    return ChannelPlan.from_groups(graph, groups.tolist(), [*notes, *unscored], {k: v for k, v in asked.items() if v})
+    asked = _Asked(
+        criterion, aggregate, scope, ratio, macs, params, ratios, names("skip", skip), names("views", views),
+        round_to, min_channels, max_ratio, steps, seed,
+    )  # fmt: skip
+    _check(asked)
+    graph = ChannelGraph(model, asked.views)
+    groups, notes = _removed(graph, model, asked, data, loss)
+    return ChannelPlan.from_groups(graph, groups.tolist(), notes, {k: v for k, v in vars(asked).items() if v})
 
 
-def _check_targets(targets: Mapping[str, Any], ratios: Any, scope: str) -> None:
-    one_of("scope", scope, ("layer", "global"))
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """The arguments of `plan_channels`, in the order in which a plan's origin tells them."""
+
+    criterion: str
+    aggregate: str
+    scope: str
+    ratio: float | None
+    macs: float | None
+    params: float | None
+    ratios: Mapping[str, float] | None
+    skip: Sequence[str]
+    views: Sequence[str]
+    round_to: int
+    min_channels: int
+    max_ratio: float | None
+    steps: int
+    seed: int
+
+    def budget(self) -> tuple[str, float] | None:
+        """The cost to meet and the fraction of it to keep; None where a ratio is given."""
+        if self.macs is not None:
+            return "macs", self.macs
+        if self.params is not None:
+            return "params", self.params
+        return None
+
+
+def _check(asked: _Asked) -> None:
+    """Raises a PlanError for arguments out of range, or that do not go together."""
+    targets, ratios = {"ratio": asked.ratio, "macs": asked.macs, "params": asked.params}, asked.ratios
+    one_of("scope", asked.scope, ("layer", "global"))
     given = [name for name, value in targets.items() if value is not None]
     if len(given) > 1 or not (given or ratios is not None):
         raise PlanError(
@@ -140,16 +129,66 @@ def _check_targets(targets: Mapping[str, Any], ratios: Any, scope: str) -> None:
         )
     for name in given:
         number_in(name, targets[name], 0, 1)
-    if ratios is None:
-        return
-    for layer, value in by_layer("ratios", ratios, "fraction to remove").items():
-        number_in(f"ratios[{layer!r}]", value, 0, 1, "[)")
-    if not (given or ratios):
-        raise PlanError("ratios={} names no layer, so nothing would be removed; name one, or give ratio=.")
-    if ratios and (scope == "global" or given not in ([], ["ratio"])):
+    if ratios is not None:
+        for layer, value in by_layer("ratios", ratios, "fraction to remove").items():
+            number_in(f"ratios[{layer!r}]", value, 0, 1, "[)")
+        if not (given or ratios):
+            raise PlanError("ratios={} names no layer, so nothing would be removed; name one, or give ratio=.")
+        if ratios and (asked.scope == "global" or given not in ([], ["ratio"])):
+            raise PlanError(
+                "ratios= sets the ratio of single layers, so it goes with scope='layer' and without macs= and params=."
+            )
+    whole_number("round_to", asked.round_to, 1)
+    whole_number("min_channels", asked.min_channels, 1)
+    whole_number("steps", asked.steps, 1)
+    if asked.max_ratio is not None:
+        number_in("max_ratio", asked.max_ratio, 0, 1, "(]")
+
+
+def _removed(
+    graph: ChannelGraph, model: keras.Model, asked: _Asked, data: Any, loss: Any
+) -> tuple[np.ndarray, list[str]]:
+    """The groups that go, and what is to be told of them; raises a PlanError if it would be none."""
+    if asked.macs is not None and unsized(graph):
         raise PlanError(
-            "ratios= sets the ratio of single layers, so it goes with scope='layer' and without macs= and params=."
+            f"macs={asked.macs} needs inputs of known size: the MACs of {', '.join(unsized(graph)[:3])} ... depend on "
+            "it. Build the model at a fixed size, such as keras.Input((224, 224, 3)), or give params= or ratio=."
         )
+    ratios = asked.ratios or {}
+    pools = prunable_pools(graph, asked.skip, ratios)
+    score = scorer(graph, model, asked.criterion, asked.aggregate, data, loss, asked.seed)
+    scores = score(graph.keep_all())
+    pools, unscored = scored_pools(pools, scores, asked.criterion, ratios)
+    limit = asked.max_ratio or (GLOBAL_MAX_RATIO if asked.scope == "global" else 1.0)
+    budget = asked.budget()
+    groups = np.zeros(0, np.int64)
+    notes: list[str] = []
+    for step in range(1, asked.steps + 1):
+        if len(groups):
+            scores = score(graph.kept(groups))
+            scores[groups] = -np.inf  # what is gone stays gone
+        share = step / asked.steps
+        own = {layer: value * share for layer, value in ratios.items()}
+        cut = Cut(graph, pools, scores, asked.scope, own, asked.round_to, asked.min_channels, limit)
+        if budget is None:
+            groups, notes = cut.at_ratio((asked.ratio or 0.0) * share)
+        else:
+            cost, target = budget
+            groups, notes = cut.to_budget(cost, 1.0 - (1.0 - target) * share)
+    if not len(groups):
+        raise _nothing_removed(asked, pools)
+    return groups, [*notes, *unscored]
+
+
+def _nothing_removed(asked: _Asked, pools: Sequence[Pool]) -> PlanError:
+    ratios = asked.ratios and dict(asked.ratios)
+    given = {"ratio": asked.ratio, "macs": asked.macs, "params": asked.params, "ratios": ratios}
+    largest = max(pools, key=len)
+    return PlanError(
+        f"{', '.join(f'{name}={value}' for name, value in given.items() if value)} removes no channel at all: the "
+        f"most channels to choose from are the {len(largest)} channels of {largest}. Ask for more, or relax "
+        "round_to, min_channels, max_ratio and skip, or change scope or criterion."
+    )
 
 
 def scorer(
@@ -164,7 +203,8 @@ def scorer(
     CRITERIA.check(criterion)
     one_of("aggregate", aggregate, AGGREGATES)
     whole_number("seed", seed, 0)
-    batches, function = [], None
+    batches: list[tuple[list, Any]] = []
+    function = None
     if criterion in NEED_DATA:
         if data is None:
             raise PlanError(f"criterion={criterion!r} looks at what the network computes: give it data=.")
@@ -226,7 +266,7 @@ def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str
 
     Args:
         graph: The channel graph of a model.
-        skip: Names or patterns of layers.
+        skip: Names or wildcards of layers.
         ratios: Layer -> ratio; its layers must be ones that can be pruned.
 
     Raises:
@@ -239,20 +279,20 @@ def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str
         if layer not in makers:
             raise PlanError(f"ratios names {layer!r}, which creates no channels. Valid: {', '.join(makers)}.")
         if layer not in free:
-            reason = graph.frozen[graph.group_of[graph.records[layer].created[0]]]
+            reason = graph.frozen[graph.group_of[graph.records[layer].labels[0]]]
             raise PlanError(f"ratios names {layer!r}, whose channels cannot be removed: {reason}.")
     skipped = set()
-    for pattern in skip:
-        matches = [pattern] if pattern in makers else fnmatch.filter(makers, pattern)
+    for name in skip:
+        matches = [name] if name in makers else fnmatch.filter(makers, name)
         if not matches:
-            raise PlanError(f"skip={pattern!r} fits no layer that creates channels. Valid: {', '.join(makers)}.")
+            raise PlanError(f"skip={name!r} fits no layer that creates channels. Valid: {', '.join(makers)}.")
         skipped.update(matches)
     pools = [pool for pool in pools if not skipped.intersection(pool.layers)]
     if not pools:
-        frozen = [f"{record.name}: {graph.frozen[group]}" for record in graph.producers()
-                  for group in [graph.group_of[record.created[0]]] if group in graph.frozen]  # fmt: skip
-        reasons = [*frozen, *(f"{layer}: skipped" for layer in sorted(skipped))]
-        reasons = reasons or list(filter(None, (record.given_up for record in graph.records.values())))
+        first = {record.name: graph.group_of[record.labels[0]] for record in graph.producers()}
+        reasons = [f"{layer}: {graph.frozen[group]}" for layer, group in first.items() if group in graph.frozen]
+        reasons += [f"{layer}: skipped" for layer in sorted(skipped)]
+        reasons = reasons or [record.given_up for record in graph.records.values() if record.given_up]
         raise PlanError(
             f"Nothing in {graph.model.name!r} can be pruned. {'; '.join(reasons) or 'No layer creates channels'}."
         )

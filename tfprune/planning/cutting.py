@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -101,13 +101,15 @@ class Cut:
         return groups[np.argsort(self.scores[groups], kind="stable")]
 
     def _per_pool(self, ratio: float) -> tuple[Removed, list[str]]:
-        removed, notes = {}, []
+        removed: Removed = {}
+        notes: list[str] = []
         # A layer may span several pools (zero-padded shortcuts): the pool that comes last for it makes up what
         # rounding down each of the others has left out.
         sizes: Counter[str] = Counter()
         for pool in self.pools:
             sizes.update(dict.fromkeys(pool.layers, len(pool)))
-        seen, kept = Counter(), Counter()
+        seen: Counter[str] = Counter()
+        kept: Counter[str] = Counter()
         for pool in sorted(self.pools, key=lambda pool: len(pool.layers), reverse=True):
             asked = next((self.ratios[name] for name in pool.layers if name in self.ratios), ratio)
             seen.update(dict.fromkeys(pool.layers, len(pool)))
@@ -139,9 +141,14 @@ class Cut:
         can_go = place < most[pool_of[ranked]]
         asked = len(ranked) - kept_channels(len(ranked), ratio)
         gone = can_go & (np.cumsum(can_go) <= asked)
-        reached = len(ranked) if gone.sum() < asked else int(np.flatnonzero(gone)[-1]) + 1 if asked else 0
+        if gone.sum() < asked:
+            reached = len(ranked)
+        elif asked:
+            reached = int(np.flatnonzero(gone)[-1]) + 1
+        else:
+            reached = 0
         spared = np.bincount(pool_of[ranked[:reached][~can_go[:reached]]], minlength=len(sizes))
-        notes = [_held(self.pools[i], int(sizes[i] - most[i]), int(spared[i])) for i in np.flatnonzero(spared)]
+        notes = [_held(self.pools[i], int(sizes[i] - most[i]), int(spared[i])) for i in np.flatnonzero(spared).tolist()]
         if gone.sum() < asked:
             notes.append(f"{asked - gone.sum()} channels fewer than asked were removed: every layer is at its minimum")
         removed = ranked[gone]
@@ -159,12 +166,15 @@ def _groups(removed: Removed) -> np.ndarray:
     return np.sort(np.concatenate(list(removed.values())))
 
 
-def _first(high: int, holds) -> int:
+def _first(high: int, holds: Callable[[int], bool]) -> int:
     """The smallest number in [0, high] for which `holds`, which does for `high`, and for all above the first."""
     low = -1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
     return high
 
 

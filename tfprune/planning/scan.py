@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from tfprune.errors import PlanError
-from tfprune.graph.channel_graph import ChannelGraph, coupled_name
+from tfprune.graph.channel_graph import ChannelGraph, Pool, coupled_name
 from tfprune.graph.keras_internals import maker
 from tfprune.graph.walk import functional
 from tfprune.planning.channels import prunable_pools, scored_pools, scorer
@@ -174,14 +174,24 @@ def sensitivity(
     pools = prunable_pools(graph, names("skip", skip), {})
     scores = scorer(graph, model, criterion, aggregate, data, loss, seed)(graph.keep_all())
     pools, _ = scored_pools(pools, scores, criterion, {})
-    ratios = sorted(set(given))
-    if not ratios or all(len(pool) == 1 for pool in pools):
+    if not given or all(len(pool) == 1 for pool in pools):
         raise PlanError(f"ratios={shown(given)} remove no channel of any layer; give one or more numbers in (0, 1).")
     masked = MaskedModel(graph)
     measure = _measure(masked, model, evaluate)
     baseline = measure()
+    return Sensitivity(baseline, tuple(_rows(masked, measure, pools, scores, sorted(set(given)), verbose)))
+
+
+def _rows(
+    masked: MaskedModel,
+    measure: Callable[[], float],
+    pools: Sequence[Pool],
+    scores: np.ndarray,
+    ratios: Sequence[float],
+    verbose: bool,
+) -> Iterator[SensitivityRow]:
+    """Measures the masked network with each pool pruned alone, at each ratio that removes other channels."""
     progress = keras.utils.Progbar(len(pools) * len(ratios), verbose=int(verbose), unit_name="measurement")
-    rows = []
     for number, pool in enumerate(pools):
         ranked = pool.groups[np.argsort(scores[pool.groups], kind="stable")]
         counts: set[int] = set()
@@ -189,10 +199,9 @@ def sensitivity(
             removed = len(pool) - max(1, kept_channels(len(pool), ratio))
             if removed and removed not in counts:
                 counts.add(removed)
-                masked.kept.assign(graph.kept(ranked[:removed]))
-                rows.append(SensitivityRow(number, pool.layers, len(pool), ratio, removed, measure()))
+                masked.kept.assign(masked.graph.kept(ranked[:removed]))
+                yield SensitivityRow(number, pool.layers, len(pool), ratio, removed, measure())
             progress.add(1)
-    return Sensitivity(baseline, tuple(rows))
 
 
 def _measure(masked: MaskedModel, model: keras.Model, evaluate: Any) -> Callable[[], float]:

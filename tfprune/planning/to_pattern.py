@@ -1,8 +1,12 @@
 """Guided design: the pattern that pruning leaves in a network, and networks that are made to a pattern.
 
-Source: Liu et al. (ICLR 2019), section 5. *Guided pruning* gives every layer of a stage the fraction of channels that
-the stage kept on average, *guided sparsification* draws masks with the probabilities of the stage; with the pattern of
-another network, or from another data set, both are *transferred*. What is made here is to be trained from scratch.
+Source: Liu et al. (ICLR 2019), section 5. *Guided pruning* gives every layer of a network stage the fraction of
+channels that the stage kept on average, *guided sparsification* draws masks with the probabilities of the stage; with
+the pattern of another network, or from another data set, both are *transferred*. What is made here is to be trained
+from scratch.
+
+The pattern here is that of a network, `tfprune.Pattern`. The other kind, that of a mask ("2:4"), is in
+`tfprune.planning.weights`.
 """
 
 from __future__ import annotations
@@ -19,9 +23,8 @@ from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.walk import stream_normalizations
 from tfprune.planning.channels import plan_channels
+from tfprune.plans.base import Plan
 from tfprune.plans.channels import ChannelPlan
-from tfprune.plans.designs import DesignPlan
-from tfprune.plans.loading import Plan
 from tfprune.plans.patterns import Pattern, kernel_size
 from tfprune.plans.weights import WeightPlan, kernels_of
 from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS
@@ -45,16 +48,19 @@ def pattern_of(
     Raises:
         PlanError: If the plan is a design, or the network has no stages: no convolution that can be pruned.
     """
-    if isinstance(plan, DesignPlan):
-        raise PlanError("A design is another network; a pattern is of what is left of one.")
     origin = {"network": model.name, **plan.origin} if origin is None else origin
     if isinstance(plan, WeightPlan):
-        masks, found = plan.arrays(), stages(model, "weights")
-        kept = [_probabilities([masks[layer] for layer in own if layer in masks]) for own in found]
-        return Pattern("weights", [stage for stage in kept if stage], name, origin)
-    found = _by_maps(model, _with_free_channels(plan.graph(model)))
-    kept = [sum(len(plan.keep[layer]) for layer in own) / sum(plan.widths[layer] for layer in own) for own in found]
-    return Pattern("channels", kept, name, origin)
+        masks = plan.arrays()
+        stages = network_stages(model, "weights")
+        probabilities = [_probabilities([masks[layer] for layer in own if layer in masks]) for own in stages]
+        return Pattern("weights", [stage for stage in probabilities if stage], name, origin)
+    if isinstance(plan, ChannelPlan):
+        stages = _by_maps(model, _with_free_channels(plan.graph(model)))
+        fractions = [
+            sum(len(plan.keep[layer]) for layer in own) / sum(plan.widths[layer] for layer in own) for own in stages
+        ]
+        return Pattern("channels", fractions, name, origin)
+    raise PlanError("A design is another network; a pattern is of what is left of one.")
 
 
 def plan_guided(model: keras.Model, pattern: Pattern, seed: int = 0) -> ChannelPlan | WeightPlan:
@@ -77,9 +83,10 @@ def plan_guided(model: keras.Model, pattern: Pattern, seed: int = 0) -> ChannelP
     origin = {**pattern.origin, "method": "guided", "pattern": pattern.name, "digest": pattern.digest, "seed": seed}
     if pattern.kind == "weights":
         return _drawn(model, pattern, _as_many(model, pattern), origin)
-    views, found = stream_normalizations(model), _as_many(model, pattern)
-    ratios = {layer: 1.0 - kept for kept, own in zip(pattern.stages, found, strict=True) for layer in own}
-    pools, first = ChannelGraph(model, views).pools(), {}
+    views, stages = stream_normalizations(model), _as_many(model, pattern)
+    ratios = {layer: 1.0 - kept for kept, own in zip(pattern.stages, stages, strict=True) for layer in own}
+    pools = ChannelGraph(model, views).pools()
+    first: dict[tuple[int, ...], str] = {}
     for layer in ratios:  # those that lose the same channels, although in different stages, go with the first of them
         own = tuple(number for number, pool in enumerate(pools) if layer in pool.layers)
         ratios[layer] = ratios[first.setdefault(own, layer)]
@@ -87,8 +94,8 @@ def plan_guided(model: keras.Model, pattern: Pattern, seed: int = 0) -> ChannelP
     return dataclasses.replace(plan, origin=origin)
 
 
-def stages(model: keras.Model, kind: str) -> list[list[str]]:
-    """Names of the layers of each stage: those that compute on maps of one size.
+def network_stages(model: keras.Model, kind: str) -> list[list[str]]:
+    """Names of the layers of each stage of a network: those that compute on maps of one size.
 
     Args:
         model: The network.
@@ -140,10 +147,11 @@ def _probabilities(masks: Sequence[np.ndarray]) -> dict[str, Any]:
 
 
 def _drawn(
-    model: keras.Model, pattern: Pattern, found: Sequence[Sequence[str]], origin: Mapping[str, Any]
+    model: keras.Model, pattern: Pattern, stages: Sequence[Sequence[str]], origin: Mapping[str, Any]
 ) -> WeightPlan:
+    """The plan of masks that are drawn with the probabilities of each stage."""
     generator, masks = np.random.default_rng(origin["seed"]), {}
-    for stage, own in zip(pattern.stages, found, strict=True):
+    for stage, own in zip(pattern.stages, stages, strict=True):
         mean = np.mean(np.concatenate([np.ravel(array) for array in stage.values()]))
         for layer in own:
             shape = tuple(model.get_layer(layer).kernel.shape)
@@ -157,8 +165,8 @@ def _drawn(
 
 
 def _as_many(model: keras.Model, pattern: Pattern) -> list[list[str]]:
-    """The stages, if the pattern has as many."""
-    found = stages(model, pattern.kind)
+    """The stages of the network, if the pattern has as many; raises a PlanError if not."""
+    found = network_stages(model, pattern.kind)
     if len(found) != len(pattern.stages):
         raise PlanError(
             f"The pattern {pattern.name!r} has {_counted(len(pattern.stages))}, {model.name!r} has {len(found)}: "
@@ -169,4 +177,4 @@ def _as_many(model: keras.Model, pattern: Pattern) -> list[list[str]]:
 
 
 def _counted(number: int) -> str:
-    return f"{number} stage{'s' * (number != 1)}"
+    return "1 stage" if number == 1 else f"{number} stages"

@@ -2,6 +2,9 @@
 
 Where the paper's code takes a threshold and removes everything up to it (one weight too many, more with ties, and
 sometimes a whole layer), the rank here is exact: ties go by position, and every layer keeps at least one weight.
+
+A *mask pattern* says which weights go together: two of four neighbours ("2:4"), or whole blocks. It is called `pattern`
+in flags and in `plan_weights`, and has nothing to do with `tfprune.Pattern`, the pattern of a network.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError
+from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.plans.weights import WeightPlan, kernels_of
 from tfprune.support.checks import one_of, whole_number
 from tfprune.surgery.masks import OTHER_CONVOLUTIONS
 
-PATTERNS = ("2:4", "block")
+MASK_PATTERNS = ("2:4", "block")
 CRITERIA = ("magnitude", "random")
 
 
@@ -38,61 +42,38 @@ def plan_weights(
 ) -> WeightPlan:
     """Plans which weights of a model to turn off: those of least magnitude, or as many at random.
 
-    Sources: Han et al. (NIPS 2015); with `scope="global"` as Liu et al. (ICLR 2019, section 4.3) use it. The
+    Sources: Han et al. (NIPS 2015); with `scope="global"` as Liu et al. (ICLR 2019, section 4.3) use it. The mask
     patterns are those of TensorFlow Model Optimization, whose code finds the masks.
 
     Args:
         model: A functional or Sequential Keras 3 model that has been built.
         sparsity: Fraction of the weights to remove, in (0, 1): of n weights, floor(n * sparsity) go. With
             `pattern="2:4"`, which removes half, leave it out.
-        scope: `"global"` (the default) ranks the weights of all kernels together, `"layer"` those of each kernel. A
-            pattern is found kernel by kernel.
-        skip: Names or patterns (`"block_1_*"`) of layers that keep all of their weights.
-        dense: Prune dense layers too. The paper prunes convolutions only, all of them, and nothing else. Its
-            FLOPs do not fall with the zeros of dense layers.
-        pattern: None removes single weights. `"2:4"`: of every four neighbours among the inputs of an output (at one
-            position of the kernel) the two of least magnitude; of three left over one, of one or two none. `"block"`:
-            whole blocks of the kernel seen as a matrix (height * width * inputs, outputs), those of least mean
-            magnitude. Transposed and depthwise convolutions have no such matrix and keep everything, which the
-            plan tells.
+        scope: `"global"` (the default) ranks the weights of all kernels together, `"layer"` those of each kernel. With
+            a mask pattern each kernel is taken by itself.
+        skip: Names or wildcards (`"block_1_*"`) of layers that keep all of their weights.
+        dense: Prune dense layers too. The paper prunes convolutions only, all of them, and nothing else. Its FLOPs do
+            not fall with the zeros of dense layers.
+        pattern: The mask pattern. None removes single weights. `"2:4"`: of every four neighbours among the inputs of an
+            output (at one position of the kernel) the two of least magnitude; of three left over one, of one or two
+            none. `"block"`: whole blocks of the kernel seen as a matrix (height * width * inputs, outputs), those of
+            least mean magnitude. Transposed and depthwise convolutions have no such matrix and keep everything.
         block_size: (rows, columns) of the blocks of `"block"`.
         criterion: `"magnitude"`, or `"random"`, the control that every other should beat.
         seed: For `criterion="random"`.
 
     Raises:
-        PlanError: For an argument out of range, a name that fits no layer, weights that are not finite, a model
-            with nothing to prune, or a sparsity so small that nothing would be removed.
+        PlanError: For an argument out of range, a name that fits no layer, weights that are not finite, a model with
+            nothing to prune, or a sparsity so small that nothing would be removed.
     """
     sparsity = check_sparsity(sparsity, scope, pattern, block_size)
     one_of("criterion", criterion, CRITERIA)
     whole_number("seed", seed, 0)
     skip = [skip] if isinstance(skip, str) else list(skip)
-    records = kernels_of(ChannelGraph(model), dense)
-    skipped = set()
-    for name in skip:
-        matches = fnmatch.filter(records, name)
-        if not matches:
-            raise PlanError(f"skip={name!r} fits no layer that can be pruned. Valid: {', '.join(records) or 'none'}.")
-        skipped.update(matches)
-    left, notes = [name for name in records if name not in skipped], []
-    if pattern is not None:
-        other = [name for name in left if isinstance(records[name].operation, OTHER_CONVOLUTIONS)]
-        left = [name for name in left if name not in other]
-        notes += [f"{name} keeps all of its weights: its kernel has no matrix for a pattern" for name in other]
-    if not left:
-        why = "; ".join(f"{name}: skipped" for name in sorted(skipped)) or (
-            "it has no convolutions" + ("" if dense else "; dense=True prunes dense layers")
-        )
-        raise PlanError(f"Nothing in {model.name!r} can be pruned: {why}.")
-    kernels = {name: keras.ops.convert_to_numpy(records[name].operation.kernel) for name in left}
-    if criterion == "random":
-        generator = np.random.default_rng(seed)
-        kernels = {name: generator.random(kernel.shape, np.float32) for name, kernel in kernels.items()}
-    masks, held = find_masks(kernels, sparsity, scope, pattern, block_size)
-    total = sum(mask.size for mask in masks.values())
+    records, notes = _to_prune(model, skip, dense, pattern)
+    masks, held = find_masks(_magnitudes(records, criterion, seed), sparsity, scope, pattern, block_size)
     if all(mask.all() for mask in masks.values()):
-        what = f"pattern={pattern!r}" if pattern == "2:4" else f"sparsity={sparsity}"
-        raise PlanError(f"{what} removes none of the {total:,} weights of {model.name!r}. Ask for more, or skip less.")
+        raise _nothing_removed(model, sparsity, pattern, masks)
     asked = {
         "criterion": criterion, "sparsity": float(sparsity), "scope": scope or ("layer" if pattern else "global"),
         "skip": skip, "dense": dense, "pattern": pattern,
@@ -102,12 +83,54 @@ def plan_weights(
     return WeightPlan.from_masks(model, masks, notes=[*notes, *held], origin=origin)
 
 
+def _to_prune(
+    model: keras.Model, skip: Sequence[str], dense: bool, mask_pattern: str | None
+) -> tuple[dict[str, Record], list[str]]:
+    """The layers whose kernels are ranked, and what to tell of others; raises a PlanError if there are none."""
+    records = kernels_of(ChannelGraph(model), dense)
+    skipped = set()
+    for name in skip:
+        matches = fnmatch.filter(records, name)
+        if not matches:
+            raise PlanError(f"skip={name!r} fits no layer that can be pruned. Valid: {', '.join(records) or 'none'}.")
+        skipped.update(matches)
+    left = {name: record for name, record in records.items() if name not in skipped}
+    other = []
+    if mask_pattern is not None:
+        other = [name for name, record in left.items() if isinstance(record.operation, OTHER_CONVOLUTIONS)]
+        left = {name: record for name, record in left.items() if name not in other}
+    if not left:
+        reasons = [f"{name}: skipped" for name in sorted(skipped)]
+        if not reasons:
+            reasons = ["it has no convolutions" if dense else "it has no convolutions; dense=True prunes dense layers"]
+        raise PlanError(f"Nothing in {model.name!r} can be pruned: {'; '.join(reasons)}.")
+    return left, [f"{name} keeps all of its weights: its kernel has no matrix for a pattern" for name in other]
+
+
+def _magnitudes(records: Mapping[str, Record], criterion: str, seed: int) -> dict[str, np.ndarray]:
+    """Arrays in the shapes of the kernels, by whose magnitudes these are ranked."""
+    if criterion == "magnitude":
+        return {name: keras.ops.convert_to_numpy(record.operation.kernel) for name, record in records.items()}
+    generator = np.random.default_rng(seed)
+    return {
+        name: generator.random(tuple(record.operation.kernel.shape), np.float32) for name, record in records.items()
+    }
+
+
+def _nothing_removed(
+    model: keras.Model, sparsity: float, mask_pattern: str | None, masks: Mapping[str, np.ndarray]
+) -> PlanError:
+    what = f"pattern={mask_pattern!r}" if mask_pattern == "2:4" else f"sparsity={sparsity}"
+    total = sum(mask.size for mask in masks.values())
+    return PlanError(f"{what} removes none of the {total:,} weights of {model.name!r}. Ask for more, or skip less.")
+
+
 def check_sparsity(
     sparsity: float | None, scope: str | None, pattern: str | None, block_size: Sequence[int] = (1, 4)
 ) -> float:
     """Returns the sparsity, or raises a PlanError unless these arguments of `plan_weights` go together."""
-    if pattern is not None and pattern not in PATTERNS:
-        raise PlanError(f"Unknown pattern {pattern!r}. Valid: {', '.join(map(repr, PATTERNS))}, or None.")
+    if pattern is not None and pattern not in MASK_PATTERNS:
+        raise PlanError(f"Unknown pattern {pattern!r}. Valid: {', '.join(map(repr, MASK_PATTERNS))}, or None.")
     if pattern == "2:4":
         if sparsity not in (None, 0.5):
             raise PlanError(f"pattern='2:4' removes half of the weights; received sparsity={sparsity!r}. Leave it out.")
@@ -128,17 +151,17 @@ def find_masks(
     kernels: Mapping[str, np.ndarray],
     sparsity: float,
     scope: str | None = None,
-    pattern: str | None = None,
+    mask_pattern: str | None = None,
     block_size: Sequence[int] = (1, 4),
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Finds what to keep of kernels; the arguments are those of `plan_weights`.
 
     Args:
-        kernels: Layer -> float array of any shape; with a pattern, (..., inputs, outputs).
+        kernels: Layer -> float array of any shape; with a mask pattern, (..., inputs, outputs).
         sparsity: Fraction to remove, in [0, 1).
-        scope: None is `"global"`, or `"layer"` with a pattern.
-        pattern: As above.
-        block_size: As above.
+        scope: None is `"global"`, or `"layer"` with a mask pattern.
+        mask_pattern: None, or one of `MASK_PATTERNS`.
+        block_size: (rows, columns) of the blocks of `"block"`.
 
     Returns:
         Layer -> bool array of the same shape, False is off; and notes on layers that were held at one weight.
@@ -149,11 +172,10 @@ def find_masks(
     for layer, kernel in kernels.items():
         if not np.isfinite(kernel).all():
             raise PlanError(f"{layer} has weights that are not finite, which have no rank. Train it anew.")
-    if pattern is not None:
-        return {layer: _pattern_mask(kernel, sparsity, pattern, block_size) for layer, kernel in kernels.items()}, []
+    if mask_pattern is not None:
+        return {layer: _patterned(kernel, sparsity, mask_pattern, block_size) for layer, kernel in kernels.items()}, []
     if scope == "layer":
-        masks = {layer: _rank([kernel], sparsity)[0][0] for layer, kernel in kernels.items()}
-        return masks, []
+        return {layer: _rank([kernel], sparsity)[0][0] for layer, kernel in kernels.items()}, []
     masks, held = _rank(list(kernels.values()), sparsity)
     names = list(kernels)
     notes = [f"{names[i]} was held at its minimum of 1 of {masks[i].size:,} weights" for i in held]
@@ -190,21 +212,24 @@ def _rank(kernels: Sequence[np.ndarray], sparsity: float) -> tuple[list[np.ndarr
     return masks, held
 
 
-def _pattern_mask(kernel: np.ndarray, sparsity: float, pattern: str, block_size: Sequence[int]) -> np.ndarray:
-    """The mask that TFMOT finds for a kernel (..., inputs, outputs)."""
+def _patterned(kernel: np.ndarray, sparsity: float, mask_pattern: str, block_size: Sequence[int]) -> np.ndarray:
+    """The mask of a pattern that TFMOT finds for a kernel (..., inputs, outputs)."""
     import tensorflow as tf
     from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl  # takes seconds
     from tensorflow_model_optimization.sparsity import keras as sparsity_schedules
 
     # It takes 2:4 of matrices and of the kernels of 2-D convolutions, blocks of matrices only.
     shape = kernel.shape
-    if pattern == "block":
+    if mask_pattern == "block":
         kernel = kernel.reshape(-1, shape[-1])
     elif len(shape) > 2:
         kernel = kernel.reshape(1, -1, *shape[-2:])
     weight, mask = tf.Variable(kernel, dtype=tf.float32), tf.Variable(tf.ones(kernel.shape))
     schedule = sparsity_schedules.ConstantSparsity(sparsity, begin_step=0, frequency=1)
-    blocks, m_by_n = (list(block_size), None) if pattern == "block" else ([1, 1], (2, 4))
+    if mask_pattern == "block":
+        blocks, m_by_n = list(block_size), None
+    else:
+        blocks, m_by_n = [1, 1], (2, 4)
     pruning_impl.Pruning(
         lambda: 1, [(weight, mask, tf.Variable(0.0))], schedule, blocks, "AVG", m_by_n
     ).conditional_mask_update()

@@ -1,17 +1,11 @@
-"""Plans: what goes, as data.
-
-Every method ends in a plan. The same plan makes the pruned network with the weights that it inherits and
-the same network with fresh ones; it prints as a table and is saved as JSON. This is the plan that removes channels;
-`tfprune.plans.weights` has the one that masks weights, `tfprune.plans.designs` that of another architecture.
-"""
+"""Channel plans: which channels of which layers go, as data."""
 
 from __future__ import annotations
 
 import dataclasses
 import numbers
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -20,47 +14,55 @@ from tfprune.cost.profiling import PER_POSITION, profile_graph, unsized
 from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.ledger import Kept
-from tfprune.plans import rows as plan_rows
-from tfprune.plans.files import write_plan
-from tfprune.plans.forms import check_channels
-from tfprune.plans.rows import PlanRow
+from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
+from tfprune.plans.files import PAIR, Form, PlanFile
+from tfprune.plans.rows import ChannelRow, Pair, paired
 from tfprune.support.checks import by_layer, names, several
 from tfprune.surgery.proof import verify
-from tfprune.surgery.rebuild import Edit, compile_alike, rebuild
+from tfprune.surgery.provable import ChannelRemoval
+from tfprune.surgery.rebuild import compile_alike, rebuild
 
-CHANNEL_FORMAT = "tfprune channel plan 2"
 
-
-@dataclasses.dataclass(frozen=True)
-class ChannelPlan:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
     """Which channels of which layers stay.
+
+    Beside what every plan has (`tfprune.plans.base.Plan`):
 
     Attributes:
         keep: Layer -> sorted tuple of the output channels that it keeps, for every layer that creates any.
         widths: Layer -> number of output channels before.
-        rows: Cost of every layer with weights before and after.
-        flops: FLOPs per example before and after, as the paper counts them.
+        frozen: Layer -> why (some of) its channels cannot be removed.
         views: Batch normalizations that select for themselves among the channels of a stream.
         bypass: Addition -> the operand that it passes on alone; the branches behind the others are removed.
         grouped: Grouped convolutions that lose groups as a whole.
-        frozen: Layer -> why (some of) its channels cannot be removed.
-        notes: What the planner wants told, such as a layer that was held at its minimum.
-        origin: How the plan was made (criterion, ratio, ...), for people and for the record.
     """
 
     keep: Mapping[str, tuple[int, ...]]
     widths: Mapping[str, int]
-    rows: tuple[PlanRow, ...]
-    flops: tuple[int, int]
     frozen: Mapping[str, str]
     views: tuple[str, ...] = ()
     bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
     grouped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     unit = "channels"
-    inherits = True  # the smaller network can have the large one's weights
+    inherits = True
+    row_type = ChannelRow
+    columns = ("layer", "channels", "after", "params", "after", "MACs", "after")
+    file_format = "tfprune channel plan 2"
+    file_fields: ClassVar[Mapping[str, Form]] = {
+        "keep": {str: [int]},
+        "widths": {str: int},
+        "rows": [ChannelRow.form()],
+        "flops": PAIR,
+        "frozen": {str: str},
+        "views": [str],
+        "bypass": {str: int},
+        "grouped": [str],
+        **TOLD,
+    }
+    file_defaults: ClassVar[Mapping[str, Any]] = {"grouped": []}
+    how_to_edit = "to remove other channels use ChannelPlan.from_removed"
 
     @classmethod
     def from_removed(
@@ -110,22 +112,32 @@ class ChannelPlan:
         """Makes the plan that removes these coupled groups of a graph."""
         for group in groups:
             if group in graph.frozen:
-                owners = ", ".join(r.name for r in graph.producers() if group in graph.group_of[r.created])
+                owners = ", ".join(r.name for r in graph.producers() if group in graph.group_of[r.labels])
                 raise PlanError(f"Cannot remove a frozen channel of {owners}: {graph.frozen[group]}.")
         kept = graph.kept(groups)
-        keep = {r.name: tuple(np.flatnonzero(kept[r.created]).tolist()) for r in graph.producers()}
+        keep = {r.name: tuple(np.flatnonzero(kept[r.labels]).tolist()) for r in graph.producers()}
         for layer, channels in keep.items():
             if not channels:
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
         whole = graph.whole()
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
         frozen = graph.frozen_layers()
-        widths = {record.name: len(record.created) for record in whole.producers()}
-        keep = {layer: keep.get(layer, ()) for layer in widths}  # nothing of a removed branch
-        flops = (before.flops, after.flops)
-        notes = (*notes, *_notes(graph, frozen), *(() if groups or graph.bypass else ("removes nothing",)))
-        how = (graph.views, graph.bypass, graph.grouped)
-        return cls(keep, widths, plan_rows.paired(before, after), flops, frozen, *how, notes, dict(origin or {}))
+        widths = {record.name: len(record.labels) for record in whole.producers()}
+        notes = [*notes, *_notes(graph, frozen)]
+        if not groups and not graph.bypass:
+            notes.append("removes nothing")
+        return cls(
+            keep={layer: keep.get(layer, ()) for layer in widths},  # nothing of a removed branch
+            widths=widths,
+            rows=paired(before, after),
+            **costs(before, after),
+            frozen=frozen,
+            views=graph.views,
+            bypass=graph.bypass,
+            grouped=graph.grouped,
+            notes=tuple(notes),
+            origin=dict(origin or {}),
+        )
 
     def graph(self, model: keras.Model) -> ChannelGraph:
         """The channel graph of a model as this plan sees it: with its views, without the branches that it removes."""
@@ -138,51 +150,53 @@ class ChannelPlan:
             PlanError: If the plan is for another model; the message names the layer that differs.
         """
         whole = graph.whole()
-        widths = {record.name: len(record.created) for record in whole.producers()}
-        for layer in [*self.widths, *widths]:
-            if self.widths.get(layer) != widths.get(layer):
-                ours, theirs = (
-                    "no such layer" if own.get(layer) is None else f"{own[layer]} channels"
-                    for own in (self.widths, widths)
-                )
-                raise PlanError(
-                    f"The plan is for another model: at layer {layer!r} the plan has {ours}, "
-                    f"the model {graph.model.name!r} has {theirs}."
-                )
-        groups = set()
-        for layer, channels in self.keep.items():
-            if layer not in graph.records:  # of a removed branch
-                continue
-            if not channels:
-                raise PlanError(f"The plan would leave {layer!r} without any channel.")
-            own = set(_groups_of(graph, layer, np.setdiff1d(np.arange(widths[layer]), channels)))
-            for group in own.intersection(graph.frozen):
-                raise PlanError(
-                    f"The plan removes channels of {layer!r} that {graph.model.name!r} cannot lose: "
-                    f"{graph.frozen[group]}. Plan for this model; to edit a plan use ChannelPlan.from_removed."
-                )
-            groups |= own
-        kept = graph.kept(sorted(groups))
+        self._check_widths(whole)
+        kept = graph.kept(sorted(self._removed_groups(graph)))
         for record in graph.producers():
-            left = tuple(np.flatnonzero(kept[record.created]).tolist())
+            left = tuple(np.flatnonzero(kept[record.labels]).tolist())
             if left != self.keep[record.name]:
                 raise PlanError(
                     f"The plan keeps {len(self.keep[record.name])} channels of {record.name!r}, but the layers coupled "
                     f"to it in {graph.model.name!r} leave {len(left)} of them. It is for another model, or was edited; "
                     "ChannelPlan.from_removed makes coupled layers follow."
                 )
-        costs = (profile_graph(whole, whole.keep_all()).flops, profile_graph(graph, kept).flops)
-        if costs != self.flops:
-            why = (
-                "The model has another input size, or other layers in between."
-                if costs[0] != self.flops[0]
-                else "The plan was edited; to remove other channels use ChannelPlan.from_removed."
-            )
-            raise PlanError(
-                f"The plan does not fit {graph.model.name!r}: it tells {self.flops[0]:,} -> {self.flops[1]:,} FLOPs, "
-                f"the model has {costs[0]:,} -> {costs[1]:,}. {why}"
-            )
+        found = (profile_graph(whole, whole.keep_all()).flops, profile_graph(graph, kept).flops)
+        if found != self.flops:
+            why = f"The plan was edited; {self.how_to_edit}."
+            if found[0] != self.flops[0]:
+                why = "The model has another input size, or other layers in between."
+            raise self._does_not_fit(graph.model, found, why)
         return kept
+
+    def _check_widths(self, whole: ChannelGraph) -> None:
+        """Raises a PlanError unless the layers of a model create as many channels as those of the plan."""
+        widths = {record.name: len(record.labels) for record in whole.producers()}
+        for layer in [*self.widths, *widths]:
+            if self.widths.get(layer) != widths.get(layer):
+                ours, theirs = (
+                    "no such layer" if own.get(layer) is None else f"{own[layer]} channels"
+                    for own in (self.widths, widths)
+                )
+                raise for_another_model(
+                    f"at layer {layer!r} the plan has {ours}, the model {whole.model.name!r} has {theirs}"
+                )
+
+    def _removed_groups(self, graph: ChannelGraph) -> set[int]:
+        """The groups of a graph that go, unless one of them is frozen."""
+        groups: set[int] = set()
+        for layer, channels in self.keep.items():
+            if layer not in graph.records:  # of a removed branch
+                continue
+            if not channels:
+                raise PlanError(f"The plan would leave {layer!r} without any channel.")
+            own = set(_groups_of(graph, layer, np.setdiff1d(np.arange(self.widths[layer]), channels)))
+            for group in own.intersection(graph.frozen):
+                raise PlanError(
+                    f"The plan removes channels of {layer!r} that {graph.model.name!r} cannot lose: "
+                    f"{graph.frozen[group]}. Plan for this model; to edit a plan use ChannelPlan.from_removed."
+                )
+            groups |= own
+        return groups
 
     def apply(self, model: keras.Model, weights: str = "inherit", seed: int | None = None) -> keras.Model:
         """Builds the pruned network, a plain Keras model, compiled as the model is.
@@ -195,10 +209,7 @@ class ChannelPlan:
         Raises:
             PlanError: If the plan is for another model, or `weights` is neither of the two.
         """
-        if weights not in ("inherit", "fresh"):
-            raise PlanError(f"Unknown weights={weights!r}. Valid: 'inherit' (the model's own), 'fresh' (new ones).")
-        if weights == "inherit" and seed is not None:
-            raise PlanError(f"seed={seed} goes with weights='fresh'; inherited weights are not drawn.")
+        check_weights(weights, seed)
         graph = self.graph(model)
         small = rebuild(graph, self.kept(graph), weights, seed)
         compile_alike(small, model)
@@ -236,17 +247,7 @@ class ChannelPlan:
             origin=second.origin,
         )
 
-    @property
-    def params(self) -> tuple[int, int]:
-        """Parameters before and after."""
-        return plan_rows.total(self.rows, "params")
-
-    @property
-    def macs(self) -> tuple[int, int]:
-        """Multiply-accumulates of one example before and after."""
-        return plan_rows.total(self.rows, "macs")
-
-    def sizes(self) -> dict[str, tuple[int, int]]:
+    def sizes(self) -> dict[str, Pair]:
         """Layer -> channels before and after, of the layers that can be pruned."""
         return {layer: (self.widths[layer], len(self.keep[layer])) for layer in self.widths if layer not in self.frozen}
 
@@ -262,41 +263,28 @@ class ChannelPlan:
         except NothingProvedError as error:  # a training that collapsed is a result too
             return str(error)
 
-    def edit(self) -> Edit | None:
-        """The change of layers with which the smaller network is trained: none."""
-
-    def callbacks(self) -> list[keras.callbacks.Callback]:
-        """The Keras callbacks with which the smaller network is trained: none."""
-        return []
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the plan as JSON."""
-        write_plan(path, CHANNEL_FORMAT, dataclasses.asdict(self))
-
     @classmethod
-    def from_content(cls, content: dict[str, Any], path: str) -> ChannelPlan:
-        """The plan of a file's content; raises a PlanError if it is damaged."""
-        content = {"grouped": [], **content}  # files from before there was such a field
-        check_channels(content, path)
-        return cls(
-            keep={layer: tuple(channels) for layer, channels in content["keep"].items()},
-            widths=content["widths"],
-            rows=plan_rows.from_json(content["rows"]),
-            flops=tuple(content["flops"]),
-            frozen=content["frozen"],
-            views=tuple(content["views"]),
-            bypass=content["bypass"],
-            grouped=tuple(content["grouped"]),
-            notes=tuple(content["notes"]),
-            origin=content["origin"],
-        )
+    def _checked(cls, fields: dict[str, Any], file: PlanFile) -> dict[str, Any]:
+        fields = super()._checked(fields, file)
+        keep, widths = fields["keep"], fields["widths"]
+        file.check("keep", keep.keys() == widths.keys(), list(keep), f"about the layers of widths, {', '.join(widths)}")
+        for layer, channels in keep.items():
+            valid = sorted({channel for channel in channels if 0 <= channel < widths[layer]})
+            file.check(
+                f"keep[{layer!r}]",
+                list(channels) == valid,
+                list(channels),
+                f"channels from 0 to {widths[layer] - 1}, ascending, each once",
+            )
+        return fields
 
-    def __str__(self) -> str:
-        lines = [plan_rows.table(self.rows, [row for row in self.rows if row.layer in self.widths])]
-        if self.frozen:
-            lines.append("frozen: " + "; ".join(f"{layer} ({why})" for layer, why in self.frozen.items()))
-        lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines)
+    def _shown(self) -> list[ChannelRow]:
+        return [row for row in self.rows if row.layer in self.widths]
+
+    def _remarks(self) -> list[str]:
+        if not self.frozen:
+            return []
+        return ["frozen: " + "; ".join(f"{layer} ({why})" for layer, why in self.frozen.items())]
 
 
 def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
@@ -313,11 +301,11 @@ def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list
     if record is None or record.created is None:
         names = ", ".join(r.name for r in graph.producers())
         raise PlanError(f"The model has no layer {layer!r} that creates channels. It has: {names}.")
-    channels, count = several(f"removed[{layer!r}]", channels, "channel indices"), len(record.created)
+    channels, count = several(f"removed[{layer!r}]", channels, "channel indices"), len(record.labels)
     wrong = [index for index in channels if not (_is_index(index) and 0 <= index < count)]
     if wrong:
         raise PlanError(f"{layer} has channels 0 to {count - 1}; received {wrong[0]}.")
-    return graph.group_of[record.created[np.asarray(channels, dtype=np.int64)]].tolist()
+    return graph.group_of[record.labels[np.asarray(channels, dtype=np.int64)]].tolist()
 
 
 def _is_index(value: Any) -> bool:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -20,35 +19,38 @@ from tfprune.cost.profiling import Profile, profile_graph
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.walk import functional
-from tfprune.plans import rows as plan_rows
-from tfprune.plans.files import write_plan
-from tfprune.plans.forms import check_design
-from tfprune.plans.rows import PlanRow
-from tfprune.surgery.rebuild import Edit, clone, compile_alike
-
-DESIGN_FORMAT = "tfprune design plan 1"
+from tfprune.plans.base import TOLD, Plan, costs
+from tfprune.plans.files import PAIR, Form
+from tfprune.plans.rows import ChannelRow, Pair, paired
+from tfprune.surgery.rebuild import clone, compile_alike
 
 
-@dataclasses.dataclass(frozen=True)
-class DesignPlan:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DesignPlan(Plan[ChannelRow]):
     """Which architecture is trained in the place of a smaller network.
+
+    Here *before* is the large network and *after* the design; their layers are matched by name. Beside what every plan
+    has (`tfprune.plans.base.Plan`):
 
     Attributes:
         architecture: The config with which Keras makes it, in its safe mode; JSON types.
-        rows: Cost of every layer with weights in the large network and in the design; layers are matched by name.
-        flops: FLOPs per example of the large network and of the design, as the paper counts them.
-        notes: What is to be told of it.
-        origin: How the design was found, for people and for the record.
     """
 
     architecture: Mapping[str, Any]
-    rows: tuple[PlanRow, ...]
-    flops: tuple[int, int]
-    notes: tuple[str, ...] = ()
-    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     unit = "channels"
     inherits = False
+    no_masked_twin = "A design does not compute what the network beside it does."
+    row_type = ChannelRow
+    columns = ("layer", "channels", "design", "params", "design", "MACs", "design")
+    file_format = "tfprune design plan 1"
+    file_fields: ClassVar[Mapping[str, Form]] = {
+        "architecture": dict,
+        "rows": [ChannelRow.form()],
+        "flops": PAIR,
+        **TOLD,
+    }
+    how_to_edit = "for another architecture use DesignPlan.beside"
 
     @classmethod
     def beside(
@@ -78,9 +80,13 @@ class DesignPlan:
             )
         architecture = json.loads(clone(design).to_json())
         before, after = _cost(model), _cost(_made(architecture))
-        rows = plan_rows.paired(before, after)
-        origin = dict(origin or {"design": design.name})
-        return cls(architecture, rows, (before.flops, after.flops), tuple(notes), origin)
+        return cls(
+            architecture=architecture,
+            rows=paired(before, after),
+            **costs(before, after),
+            notes=tuple(notes),
+            origin=dict(origin or {"design": design.name}),
+        )
 
     def apply(self, model: keras.Model, weights: str = "fresh", seed: int | None = None) -> keras.Model:
         """Builds the design with new weights, compiled as the model is.
@@ -99,30 +105,17 @@ class DesignPlan:
                 "that it could inherit. Valid: 'fresh'."
             )
         design = _made(self.architecture)
-        costs = (_cost(model).flops, _cost(design).flops)
-        if costs != self.flops or _shapes(model) != _shapes(design):
-            raise PlanError(
-                f"The plan does not fit {model.name!r}: it tells of {self.flops[0]:,} FLOPs, and {self.flops[1]:,} of "
-                f"the design; they have {costs[0]:,} and {costs[1]:,}. The model is another one or takes another size "
-                "of input, or the plan was edited; for another architecture use DesignPlan.beside."
-            )
+        found = (_cost(model).flops, _cost(design).flops)
+        if found != self.flops or _shapes(model) != _shapes(design):
+            why = "The model is another one or takes another size of input, or the plan was edited; "
+            raise self._does_not_fit(model, found, f"{why}{self.how_to_edit}.")
         design = clone(design, weights="fresh", seed=seed)
         compile_alike(design, model)
         return design
 
-    @property
-    def params(self) -> tuple[int, int]:
-        """Parameters of the large network and of the design."""
-        return plan_rows.total(self.rows, "params")
-
-    @property
-    def macs(self) -> tuple[int, int]:
-        """Multiply-accumulates of one example, of the large network and of the design."""
-        return plan_rows.total(self.rows, "macs")
-
-    def sizes(self) -> dict[str, tuple[int, int]]:
+    def sizes(self) -> dict[str, Pair]:
         """Layer -> channels that it creates in the large network and in the design; 0 where there is no such layer."""
-        return {row.layer: row.channels for row in self.rows if any(row.channels)}
+        return {row.layer: row.channels for row in self._shown()}
 
     def prove(self, model: keras.Model) -> str:
         """Builds the design and counts; returns what was found, in a sentence.
@@ -140,31 +133,8 @@ class DesignPlan:
             )
         return f"the design has the {cost.params:,} params and {cost.flops:,} FLOPs foretold; it inherits nothing"
 
-    def edit(self) -> Edit | None:
-        """The change of layers with which the design is trained: none."""
-
-    def callbacks(self) -> list[keras.callbacks.Callback]:
-        """The Keras callbacks with which the design is trained: none."""
-        return []
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the plan as JSON.
-
-        Raises:
-            PlanError: If the file cannot be written.
-        """
-        write_plan(path, DESIGN_FORMAT, dataclasses.asdict(self))
-
-    @classmethod
-    def from_content(cls, content: dict[str, Any], path: str) -> DesignPlan:
-        """The plan of a file's content; raises a PlanError if it is damaged."""
-        check_design(content, path)
-        rows = plan_rows.from_json(content["rows"])
-        return cls(content["architecture"], rows, tuple(content["flops"]), tuple(content["notes"]), content["origin"])
-
-    def __str__(self) -> str:
-        lines = [plan_rows.table(self.rows, [row for row in self.rows if any(row.channels)], after="design")]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+    def _shown(self) -> list[ChannelRow]:
+        return [row for row in self.rows if any(row.channels)]
 
 
 def _made(architecture: Mapping[str, Any]) -> keras.Model:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 
-from tfprune.plans.channels import CHANNEL_FORMAT, ChannelPlan
-from tfprune.plans.designs import DESIGN_FORMAT, DesignPlan
+from tfprune.plans.base import Plan
+from tfprune.plans.channels import ChannelPlan
+from tfprune.plans.designs import DesignPlan
 from tfprune.plans.files import read_plan
-from tfprune.plans.weights import WEIGHT_FORMAT, WeightPlan
+from tfprune.plans.weights import WeightPlan
 
-Plan = ChannelPlan | WeightPlan | DesignPlan
-
-
-_KINDS = {CHANNEL_FORMAT: ChannelPlan, WEIGHT_FORMAT: WeightPlan, DESIGN_FORMAT: DesignPlan}
+_KINDS: dict[str, type[Plan]] = {kind.file_format: kind for kind in (ChannelPlan, WeightPlan, DesignPlan)}
 
 
 def load_plan(path: str | os.PathLike) -> Plan:
@@ -21,5 +19,5 @@ def load_plan(path: str | os.PathLike) -> Plan:
     Raises:
         PlanError: If the file is missing, is no plan, or is damaged.
     """
-    form, content = read_plan(path, _KINDS)
-    return _KINDS[form].from_content(content, os.fspath(path))
+    kind, content = read_plan(path, _KINDS)
+    return _KINDS[kind].from_content(content, os.fspath(path))

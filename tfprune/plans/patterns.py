@@ -1,7 +1,9 @@
 """Patterns: what is kept of every stage of a network, as data that can be saved, edited and given to another network.
 
-Source: Liu et al. (ICLR 2019), section 5. A *stage* is what computes on maps of one size. Pruning channels leaves a
-fraction of the channels of each; pruning weights leaves each position of its kernels with some probability.
+Source: Liu et al. (ICLR 2019), section 5. A *stage* is part of a network, what computes on maps of one size, and not a
+step of a study. Pruning channels leaves a fraction of the channels of each; pruning weights leaves each position of its
+kernels with some probability. (The pattern of a mask, such as 2:4, is another thing: `tfprune.planning.weights`.)
+
 `tfprune.planning.to_pattern` finds patterns and makes networks of them. Nothing here imports TensorFlow, so that a
 command line can check a file before it pays for that.
 """
@@ -31,7 +33,7 @@ _WHAT = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pattern:
-    """What is kept of every stage.
+    """What is kept of every stage of a network.
 
     Attributes:
         kind: `"channels"` or `"weights"`.

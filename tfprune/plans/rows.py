@@ -1,56 +1,81 @@
-"""What the layers of two networks cost, side by side, as plans tell it."""
+"""What plans tell of single layers: numbers before and after, as rows of a table and of a file."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 from tabulate import tabulate
 
 from tfprune.cost.profiling import Profile
+from tfprune.plans.files import PAIR, Form
+
+Pair = tuple[int, int]  # before and after
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanRow:
+class Row:
+    """One layer; every further field of a subclass is a pair of numbers."""
+
+    layer: str
+
+    @classmethod
+    def pairs(cls) -> tuple[str, ...]:
+        """The names of the fields that are pairs."""
+        return tuple(field.name for field in dataclasses.fields(cls) if field.name != "layer")
+
+    @classmethod
+    def form(cls) -> Form:
+        """What a row looks like in a file."""
+        return {"layer": str, **dict.fromkeys(cls.pairs(), PAIR)}
+
+    @classmethod
+    def total(cls, rows: Iterable[Row]) -> Self:
+        """A row with the sums over others."""
+        rows = list(rows)
+        return cls("total", **{pair: summed(getattr(row, pair) for row in rows) for pair in cls.pairs()})
+
+    def cells(self) -> tuple[str | int, ...]:
+        """The row as a line of a table."""
+        return self.layer, *(number for pair in self.pairs() for number in getattr(self, pair))
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelRow(Row):
     """One layer in the large network and in the smaller one: channels that it creates, params, MACs per example.
 
     A network that does not have the layer has zeros.
     """
 
-    layer: str
-    channels: tuple[int, int]
-    params: tuple[int, int]
-    macs: tuple[int, int]
+    channels: Pair
+    params: Pair
+    macs: Pair
 
 
-_PAIRS = tuple(field.name for field in dataclasses.fields(PlanRow) if field.name != "layer")
-
-
-def paired(before: Profile, after: Profile) -> tuple[PlanRow, ...]:
+def paired(before: Profile, after: Profile) -> tuple[ChannelRow, ...]:
     """A row for every layer, known by its name, that costs anything in one of two networks."""
     one, other = ({layer.name: layer for layer in profile.layers} for profile in (before, after))
-    pairs = {
-        name: {key: (getattr(one.get(name), key, 0), getattr(other.get(name), key, 0)) for key in _PAIRS}
+    rows = (
+        ChannelRow(
+            name,
+            **{
+                pair: (getattr(one.get(name), pair, 0), getattr(other.get(name), pair, 0))
+                for pair in ChannelRow.pairs()
+            },
+        )
         for name in one | other
-    }
-    return tuple(PlanRow(name, **own) for name, own in pairs.items() if any(own["params"] + own["macs"]))
+    )
+    return tuple(row for row in rows if any(row.params + row.macs))
 
 
-def from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[PlanRow, ...]:
-    """Rows as a plan file has them."""
-    return tuple(PlanRow(row["layer"], *(tuple(row[key]) for key in _PAIRS)) for row in rows)
+def summed(pairs: Iterable[Pair]) -> Pair:
+    """The sums of what comes before, and of what comes after."""
+    pairs = list(pairs)
+    return sum(before for before, _ in pairs), sum(after for _, after in pairs)
 
 
-def total(rows: Iterable[PlanRow], field: str) -> tuple[int, int]:
-    """The sums of `channels`, `params` or `macs` over rows."""
-    before, after = zip(*(getattr(row, field) for row in rows), strict=True)
-    return sum(before), sum(after)
-
-
-def table(rows: Iterable[PlanRow], shown: Iterable[PlanRow], after: str = "after") -> str:
-    """A table of some rows, with the total of all; `after` heads the columns of the smaller network."""
-    header = ("layer", "channels", after, "params", after, "MACs", after)
-    lines = [(row.layer, *row.channels, *row.params, *row.macs) for row in shown]
-    sums = (total(rows, key) for key in _PAIRS)
-    return tabulate([*lines, ("total", *(number for pair in sums for number in pair))], header, intfmt=",")
+def table(columns: Sequence[str], shown: Iterable[Row], total: Row) -> str:
+    """A table of some rows and a total; `columns` are its headers."""
+    lines = [row.cells() for row in (*shown, total)]
+    return tabulate(lines, columns, intfmt=",", colalign=("left", *["right"] * (len(columns) - 1)))

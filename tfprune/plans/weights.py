@@ -9,25 +9,23 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-import os
 import secrets
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
-from tabulate import tabulate
 
-from tfprune.cost.profiling import profile_graph
+from tfprune.cost.profiling import Profile, profile_graph
 from tfprune.errors import PlanError, VerificationError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.plans.files import write_plan
+from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
+from tfprune.plans.files import PAIR, Form, PlanFile
+from tfprune.plans.rows import Pair, Row
 from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS, HoldMasks, mask_edit
 from tfprune.surgery.rebuild import Edit, compile_alike, rebuild
-
-WEIGHT_FORMAT = "tfprune weight plan 1"
 
 
 def kernels_of(graph: ChannelGraph, dense: bool = False) -> dict[str, Record]:
@@ -67,48 +65,55 @@ class PackedMask:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> PackedMask:
-        """The inverse of `to_json`; raises ValueError, KeyError, TypeError or zlib.error for anything else."""
-        mask = cls(tuple(map(int, content["shape"])), zlib.decompress(base64.b64decode(content["bits"], validate=True)))
+        """The inverse of `to_json`; raises a ValueError or zlib.error for bits that are none of such a mask."""
+        mask = cls(tuple(content["shape"]), zlib.decompress(base64.b64decode(content["bits"], validate=True)))
         if min(mask.shape, default=0) < 1 or len(mask.bits) != -(-math.prod(mask.shape) // 8):
             raise ValueError(f"{len(mask.bits)} bytes for a mask of shape {mask.shape}")
         return mask
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightRow:
+class WeightRow(Row):
     """One kernel: its weights and those kept, and the MACs per example of all and of the kept ones."""
 
-    layer: str
-    weights: tuple[int, int]
-    macs: tuple[int, int]
+    weights: Pair
+    macs: Pair
+
+    def cells(self) -> tuple[str | int, ...]:
+        """The row as a line of a table, with the sparsity."""
+        before, kept = self.weights
+        return self.layer, before, kept, f"{100 * (1 - kept / before):.1f} %", *self.macs
 
 
-@dataclasses.dataclass(frozen=True)
-class WeightPlan:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightPlan(Plan[WeightRow]):
     """Which weights of which kernels stay.
+
+    Masks change no shape, so the parameters stay, and so do the MACs, which count zeros as `tfprune.profile` does; the
+    rows tell those of the kept weights of each kernel. FLOPs fall with the zeros of convolutions, not with those of
+    dense layers, as in the paper. Beside what every plan has (`tfprune.plans.base.Plan`):
 
     Attributes:
         masks: Layer -> packed mask of its kernel, for every kernel that was ranked.
-        rows: Weights and MACs of these kernels.
-        params: Parameters before and after; they stay, masks change no shape.
-        macs: Multiply-accumulates of one example before and after, zeros included as `tfprune.profile` counts them,
-            so that they stay too; `rows` tells those of the kept weights.
-        flops: FLOPs per example before and after, as the paper counts them: zeros of convolutions cost nothing,
-            zeros of dense layers do.
-        notes: What the planner wants told, such as a layer that was held at its minimum.
-        origin: How the plan was made, for people and for the record.
     """
 
     masks: Mapping[str, PackedMask]
-    rows: tuple[WeightRow, ...]
-    params: tuple[int, int]
-    macs: tuple[int, int]
-    flops: tuple[int, int]
-    notes: tuple[str, ...] = ()
-    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     unit = "kernel weights"
     inherits = True
+    no_masked_twin = "A weight plan removes no channel that could be masked instead."
+    row_type = WeightRow
+    columns = ("layer", "weights", "kept", "sparsity", "MACs", "of kept")
+    file_format = "tfprune weight plan 1"
+    file_fields: ClassVar[Mapping[str, Form]] = {
+        "masks": {str: {"shape": [int], "bits": str}},
+        "rows": [WeightRow.form()],
+        "params": PAIR,
+        "macs": PAIR,
+        "flops": PAIR,
+        **TOLD,
+    }
+    how_to_edit = "for other masks use WeightPlan.from_masks"
 
     @classmethod
     def from_masks(
@@ -140,8 +145,13 @@ class WeightPlan:
         counts = {layer: int(mask.sum()) for layer, mask in masks.items()}
         rows = tuple(_row(layer, record, counts[layer]) for layer, record in kernels.items() if layer in counts)
         before, after = profile_graph(graph, graph.keep_all()), _profile_masked(graph, counts)
-        pairs = [(getattr(before, field), getattr(after, field)) for field in ("params", "macs", "flops")]
-        return cls(packed, rows, *pairs, tuple(notes), dict(origin or {"method": "by hand"}))
+        return cls(
+            masks=packed,
+            rows=rows,
+            **costs(before, after),
+            notes=tuple(notes),
+            origin=dict(origin or {"method": "by hand"}),
+        )
 
     def then(self, model: keras.Model, second: WeightPlan) -> WeightPlan:
         """The plan that turns off at once what this one and then another turn off.
@@ -159,7 +169,7 @@ class WeightPlan:
         return WeightPlan.from_masks(model, masks, notes=second.notes, origin=second.origin)
 
     @property
-    def nonzero(self) -> tuple[int, int]:
+    def nonzero(self) -> Pair:
         """Parameters before, and after those that are not masked."""
         removed = sum(row.weights[0] - row.weights[1] for row in self.rows)
         return self.params[0], self.params[1] - removed
@@ -168,7 +178,7 @@ class WeightPlan:
         """Layer -> bool array in the shape of its kernel; False is off."""
         return {layer: mask.unpack() for layer, mask in self.masks.items()}
 
-    def sizes(self) -> dict[str, tuple[int, int]]:
+    def sizes(self) -> dict[str, Pair]:
         """Layer -> weights before and after."""
         return {row.layer: row.weights for row in self.rows}
 
@@ -190,11 +200,7 @@ class WeightPlan:
         Raises:
             PlanError: If the plan is for another model, or the arguments do not go together.
         """
-        if weights not in ("inherit", "fresh"):
-            raise PlanError(f"Unknown weights={weights!r}. Valid: 'inherit' (the model's own), 'fresh' (new ones).")
-        if weights == "inherit" and (seed is not None or rescale):
-            given = "rescale=True" if rescale else f"seed={seed}"
-            raise PlanError(f"{given} goes with weights='fresh'; inherited weights are not drawn.")
+        check_weights(weights, seed, rescale)
         graph = ChannelGraph(model)
         records = self._check_fits(graph)
         seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
@@ -236,69 +242,50 @@ class WeightPlan:
         """The Keras callbacks that hold the masks while a network trains that was made with `edit`."""
         return [HoldMasks(self.arrays())]
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the plan as JSON, the masks packed and compressed in it.
-
-        Raises:
-            PlanError: If the file cannot be written.
-        """
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields["masks"] = {layer: mask.to_json() for layer, mask in self.masks.items()}
-        write_plan(path, WEIGHT_FORMAT, {**fields, "rows": [dataclasses.asdict(row) for row in self.rows]})
+    def _content(self) -> dict[str, Any]:
+        return {**super()._content(), "masks": {layer: mask.to_json() for layer, mask in self.masks.items()}}
 
     @classmethod
-    def from_content(cls, content: Mapping[str, Any], path: str) -> WeightPlan:
-        """The plan of a file's content; raises a PlanError if it is damaged."""
-        try:
-            masks = {layer: PackedMask.from_json(mask) for layer, mask in content["masks"].items()}
-            rows = tuple(WeightRow(row["layer"], tuple(row["weights"]), tuple(row["macs"])) for row in content["rows"])
-            kept = {row.layer: row.weights for row in rows}
-            if kept != {layer: (math.prod(m.shape), int(m.unpack().sum())) for layer, m in masks.items()}:
-                raise ValueError("rows and masks tell different numbers of weights")
-            pairs = [tuple(content[field]) for field in ("params", "macs", "flops")]
-            return cls(masks, rows, *pairs, tuple(content["notes"]), content["origin"])
-        except (KeyError, TypeError, AttributeError, ValueError, zlib.error) as error:  # binascii's is a ValueError
-            raise PlanError(f"The plan {path!r} is damaged: {error!r}. Make the plan anew.") from error
+    def _checked(cls, fields: dict[str, Any], file: PlanFile) -> dict[str, Any]:
+        masks = {}
+        for layer, mask in fields["masks"].items():
+            try:
+                masks[layer] = PackedMask.from_json(mask)
+            except (ValueError, zlib.error) as error:  # binascii's is a ValueError
+                file.check(f"masks[{layer!r}]", False, mask, f"a packed mask ({error})")
+        kept = {layer: (math.prod(mask.shape), int(mask.unpack().sum())) for layer, mask in masks.items()}
+        told = {row.layer: row.weights for row in fields["rows"]}
+        file.check("rows", told == kept, told, f"about as many weights as the masks, {kept}")
+        return {**fields, "masks": masks}
 
     def _check_fits(self, graph: ChannelGraph) -> dict[str, Record]:
         """The kernels of a model; raises a PlanError if the plan is for another one."""
         kernels = _check_masks(graph, self.masks)
         counts = {row.layer: row.weights[1] for row in self.rows}
-        costs = (profile_graph(graph, graph.keep_all()).flops, _profile_masked(graph, counts).flops)
-        if costs != self.flops:
-            raise PlanError(
-                f"The plan does not fit {graph.model.name!r}: it tells {self.flops[0]:,} -> {self.flops[1]:,} FLOPs, "
-                f"the model has {costs[0]:,} -> {costs[1]:,}. It is for another input size, or was edited."
-            )
+        found = (profile_graph(graph, graph.keep_all()).flops, _profile_masked(graph, counts).flops)
+        if found != self.flops:
+            raise self._does_not_fit(graph.model, found, "It is for another input size, or was edited.")
         return kernels
-
-    def __str__(self) -> str:
-        header = ("layer", "weights", "kept", "sparsity", "MACs", "of kept")
-        rows = [(row.layer, *row.weights, _sparsity(row.weights), *row.macs) for row in self.rows]
-        sums = [tuple(map(sum, zip(*(getattr(row, f) for row in self.rows), strict=True))) for f in ("weights", "macs")]
-        total = ("total", *sums[0], _sparsity(sums[0]), *sums[1])
-        table = tabulate([*rows, total], header, intfmt=",", disable_numparse=[3], colalign=("left", *["right"] * 5))
-        return "\n".join([table, *(f"note: {note}" for note in self.notes)])
 
 
 def _check_masks(graph: ChannelGraph, masks: Mapping[str, PackedMask]) -> dict[str, Record]:
     kernels = kernels_of(graph, dense=True)
     for layer, mask in masks.items():
         if layer not in kernels:
-            raise PlanError(
-                f"The plan is for another model: {graph.model.name!r} has no convolution or dense layer {layer!r}. "
-                f"It has: {', '.join(kernels) or 'none'}."
+            raise for_another_model(
+                f"{graph.model.name!r} has no convolution or dense layer {layer!r}. "
+                f"It has: {', '.join(kernels) or 'none'}"
             )
         shape = tuple(kernels[layer].operation.kernel.shape)
         if shape != mask.shape:
-            raise PlanError(
-                f"The plan is for another model: at layer {layer!r} the plan has a kernel of shape {mask.shape}, "
-                f"the model {graph.model.name!r} one of {shape}."
+            raise for_another_model(
+                f"at layer {layer!r} the plan has a kernel of shape {mask.shape}, "
+                f"the model {graph.model.name!r} one of {shape}"
             )
     return kernels
 
 
-def _profile_masked(graph: ChannelGraph, counts: Mapping[str, int]) -> Any:
+def _profile_masked(graph: ChannelGraph, counts: Mapping[str, int]) -> Profile:
     """The profile of a network of which layers keep so many weights of their kernels, the first of their weights."""
 
     def nonzero(record: Record) -> list[int]:
@@ -323,7 +310,3 @@ def _inputs(record: Record) -> int:
 def _rescaled(mask: np.ndarray, inputs: int, generator: np.random.Generator) -> np.ndarray:
     fan_out = max(1, int(mask.sum())) / inputs
     return generator.normal(0.0, math.sqrt(2.0 / fan_out), mask.shape).astype("float32")
-
-
-def _sparsity(weights: tuple[int, int]) -> str:
-    return f"{100 * (1 - weights[1] / weights[0]):.1f} %"

@@ -19,12 +19,13 @@ from tfprune.graph.inputs import own_inputs, random_inputs
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.masked import masked_outputs
+from tfprune.surgery.provable import ChannelRemoval, Provable
 from tfprune.surgery.rebuild import clone
 
 
 def verify(
     model: keras.Model,
-    plan: Any,
+    plan: ChannelRemoval,
     examples: int = 4,
     seed: int = 0,
     tolerance: float = 1e-5,
@@ -72,12 +73,10 @@ def verify(
 
 def _check_verify(model: keras.Model, plan: Any, examples: int, seed: int, tolerance: float) -> None:
     functional(model)
-    if hasattr(plan, "masks"):
-        raise PlanError("A weight plan removes no channel that could be masked instead. Use plan.prove(model).")
-    if hasattr(plan, "architecture"):
-        raise PlanError("A design does not compute what the network beside it does. Use plan.prove(model).")
-    if not hasattr(plan, "graph"):
+    if not isinstance(plan, Provable):
         raise PlanError(f"verify takes a model and a plan; received a {type(plan).__name__} as plan. See load_plan.")
+    if not isinstance(plan, ChannelRemoval):
+        raise PlanError(f"{plan.no_masked_twin} Use plan.prove(model).")
     for name, value, least in (("examples", examples, 1), ("seed", seed, 0)):
         if not isinstance(value, numbers.Integral) or value < least:
             raise PlanError(f"{name}={value!r} must be a whole number of at least {least}.")
@@ -106,7 +105,7 @@ def _randomized(model: keras.Model, seed: int) -> keras.Model:
     return twin
 
 
-def _compare(model: keras.Model, plan: Any, inputs: list, tolerance: float) -> float:
+def _compare(model: keras.Model, plan: ChannelRemoval, inputs: list, tolerance: float) -> float:
     model = _in_full_precision(model)
     graph = plan.graph(model)
     with _fresh_states(model):

@@ -26,9 +26,14 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     """
     if name not in STRATEGIES:
         raise unknown_name("strategy", name, STRATEGIES)
-    gpus = tf.config.list_logical_devices("GPU") if name != "multi_worker" and "TF_CONFIG" not in os.environ else []
+    if name == "auto" and "TF_CONFIG" in os.environ:
+        name = "multi_worker"
+    # Workers have to be joined before any device is used, and listing devices uses them.
+    gpus = []
+    if name != "multi_worker" and "TF_CONFIG" not in os.environ:
+        gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
-        name = "multi_worker" if "TF_CONFIG" in os.environ else "mirrored" if len(gpus) > 1 else "one_device"
+        name = "mirrored" if len(gpus) > 1 else "one_device"
     if name == "multi_worker":
         _check_cluster(os.environ.get("TF_CONFIG"))
         try:

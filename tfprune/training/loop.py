@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +20,7 @@ import tensorflow as tf
 from tfprune.data.decoding import READ_ERRORS
 from tfprune.data.image_data import ImageData
 from tfprune.data.streamed import StreamedData
-from tfprune.errors import DivergedError, UsageError
+from tfprune.errors import DivergedError
 from tfprune.graph.calls import Record
 from tfprune.graph.keras_internals import maker, seed_generators
 from tfprune.surgery.layers import TRAINED, plain_weights
@@ -31,16 +30,14 @@ from tfprune.training.distribution import all_equal, several_workers
 from tfprune.training.optimizer import CoupledSGD
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import Source, check_batch_size, make_sources
+from tfprune.training.steps import FIRST_SUMS, NO_STEP, CompiledSteps
 
 # Steps between two calls of the callbacks: the same on every machine, because what they do may depend on it.
 _STEPS_BETWEEN_CALLBACKS = 16
 # A call of the compiled steps takes about so long, or one step: meanwhile Python answers no signal.
 _SECONDS_PER_CALL = 0.2
-# A cross-entropy that no training comes back from.
-_EXPLODED = 1e6
 # Below it the scale of a float16 loss only falls because the gradients are no numbers at all.
 _LEAST_SCALE = 2.0**-10
-_NONE = -1.0  # in the place of a step: there was none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +119,9 @@ class Trainer:
             self.model.optimizer.build(self.model.trainable_variables)
             self._train, self._evaluated = make_sources(data, config.batch_size, strategy)
         self.steps_per_epoch = self._train.steps
-        self._train_pace, self._test_pace = (_Pace(alike=several_workers(strategy)) for _ in range(2))
-        self._from_logits = not _ends_in_softmax(self.model)
-        self._train_steps = tf.function(self._train_steps)
-        self._test_steps = tf.function(self._test_steps)
-        self._average_statistics = tf.function(self._average_statistics)
-        if config.xla:  # not the update, in which the replicas meet
-            self._gradients = tf.function(self._gradients, jit_compile=True)
+        self._train_pace = _Pace(alike=several_workers(strategy))
+        self._test_pace = _Pace(alike=several_workers(strategy))
+        self._compiled = CompiledSteps(self.model, self._train, config.batch_size, strategy, config.xla)
 
     def run(
         self,
@@ -159,11 +152,7 @@ class Trainer:
         Raises:
             DivergedError: When the loss is no longer finite, or has exploded.
         """
-        # Traced once, and not on the clock of the first run.
-        one = tf.constant(0), tf.constant(1)
-        self._train_steps.get_concrete_function(self._train.epoch(seed, 0), *one, tf.zeros(4, tf.float64))
-        for source in self._evaluated.values():
-            self._test_steps.get_concrete_function(source, source.epoch(seed, 0), *one, tf.zeros(2, tf.float64))
+        self._trace(seed)
         start = time.perf_counter()
         self._reset(weights, seed)
         history: list[dict[str, float]] = []
@@ -180,18 +169,7 @@ class Trainer:
             start -= found.content["seconds"]
         for epoch in range(first_epoch, epochs):
             rate = schedule.at(epoch)
-            self.model.optimizer.learning_rate = rate
-            watchers.on_epoch_begin(epoch)
-            logs = self._train_epoch(epoch, seed, watchers)
-            if self.strategy.num_replicas_in_sync > 1:
-                self._average_statistics()
-            logs |= self._evaluate(watchers)
-            if not np.isfinite(logs["val_loss"]):  # the last step's update shows in no training loss
-                raise DivergedError(
-                    f"The test loss is {logs['val_loss']} after epoch {epoch + 1}, at learning rate {rate:g}. Try a "
-                    "lower learning rate."
-                )
-            watchers.on_epoch_end(epoch, dict(logs))
+            logs = self._run_epoch(epoch, rate, seed, watchers)
             history.append({"epoch": epoch + 1, "learning_rate": rate, **logs})
             if self.model.stop_training:
                 break
@@ -206,6 +184,15 @@ class Trainer:
         """Returns `val_loss` and `val_accuracy` on the test images, and what there is of held out ones."""
         self._set_weights(weights)
         return self._evaluate(keras.callbacks.CallbackList())
+
+    def _trace(self, seed: int) -> None:
+        """Traces what is not traced yet, so that it is not on the clock of the first run."""
+        one_step = tf.constant(0), tf.constant(1)
+        sums = tf.zeros(4, tf.float64)
+        self._compiled.train.get_concrete_function(self._train.epoch(seed, 0), *one_step, sums)
+        for source in self._evaluated.values():
+            sums = tf.zeros(2, tf.float64)
+            self._compiled.test.get_concrete_function(source, source.epoch(seed, 0), *one_step, sums)
 
     def _set_weights(self, weights: list[np.ndarray]) -> None:
         for variable, value in zip(plain_weights(self.model), weights, strict=True):
@@ -243,30 +230,54 @@ class Trainer:
             if isinstance(callback, Stateful):
                 callback.restore({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)})
 
+    def _run_epoch(
+        self, epoch: int, rate: float, seed: int, watchers: keras.callbacks.CallbackList
+    ) -> dict[str, float]:
+        """Trains for an epoch and evaluates; returns the logs of both."""
+        self.model.optimizer.learning_rate = rate
+        watchers.on_epoch_begin(epoch)
+        logs = self._train_epoch(epoch, seed, watchers)
+        if self.strategy.num_replicas_in_sync > 1:
+            self._compiled.average_statistics()
+        logs |= self._evaluate(watchers)
+        if not np.isfinite(logs["val_loss"]):  # the last step's update shows in no training loss
+            raise DivergedError(
+                f"The test loss is {logs['val_loss']} after epoch {epoch + 1}, at learning rate {rate:g}. Try a "
+                "lower learning rate."
+            )
+        watchers.on_epoch_end(epoch, dict(logs))
+        return logs
+
     def _train_epoch(self, epoch: int, seed: int, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
         batches, steps = self._train.epoch(seed, epoch), self.steps_per_epoch
-        sums, logs = np.asarray([0.0, 0.0, _NONE, 0.0]), {}
+        sums, logs = np.asarray(FIRST_SUMS), {}
         for first in range(0, steps, _STEPS_BETWEEN_CALLBACKS):
             seen = min(first + _STEPS_BETWEEN_CALLBACKS, steps)
             watchers.on_train_batch_begin(first)
             for begin, count in self._train_pace.parts(first, seen):
                 with _explaining(self._train, seed, epoch, begin, count):
-                    sums = self._train_steps(batches, tf.constant(begin), tf.constant(count), sums).numpy()
-            optimizer = self.model.optimizer
-            advice = f"Try a lower learning rate{' or mixed_bfloat16' * optimizer.scales_loss}."
-            if sums[2] != _NONE:  # the loss without its scale, so in float16 too no step that is merely left out
-                raise DivergedError(
-                    f"The loss is {sums[3]:g} in step {int(sums[2]) + 1} of {steps} of epoch {epoch + 1}, at learning "
-                    f"rate {optimizer.learning_rate.numpy():g}. {advice}"
-                )
-            if optimizer.scales_loss and optimizer.loss_scale.numpy() < _LEAST_SCALE:
-                raise DivergedError(
-                    f"In float16 the gradients of epoch {epoch + 1} are no finite numbers at any loss scale, at "
-                    f"learning rate {optimizer.learning_rate.numpy():g}. {advice}"
-                )
+                    sums = self._compiled.train(batches, tf.constant(begin), tf.constant(count), sums).numpy()
+            self._check_diverged(epoch, sums[2], sums[3])
             logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * self.config.batch_size))}
             watchers.on_train_batch_end(seen - 1, logs)
         return logs
+
+    def _check_diverged(self, epoch: int, lost_step: float, lost: float) -> None:
+        """Raises a DivergedError if a step of this epoch had a loss that nothing comes back from."""
+        optimizer = self.model.optimizer
+        advice = "Try a lower learning rate."
+        if optimizer.scales_loss:
+            advice = "Try a lower learning rate or mixed_bfloat16."
+        if lost_step != NO_STEP:  # the loss without its scale, so in float16 too no step that is merely left out
+            raise DivergedError(
+                f"The loss is {lost:g} in step {int(lost_step) + 1} of {self.steps_per_epoch} of epoch {epoch + 1}, at "
+                f"learning rate {optimizer.learning_rate.numpy():g}. {advice}"
+            )
+        if optimizer.scales_loss and optimizer.loss_scale.numpy() < _LEAST_SCALE:
+            raise DivergedError(
+                f"In float16 the gradients of epoch {epoch + 1} are no finite numbers at any loss scale, at "
+                f"learning rate {optimizer.learning_rate.numpy():g}. {advice}"
+            )
 
     def _evaluate(self, watchers: keras.callbacks.CallbackList) -> dict[str, float]:
         watchers.on_test_begin()
@@ -275,76 +286,11 @@ class Trainer:
             batches, sums = source.epoch(0, 0), np.zeros(2)
             for begin, count in self._test_pace.parts(0, source.steps):
                 with _explaining(source, 0, 0, begin, count):
-                    sums = self._test_steps(source, batches, tf.constant(begin), tf.constant(count), sums).numpy()
+                    sums = self._compiled.test(source, batches, tf.constant(begin), tf.constant(count), sums).numpy()
             loss, hits = sums / source.count
             logs |= {f"{name}_loss": float(loss), f"{name}_accuracy": float(hits)}
         watchers.on_test_end({name: logs[f"val_{name}"] for name in ("loss", "accuracy")})
         return logs
-
-    def _losses(self, labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Cross-entropy of every example, and the number of right answers."""
-        outputs = tf.cast(outputs, tf.float32)
-        losses = keras.ops.sparse_categorical_crossentropy(labels, outputs, from_logits=self._from_logits)
-        return losses, tf.cast(tf.argmax(outputs, -1, tf.int32) == labels, tf.float32)
-
-    def _train_steps(self, batches: Any, first: tf.Tensor, count: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
-        """Takes `count` steps from the one numbered `first`, and returns the sums with these steps in them.
-
-        `sums` holds, in float64, the losses and the right answers so far, the first step whose loss is no finite number
-        or has exploded, and this loss. They go through every call, one step after the other, so that no digit depends
-        on how many calls make an epoch.
-        """
-        for index in tf.range(first, first + count):
-            partial = self.strategy.run(self._replica_step, args=(self._train.take(batches, index),))
-            loss, hits = tf.unstack(
-                tf.cast(self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, None), tf.float64)
-            )
-            # Not ~(loss < _EXPLODED), which TensorFlow turns into loss >= _EXPLODED: false for NaN.
-            is_lost = ~tf.math.is_finite(loss) | (loss > _EXPLODED)
-            is_first = is_lost & (sums[2] == _NONE)
-            worst = tf.where(is_first, tf.stack([tf.cast(index, tf.float64), loss]), sums[2:])
-            sums = tf.concat([sums[:2] + tf.stack([loss, hits]), worst], 0)
-        return sums
-
-    def _replica_step(self, taken: Any) -> tf.Tensor:
-        images, labels, _ = self._train.batch(taken)
-        gradients, sums = self._gradients(images, labels)
-        self.model.optimizer.apply(gradients, self.model.trainable_variables)
-        return sums
-
-    def _gradients(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[list[tf.Tensor | None], tf.Tensor]:
-        """The gradients of this replica's share of the loss; this loss, and the number of right answers."""
-        with tf.GradientTape() as tape:
-            outputs = self.model(images, training=True)
-            losses, hits = self._losses(labels, outputs)
-            # Gradients are summed over replicas, so each brings its share of the global mean.
-            loss = tf.reduce_sum(losses) / self.config.batch_size
-            penalties = self.model.losses
-            if penalties:
-                loss += sum(tf.cast(value, loss.dtype) for value in penalties) / self.strategy.num_replicas_in_sync
-            scaled = self.model.optimizer.scaled(loss)
-        gradients = tape.gradient(scaled, self.model.trainable_variables)
-        return gradients, tf.stack([loss, tf.reduce_sum(hits)])
-
-    def _test_steps(
-        self, source: Source, batches: Any, first: tf.Tensor, count: tf.Tensor, sums: tf.Tensor
-    ) -> tf.Tensor:
-        """Adds `count` batches of a source, from the one numbered `first`, to the sums of losses and right answers."""
-        for index in tf.range(first, first + count):
-            partial = self.strategy.run(self._replica_test, args=(source, source.take(batches, index)))
-            sums += tf.cast(self.strategy.reduce(tf.distribute.ReduceOp.SUM, partial, axis=None), tf.float64)
-        return sums
-
-    def _replica_test(self, source: Source, taken: Any) -> tf.Tensor:
-        images, labels, counts = source.batch(taken)
-        losses, hits = self._losses(labels, self.model(images, training=False))
-        return tf.stack([tf.reduce_sum(losses * counts), tf.reduce_sum(hits * counts)])
-
-    def _average_statistics(self) -> None:
-        """Gives all replicas the mean of their moving statistics; each gathered its own."""
-        statistics = [v.value for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
-        if statistics:
-            self.strategy.run(_average, args=(statistics,))
 
 
 class _Pace:
@@ -379,28 +325,7 @@ def _explaining(source: Source, seed: int, epoch: int, first: int, count: int) -
         raise
 
 
-def _average(variables: list[tf.Variable]) -> None:
-    means = tf.distribute.get_replica_context().all_reduce(
-        tf.distribute.ReduceOp.MEAN, [tf.identity(variable) for variable in variables]
-    )
-    for variable, mean in zip(variables, means, strict=True):
-        variable.assign(mean)
-
-
-def _ends_in_softmax(model: keras.Model) -> bool:
-    """Whether a model gives probabilities; raises a UsageError if it gives neither these nor logits."""
-    last = maker(model.outputs[0])
-    while type(last).__name__ in ("Reshape", "Flatten", "Identity", "Squeeze"):
-        last = maker(last.input)
-    activation = getattr(last, "activation", None)
-    if activation in (keras.activations.sigmoid, keras.activations.tanh, keras.activations.hard_sigmoid):
-        raise UsageError(
-            f"The model {model.name!r} ends in {activation.__name__}; it should give logits or a softmax over classes."
-        )
-    return activation is keras.activations.softmax or type(last).__name__ == "Softmax"
-
-
-def _training_layers(model: keras.Model, precision: str, edit: Edit | None) -> Callable[[Record, dict], tuple]:
+def _training_layers(model: keras.Model, precision: str, edit: Edit | None) -> Edit:
     """The change of layers that makes the network to train: faster layers, precision, the method's own."""
     outputs = {maker(tensor).name for tensor in model.outputs}
 

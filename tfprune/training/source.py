@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -82,10 +83,10 @@ def make_sources(
         splits["validation"] = data.validation_images, data.validation_labels
     replicas, shared = strategy.num_replicas_in_sync, (data.mean, data.std)
     height, width, _ = data.input_shape
-    evaluated = {}
+    evaluated: dict[str, Source] = {}
     for name, (images, labels) in splits.items():
-        batch = (
-            min(_EVALUATION_BATCH, -(-len(images) // replicas)) * replicas if height * width <= _SMALL else batch_size
-        )
+        batch = batch_size
+        if height * width <= _SMALL:
+            batch = replicas * min(_EVALUATION_BATCH, math.ceil(len(images) / replicas))
         evaluated[name] = ImagesInMemory(images, labels, *shared, batch, training=False)
     return ImagesInMemory(data.train_images, data.train_labels, *shared, batch_size, training=True), evaluated

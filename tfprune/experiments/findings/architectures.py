@@ -26,7 +26,6 @@ from tfprune.experiments.store.rows import Results, Row, without_amount
 from tfprune.methods import METHODS
 from tfprune.methods.catalog import CHANNELS, GUIDED, WEIGHTS
 from tfprune.plans.channels import ChannelPlan
-from tfprune.plans.loading import Plan
 from tfprune.plans.patterns import Pattern, mean_pattern
 from tfprune.plans.weights import WeightPlan
 from tfprune.support.files import file_name, replacing
@@ -129,7 +128,7 @@ def _point(summary: Summary, results: Results) -> Point:
     label = f"{first.method}, {source}"
     if first.method == GUIDED:
         line, label, source = _guide(first, plans[first.seed].origin)
-    params = {seed: _left(plan) for seed, plan in plans.items()}
+    params = {seed: plan.nonzero[1] for seed, plan in plans.items()}
     return Point(
         plans[first.seed].unit, line, label, source, first.study, params, summary.mean_and_std("flops")[0],
         summary.accuracies, _finds(first.method),
@@ -152,10 +151,6 @@ def _guide(row: Row, origin: Mapping[str, Any]) -> tuple[str, str, str]:
 def _finds(method: str) -> bool:
     """Whether the architecture follows from trained weights; of a method that is not registered here nobody knows."""
     return method in METHODS.names() and METHODS.get(method).automatic
-
-
-def _left(plan: Plan) -> int:
-    return plan.nonzero[1] if isinstance(plan, WeightPlan) else plan.params[1]
 
 
 def is_search(points: Sequence[Point]) -> bool:

@@ -85,7 +85,7 @@ def group_scores(criterion: str, evidence: Evidence, aggregate: str = "mean") ->
 
 
 def _not_finite(criterion: str, graph: ChannelGraph, labels: np.ndarray) -> PlanError:
-    layers = [record.name for record in graph.producers() if np.isin(labels, record.created).any()]
+    layers = [record.name for record in graph.producers() if np.isin(labels, record.labels).any()]
     return PlanError(
         f"criterion={criterion!r} scores channels of {', '.join(layers)} NaN or infinite: their weights, or what they "
         "compute on the data, are so. Train or load them anew, or give other data."

@@ -45,7 +45,13 @@ def taylor(evidence: Evidence) -> Scores:
     A gate of one per example and group multiplies the group wherever it is read; the gradient of the loss by the
     gate is the sum of activation x gradient over all of these places (Molchanov et al., ICLR 2017). It scores
     whole groups, so there is nothing to aggregate. What a recurrent layer reads of its own past is not gated.
+
+    Raises:
+        PlanError: If the loss does not depend on the outputs.
+        ValueError: If the evidence has no loss.
     """
+    if evidence.loss is None:
+        raise ValueError("This criterion needs evidence with a loss.")
     graph, total, examples = evidence.graph, np.zeros(evidence.graph.group_count), 0
     read = np.zeros(graph.group_count, bool)
     for inputs, targets in evidence.batches:

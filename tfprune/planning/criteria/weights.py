@@ -39,7 +39,7 @@ def geometric_median(evidence: Evidence) -> Scores:
     al., "Filter Pruning via Geometric Median", CVPR 2019).
     """
     for record in evidence.graph.producers():
-        present, kernels = evidence.kept[record.created], list(_kernels(record))
+        present, kernels = evidence.kept[record.labels], list(_kernels(record))
         products = np.zeros((len(present), len(present)))
         for index, axis, own in kernels:
             weight = np.moveaxis(record.left(index, evidence.kept, but=axis), axis, 0)
@@ -53,7 +53,7 @@ def geometric_median(evidence: Evidence) -> Scores:
             squares = np.diag(products)
             distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0.0))
             np.fill_diagonal(distances, 0.0)
-            yield record.created, relative(distances[:, present].sum(axis=1), present)
+            yield record.labels, relative(distances[:, present].sum(axis=1), present)
 
 
 def gamma(evidence: Evidence) -> Scores:
@@ -68,7 +68,7 @@ def random(evidence: Evidence) -> Scores:
     """Uniform random numbers: the control that every criterion should beat."""
     generator = np.random.default_rng(evidence.seed)
     for record in evidence.graph.producers():
-        yield record.created, generator.random(len(record.created))
+        yield record.labels, generator.random(len(record.labels))
 
 
 def filter_norms(evidence: Evidence, order: int) -> Scores:
@@ -80,10 +80,10 @@ def filter_norms(evidence: Evidence, order: int) -> Scores:
     """
 
     def norms(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
-        total, kernels = np.zeros(len(record.created)), list(_kernels(record))
+        total, kernels = np.zeros(len(record.labels)), list(_kernels(record))
         for index, axis, own in kernels:
             np.add.at(total, own, _sums(record.left(index, evidence.kept, but=axis), axis, order))
-        return (record.created, total ** (1 / order)) if kernels else None
+        return (record.labels, total ** (1 / order)) if kernels else None
 
     def is_large(record: Record) -> bool:
         return any(math.prod(shape) > _LARGE for shape in record.shapes)
@@ -103,8 +103,8 @@ def _kernels(record: Record) -> Iterator[tuple[int, int, np.ndarray]]:
     """
     for index, axes in record.axes.items():
         for axis, labels in axes.items():
-            own = labels - record.created[0]  # created labels are consecutive
-            makes = own.min() >= 0 and own.max() < len(record.created) and axis != record.inner_mixed.get(index)
+            own = labels - record.labels[0]  # created labels are consecutive
+            makes = own.min() >= 0 and own.max() < len(record.labels) and axis != record.inner_mixed.get(index)
             if makes and len(record.shapes[index]) > 1:
                 yield index, axis, own
 
