@@ -297,7 +297,8 @@ def _profile_masked(graph: ChannelGraph, counts: Mapping[str, int]) -> Profile:
 
 def _row(layer: str, record: Record, kept: int) -> WeightRow:
     size = math.prod(record.operation.kernel.shape)
-    positions = sum(count for call in record.calls for index, count in call.kernels if index == 0)
+    kernels = [kernel for call in record.calls for kernel in call.kernels if kernel.index == 0]
+    positions = sum(kernel.positions for kernel in kernels)
     return WeightRow(layer, (size, kept), (size * positions, kept * positions))
 
 
