@@ -83,7 +83,8 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
             runner.run(guided)
     elif values.guided and runner.chief:
         found = len(_found(grid))
-        print(f"and {found} guided network{'s' * (found != 1)} for each seed, to the patterns that will be found")
+        networks = "network" if found == 1 else "networks"
+        print(f"and {found} guided {networks} for each seed, to the patterns that will be found")
     runner.finish()
 
 
