@@ -83,8 +83,8 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
             runner.run(guided)
     elif values.guided and runner.chief:
         found = len(_found(grid))
-        networks = "1 guided network" if found == 1 else f"{found} guided networks"
-        print(f"and {networks} for each seed, to the patterns that will be found")
+        networks = "network" if found == 1 else "networks"
+        print(f"and {found} guided {networks} for each seed, to the patterns that will be found")
     runner.finish()
 
 
@@ -111,7 +111,7 @@ def _grid(values: flags.FlagValues) -> list[Settings]:
 
 def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
     """Raises a PlanError for a network without stages, before anything is trained."""
-    from tfprune.planning.to_pattern import network_stages
+    from tfprune.planning.to_pattern import stages
 
     kinds = {settings: "weights" if settings.entry.counts == WEIGHTS else "channels" for settings in grid}
     models = (
@@ -120,7 +120,7 @@ def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
         if settings.guide is None
     )
     for model, kind in {(id(model), kind): (model, kind) for model, kind in models}.values():
-        network_stages(model, kind)
+        stages(model, kind)
 
 
 def _made_to(pattern: Pattern, settings: Settings) -> Settings:

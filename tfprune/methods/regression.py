@@ -45,7 +45,7 @@ class Regression(Reconstruction):
         fitted = kernel.copy()
         fitted[left], ridge = least_squares(gram[np.ix_(left, left)], moment[left], kernel[left])
         note = f"{site.reader}: the samples do not determine its kernel, so a ridge of {RIDGE:g} holds it near the old"
-        return Choice(kept, fitted, (note,) * ridge)
+        return Choice(kept, fitted, (note,) if ridge else ())
 
 
 def lasso_choice(gram: np.ndarray, moment: np.ndarray, keep: int) -> np.ndarray:

@@ -39,8 +39,8 @@ class ThiNet(Reconstruction):
         kept[least_contributing(gram, channels - keep)] = False
         scales = np.ones(channels)
         scales[kept], ridge = least_squares(gram[np.ix_(kept, kept)], moment[kept], scales[kept])
-        notes = (f"{site.layer}: the samples do not determine all scales, so a ridge holds them near 1",) * ridge
-        return Choice(kept, kernel * scales[site.channel_of, None], notes)
+        note = f"{site.layer}: the samples do not determine all scales, so a ridge holds them near 1"
+        return Choice(kept, kernel * scales[site.channel_of, None], (note,) if ridge else ())
 
 
 def least_contributing(gram: np.ndarray, count: int) -> list[int]:

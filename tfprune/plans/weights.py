@@ -297,7 +297,7 @@ def _profile_masked(graph: ChannelGraph, counts: Mapping[str, int]) -> Profile:
 
 def _row(layer: str, record: Record, kept: int) -> WeightRow:
     size = math.prod(record.operation.kernel.shape)
-    kernels = [kernel for call in record.calls for kernel in call.kernels if kernel.index == 0]
+    kernels = [kernel for call in record.calls for kernel in call.kernels if kernel.weight == 0]
     positions = sum(kernel.positions for kernel in kernels)
     return WeightRow(layer, (size, kept), (size * positions, kept * positions))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 from tfprune.methods import METHODS
 
@@ -19,7 +20,7 @@ class Recipe:
         weight_decay: Coupled.
         nesterov: Whether the momentum is Nesterov's.
         width: Width multiplier where no model is named.
-        finetune_epochs: A fraction of the epochs, as numerator and denominator.
+        finetune_share: Epochs of fine-tuning, as a fraction of these.
         budget_cap: The most by which Scratch-B multiplies the epochs; None for no cap.
     """
 
@@ -30,7 +31,7 @@ class Recipe:
     weight_decay: float = 1e-4
     nesterov: bool = False
     width: float = 1.0
-    finetune_epochs: tuple[int, int] = (1, 4)
+    finetune_share: Fraction = Fraction(1, 4)
     budget_cap: float | None = None
 
 
@@ -39,7 +40,7 @@ NARROW = 0.25
 # methods knows these names: some methods have other defaults with some recipes.
 RECIPES = {
     "cifar": Recipe(),
-    "imagenet": Recipe(epochs=90, batch_size=256, drops="imagenet", finetune_epochs=(20, 90), budget_cap=2.0),
+    "imagenet": Recipe(epochs=90, batch_size=256, drops="imagenet", finetune_share=Fraction(20, 90), budget_cap=2.0),
     "minutes": Recipe(epochs=6, width=NARROW),
 }
 _OF_DATASETS = {"fashion_mini": "minutes", "synthetic": "minutes", "imagenet": "imagenet"}

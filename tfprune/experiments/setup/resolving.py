@@ -91,7 +91,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
     checks.check_owners(values)
     ratio, guide = _amount(own, method, model)
     plain = _plain(values, own, recipe)
-    share, cap = recipe.finetune_epochs, plain["budget_cap"]
+    cap = plain["budget_cap"]
     special = {
         "image_size": IMAGE_SIZES.get(dataset) if values.image_size is None else values.image_size,
         "model": os.path.abspath(model) if is_file(model) else model,
@@ -108,7 +108,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         "workdir": Path(values.workdir),
     }
     if values.finetune_epochs is None:
-        special["finetune_epochs"] = -(-plain["epochs"] * share[0] // share[1])
+        special["finetune_epochs"] = math.ceil(plain["epochs"] * recipe.finetune_share)
     settings = Settings(**{**plain, **special})
     checks.check_ranges(settings)
     checks.check_options(settings)
