@@ -1,13 +1,23 @@
-"""Processes of their own, with several replicas or workers: TensorFlow can be set up for them only at its start."""
+"""Processes of their own: TensorFlow is set up for replicas or workers at its start, and processes can be killed.
 
+They are forked from a process that has imported TensorFlow and everything else, and has done nothing with it: each
+begins at once instead of after the seconds that these imports take. That a command begins in a new Python is tested
+where `subprocess` is used.
+"""
+
+import io
 import json
+import multiprocessing
 import os
+import runpy
+import signal
 import socket
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+IMPORTED_BEFORE = ["tensorflow", "keras", "tfprune.experiments.studies.study", "tests.helpers"]
 
 # What every script starts with: data, and networks with and without normalization.
 SHARED = """
@@ -51,14 +61,63 @@ def train(strategy, normalize, epochs=3, callbacks=(), batch_size=8, held_out=0,
 """
 
 
+class Process:
+    """A function in a forked process, with the methods of `subprocess.Popen` that the tests use."""
+
+    def __init__(self, folder, function, *arguments, environment=None):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED_BEFORE)  # heeded when the first process is started
+        self._files = [Path(folder) / f".{time.monotonic_ns()}.{name}" for name in ("out", "err")]
+        self._process = context.Process(
+            target=_in_child, args=(str(folder), self._files, environment or {}, function, arguments)
+        )
+        self._process.start()
+
+    def poll(self):
+        return self._process.exitcode
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def communicate(self, timeout):
+        """Waits for the end; what was written on standard output and standard error."""
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, f"not at its end after {timeout} s"
+        return tuple(file.read_text(encoding="utf-8") if file.exists() else "" for file in self._files)
+
+    def kill(self):
+        self._process.kill()
+
+
+def _in_child(folder, files, environment, function, arguments):
+    for name, value in environment.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    os.chdir(folder)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for descriptor, file in zip((1, 2), files, strict=True):
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), line_buffering=True, write_through=True)
+    sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", closefd=False), line_buffering=True, write_through=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
+    sys.exit(function(*arguments))
+
+
+def _run_script(script, *arguments):
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
 def start(folder, name, code, *arguments, **environment):
+    """Starts a script that begins with `SHARED`."""
     script = folder / f"{name}.py"
     script.write_text(SHARED + code, encoding="utf-8")
-    inherited = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    return subprocess.Popen(
-        [sys.executable, str(script), *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**inherited, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
-    )  # fmt: skip
+    return Process(folder, _run_script, str(script), *arguments, environment={"TF_CONFIG": None, **environment})
 
 
 def finish(*processes):

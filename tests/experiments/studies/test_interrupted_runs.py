@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.processes import ROOT, Process
 from tfprune.errors import UsageError
 from tfprune.experiments import run
 from tfprune.experiments.report import main as report_main
@@ -23,13 +23,23 @@ from tfprune.experiments.run import main
 from tfprune.experiments.store.stage import own_workdir
 from tfprune.training.loop import Trainer
 
-ROOT = Path(__file__).parents[3]
 TIMES = ("train_seconds",)
 
 
-def command(small, workdir, *argv):
-    flags = [f"--model={small}", "--dataset=synthetic", "--method=uniform", "--noexport", "--deterministic"]
-    return [sys.executable, "-m", "tfprune.experiments.run", *flags, f"--workdir={workdir}", *argv]
+def flags(small, workdir, *argv):
+    fixed = [f"--model={small}", "--dataset=synthetic", "--method=uniform", "--noexport", "--deterministic"]
+    return [*fixed, f"--workdir={workdir}", *argv]
+
+
+def start(small, workdir, *argv):
+    """Starts a run that can be killed."""
+    return Process(workdir.parent, main, flags(small, workdir, *argv))
+
+
+def finish(small, workdir, *argv):
+    process = start(small, workdir, *argv)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
 
 
 def take_signals():
@@ -37,22 +47,16 @@ def take_signals():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def start(*args, preexec_fn=take_signals):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def start_command(small, workdir, *argv, preexec_fn=take_signals):
+    """Starts a run as its user does, as a Python of its own."""
     return subprocess.Popen(
-        command(*args),
+        [sys.executable, "-m", "tfprune.experiments.run", *flags(small, workdir, *argv)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         preexec_fn=preexec_fn,
     )
-
-
-def finish(*args, **kwargs):
-    process = start(*args, **kwargs)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
 
 
 def rows_without_times(workdir):
@@ -97,15 +101,15 @@ def test_killed_at_twenty_moments_a_study_ends_with_the_results_of_one_that_was_
     while kills < 20:
         process = start(small, workdir, *LONG)
         if generator.random() < 0.25:  # at any time, also while it only begins
-            time.sleep(generator.uniform(0, 5))
+            time.sleep(generator.uniform(0, 1))
         else:  # once it has got on
             seen, deadline = progress(workdir), time.monotonic() + 120
             while progress(workdir) == seen and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(generator.uniform(0, 0.3))
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate(timeout=60)
         process.kill()
-        process.communicate()
+        process.communicate(timeout=60)
         kills += 1
     assert finish(small, workdir, *LONG)[0] == 0
     assert rows_without_times(workdir) == rows_without_times(undisturbed)
@@ -125,7 +129,7 @@ def progress(workdir):
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_a_run_in_one_line_and_it_goes_on(small, tmp_path, undisturbed, sent, status):
-    process, deadline = start(small, tmp_path, *LONG), time.monotonic() + 120
+    process, deadline = start_command(small, tmp_path, *LONG), time.monotonic() + 120
     while not list(tmp_path.glob("unfinished/[!.]*.npz")):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -159,7 +163,7 @@ def test_processes_in_one_workdir_do_every_stage_once(small, tmp_path, undisturb
 
 
 def test_what_another_process_does_is_left_to_it_and_waited_for(small, tmp_path, monkeypatch, capsys):
-    argv = [*command(small, tmp_path, "--epochs=1", "--finetune_epochs=1")[3:]]
+    argv = flags(small, tmp_path, "--epochs=1", "--finetune_epochs=1")
     argv.remove("--deterministic")
     assert main([*argv, "--regimes=finetune"]) == 0
     assert main([*argv, "--dry_run"]) == 0
@@ -240,8 +244,9 @@ def test_a_disk_that_is_full_is_told_in_one_line_and_leaves_nothing_half_done(sm
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
 
-    status, _, err = finish(small, tmp_path, *LONG, preexec_fn=limit)
-    assert status == 1
+    process = start_command(small, tmp_path, *LONG, preexec_fn=limit)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
     assert "File too large" in err
     assert "Traceback" not in err
     assert not list(tmp_path.glob("stages/*/DONE"))
