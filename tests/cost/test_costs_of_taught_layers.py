@@ -11,6 +11,7 @@ from tfprune.errors import PlanError, UsageError
 from tfprune.graph.rules import registry
 
 
+@keras.saving.register_keras_serializable("tests")
 class Gate(layers.Layer):
     """y = x * sigmoid(x @ kernel), the same kernel at every position; as wide as its input."""
 
