@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import keras
 
-from tfprune.graph.calls import Kept
 from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.ledger import Kept
 
 
 class Provable(abc.ABC):
