@@ -1,9 +1,8 @@
 """How labels flow through each operation of Keras.
 
-A rule is a function of one `Call` that returns the label array of the output (or a list
-of them, one per output). It says which weights are indexed by which labels, which fields of the config follow
-from them, which inputs are mixed, and what the call costs; surgery, the proof and the profile are then read off
-without knowing any layer by name.
+A rule is a function of one `Call` that returns the label array of the output (or a list of them, one per output). It
+says which weights are indexed by which labels, which fields of the config follow from them, which inputs are mixed, and
+what the call costs; surgery, the proof and the profile are then read off without knowing any layer by name.
 
 Teach tfprune a layer of your own with :func:`tfprune.rule`::
 
