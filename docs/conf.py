@@ -6,6 +6,8 @@ built pages as they do in the plain Markdown.
 
 import dataclasses
 
+from docutils import nodes
+
 import tfprune
 from tfprune.support.startup import import_tensorflow
 
@@ -27,7 +29,7 @@ html_show_copyright = False
 
 myst_heading_anchors = 3  # links to headings by their words, as everywhere in Markdown
 
-smartquotes = False  # --help is no dash
+smartquotes = False  # or --help becomes a dash and a word
 default_role = "code"  # `x` in a docstring, as in Markdown
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -39,7 +41,8 @@ napoleon_use_ivar = True
 
 # Names of other projects are shown without a link, so that no network is needed.
 nitpick_ignore_regex = [("py:.*", r"(keras|tensorflow|tf|numpy|np|matplotlib|os|collections|typing|pathlib)\..*")]
-nitpick_ignore = [("py:class", "Kept")]  # an alias of np.ndarray
+# Variables of types have no entry of their own.
+nitpick_ignore = [("py:class", "tfprune.graph.rules.registry._RuleT"), ("py:class", "tfprune.plans.base.R")]
 
 
 def without_fields(app, what, name, obj, options, signature, returns):
@@ -49,6 +52,13 @@ def without_fields(app, what, name, obj, options, signature, returns):
     return signature, returns
 
 
+def with_dashes(app, doctree):
+    """Sets the dash between a parameter and its meaning, which Sphinx writes as two hyphens."""
+    for text in list(doctree.findall(lambda node: isinstance(node, nodes.Text) and node == " -- ")):
+        text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("autodoc-process-signature", without_fields)
+    app.connect("doctree-read", with_dashes)

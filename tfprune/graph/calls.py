@@ -81,7 +81,7 @@ class Call:
 
     @property
     def input_names(self) -> list[str]:
-        """The arguments by which the inputs are given: a name, or the number of a positional argument."""
+        """The arguments by which the inputs are given, each by its name or its number among the positional ones."""
         args, kwargs = self.node.arguments.args, self.node.arguments.kwargs
         values = keras.tree.flatten((args, kwargs))
         names = [str(i) for i, arg in enumerate(args) for _ in keras.tree.flatten(arg)]
