@@ -111,7 +111,7 @@ def _grid(values: flags.FlagValues) -> list[Settings]:
 
 def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
     """Raises a PlanError for a network without stages, before anything is trained."""
-    from tfprune.planning.to_pattern import stages
+    from tfprune.planning.to_pattern import network_stages
 
     kinds = {settings: "weights" if settings.entry.counts == WEIGHTS else "channels" for settings in grid}
     models = (
@@ -120,7 +120,7 @@ def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
         if settings.guide is None
     )
     for model, kind in {(id(model), kind): (model, kind) for model, kind in models}.values():
-        stages(model, kind)
+        network_stages(model, kind)
 
 
 def _made_to(pattern: Pattern, settings: Settings) -> Settings:
