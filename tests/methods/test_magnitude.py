@@ -390,9 +390,9 @@ def test_wrong_flags_are_told(argv, fragments):
 
 
 def test_settings_know_what_the_planner_knows():
-    from tfprune.planning.weights import PATTERNS
+    from tfprune.planning.weights import MASK_PATTERNS
 
-    assert METHODS.options()["pattern"].valid == PATTERNS
+    assert METHODS.options()["pattern"].valid == MASK_PATTERNS
 
 
 def test_a_plan_that_saves_no_flops_gives_scratch_b_no_budget():
