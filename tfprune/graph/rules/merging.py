@@ -34,7 +34,7 @@ def _merge(call: Call) -> Labels | list[Labels]:
     operands = []
     for labels, shape in zip(arrays, shapes, strict=True):
         sizes = (1,) * (rank - len(shape)) + shape
-        if any(size == 1 < wide for size, wide in zip(sizes, merged, strict=True)):
+        if any(size == 1 and wide > 1 for size, wide in zip(sizes, merged, strict=True)):
             # One channel spread over many is not one of them, and cannot be zero for some of them only.
             call.freeze(labels, f"broadcast over the channels in {call.record.name}")
         else:
