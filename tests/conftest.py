@@ -1,4 +1,17 @@
+import hypothesis
 import pytest
+
+# How long an example takes says nothing where several processes share the cores.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_configure(config):
+    """Has TensorFlow imported quietly in the processes that run tests, so that pytest's summary is the last word."""
+    if hasattr(config, "workerinput"):
+        from tfprune.support.startup import import_tensorflow
+
+        import_tensorflow()
 
 
 @pytest.fixture(scope="session")

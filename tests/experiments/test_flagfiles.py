@@ -46,15 +46,21 @@ def cost_of(path):
     return float(re.search(r"about (\S+) FLOPs", path.read_text(encoding="utf-8"))[1])
 
 
-@pytest.mark.slow
-def test_every_flagfile_can_be_planned(tmp_path, capsys):
+def different():
+    """The flagfiles, of those that differ in rates and lengths alone the first one."""
     settings = {}
-    for path in ON_DISK:  # what differs in rates and lengths alone is planned once
+    for path in ON_DISK:
         own = parsed(flags_of(path))
         settings.setdefault((own.dataset, own.model, own.method, own.name, own.regimes), path)
-    for (_, _, _, name, _), path in settings.items():
-        assert run.main([f"--flagfile={path}", "--smoke", "--dry_run", f"--workdir={tmp_path}"]) == 0, path
-        assert ("\ndesign " if is_design(name) else "\npruned ") in capsys.readouterr().out
+    return list(settings.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", different(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_flagfile_can_be_planned(path, tmp_path, capsys):
+    assert run.main([f"--flagfile={path}", "--smoke", "--dry_run", f"--workdir={tmp_path}"]) == 0
+    design = is_design(parsed(flags_of(path)).name)
+    assert ("\ndesign " if design else "\npruned ") in capsys.readouterr().out
 
 
 def cheapest():

@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.commands import REGIMES, forbid_training, read, smoke
 from tests.helpers import randomize, trainable, user_network
+from tests.processes import Process
 from tests.stages import CONTRACT
 from tfprune.data import load
 from tfprune.experiments.run import main
@@ -69,7 +69,6 @@ def quickstart(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 def test_the_quickstart_gives_rows_report_and_figures(quickstart):
     rows = read(quickstart)
     check_results(rows, quickstart)
@@ -86,7 +85,6 @@ def test_the_quickstart_gives_rows_report_and_figures(quickstart):
     assert all((folder / "DONE").is_file() for folder in (quickstart / "stages").iterdir())
 
 
-@pytest.mark.slow
 def test_what_is_exported_has_the_accuracy_and_size_of_its_row(quickstart):
     (setting,) = (quickstart / "export").iterdir()
     assert sorted(folder.name for folder in setting.iterdir()) == sorted(REGIMES)
@@ -101,7 +99,6 @@ def test_what_is_exported_has_the_accuracy_and_size_of_its_row(quickstart):
         np.testing.assert_allclose(loaded.serve(batch), model(batch, training=False), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_tensorboard_finds_scalars_and_histograms_of_gamma(quickstart):
     folders = [folder for folder in (quickstart / "tensorboard").iterdir() if folder.name != "report"]
     assert len(folders) == 5  # two large networks, three regimes
@@ -123,7 +120,6 @@ def test_tensorboard_finds_scalars_and_histograms_of_gamma(quickstart):
         assert 0 < buckets[:, 2].sum() <= max(widths)
 
 
-@pytest.mark.slow
 def test_the_same_command_again_trains_nothing_and_changes_nothing(quickstart, monkeypatch):
     before = {path: path.read_bytes() for path in quickstart.rglob("*") if path.suffix in (".csv", ".md", ".keras")}
     times = {path: path.stat().st_mtime_ns for path in quickstart.rglob("*") if path.suffix in (".keras", ".npz")}
@@ -133,18 +129,6 @@ def test_the_same_command_again_trains_nothing_and_changes_nothing(quickstart, m
         assert path.read_bytes() == content
     for path, written in times.items():
         assert path.stat().st_mtime_ns == written
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["l1_norm", "uniform", "random"])
-def test_another_method_reuses_the_large_network(quickstart, trained, method):
-    smoke(quickstart, f"--method={method}", "--noexport")
-    assert len(trained) == 3
-    rows = [row for row in read(quickstart) if row["method"] == method]
-    check_results(rows, quickstart)
-    (first,) = (r for r in read(quickstart) if (r["method"], r["regime"]) == ("network_slimming", "unpruned"))
-    for column in ("test_accuracy", "params", "flops", "train_seconds"):
-        assert rows[0][column] == first[column]
 
 
 @pytest.mark.slow
@@ -203,6 +187,25 @@ def test_a_design_goes_the_whole_way_without_a_pruned_row_and_without_fine_tunin
 
 
 # With a user's own network, which is fast.
+
+
+@pytest.fixture(scope="module")
+def reused(small, tmp_path_factory):
+    """A finished run of Network Slimming."""
+    workdir = tmp_path_factory.mktemp("reused")
+    smoke(workdir, f"--model={small}", "--noexport")
+    return workdir
+
+
+@pytest.mark.parametrize("method", ["l1_norm", "uniform", "random"])
+def test_another_method_reuses_the_large_network(small, reused, trained, method):
+    smoke(reused, f"--model={small}", f"--method={method}", "--noexport")
+    assert len(trained) == 3
+    rows = [row for row in read(reused) if row["method"] == method]
+    check_results(rows, reused)
+    (first,) = (r for r in read(reused) if (r["method"], r["regime"]) == ("network_slimming", "unpruned"))
+    for column in ("test_accuracy", "params", "flops", "train_seconds"):
+        assert rows[0][column] == first[column]
 
 
 def test_soft_filters_of_a_trained_network_start_from_its_weights_at_a_tenth_of_the_rate(small, tmp_path, monkeypatch):
@@ -361,11 +364,9 @@ def test_a_loss_that_diverges_is_status_1_and_one_line(small, tmp_path, capsys):
     assert not list((tmp_path / "stages").glob("*/DONE")) if (tmp_path / "stages").exists() else True
 
 
-@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_where_it_was(small, tmp_path, trained):
     argv = ["--smoke", f"--model={small}", f"--workdir={tmp_path}", "--noexport"]
-    code = "import sys; from tfprune.experiments.run import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.Popen([sys.executable, "-c", code, *argv], stdout=subprocess.DEVNULL)
+    process = Process(tmp_path, main, argv)
     try:
         deadline = time.monotonic() + 120
         while not (finished := list(tmp_path.glob("stages/*/DONE"))):
@@ -373,8 +374,8 @@ def test_a_run_that_was_killed_goes_on_where_it_was(small, tmp_path, trained):
             assert time.monotonic() < deadline
             time.sleep(0.005)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.communicate(timeout=60)
     assert not (tmp_path / "results.csv").exists()
     finished = list(tmp_path.glob("stages/*/DONE"))
     written = {path: path.stat().st_mtime_ns for path in finished}

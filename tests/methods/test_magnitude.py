@@ -200,7 +200,6 @@ print(json.dumps(report))
 """
 
 
-@pytest.mark.slow
 def test_masks_hold_on_two_replicas_in_both_precisions(tmp_path):
     (output,) = finish(start(tmp_path, "masks", MIRRORED))
     for found in last_json(output).values():

@@ -194,7 +194,6 @@ print(json.dumps([len(copies), bool(np.array_equal(*copies)), (np.abs(copies[1])
 """
 
 
-@pytest.mark.slow
 def test_on_two_devices_both_replicas_have_the_same_zeros(tmp_path):
     (output,) = finish(start(tmp_path, "replicas", REPLICAS, "soft_filter"))
     assert last_json(output) == [2, True, 2, True]

@@ -363,7 +363,6 @@ print(json.dumps([seen, gates]))
 """
 
 
-@pytest.mark.slow
 def test_on_two_devices_the_gates_are_equal_and_close(tmp_path):
     (output,) = finish(start(tmp_path, "gates", REPLICAS))
     seen, gates = last_json(output)

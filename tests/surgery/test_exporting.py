@@ -69,7 +69,6 @@ def two_ends(seed=0):
     return randomize(keras.Model([image, extra], outputs, name="two_ends"), seed)
 
 
-@pytest.mark.slow
 def test_a_stranger_without_tfprune_loads_the_files_and_gets_the_same_outputs(tmp_path):
     pruned = tfprune.plan_channels(residual_cnn(), ratio=0.5).apply(residual_cnn())
     folders = []
@@ -204,7 +203,6 @@ def test_what_only_its_python_code_can_load_is_refused_in_one_line(layer, named,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_litert_model_is_compared_too(tmp_path, monkeypatch):
     model = plain_cnn()
     export(model, tmp_path / "out", litert=True)

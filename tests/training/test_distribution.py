@@ -154,7 +154,6 @@ def mirrored(tmp_path_factory):
     return last_json(output)
 
 
-@pytest.mark.slow
 def test_two_replicas_have_the_losses_of_one_device_without_normalization(mirrored):
     assert (mirrored["replicas"], mirrored["worker"]) == (2, 0)
     assert len(mirrored["one"]) == 3
@@ -163,14 +162,12 @@ def test_two_replicas_have_the_losses_of_one_device_without_normalization(mirror
         assert other == pytest.approx(one, abs=1e-5)
 
 
-@pytest.mark.slow
 def test_two_replicas_with_xla_have_the_losses_of_one_device_without(mirrored):
     for one, other in zip(mirrored["one"], mirrored["xla"], strict=True):
         assert other == pytest.approx(one, abs=1e-5)
     assert mirrored["spread xla"] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_two_replicas_train_with_normalization_and_end_equal(mirrored, precision):
     history = mirrored[f"history {precision}"]
@@ -179,18 +176,15 @@ def test_two_replicas_train_with_normalization_and_end_equal(mirrored, precision
     assert mirrored[f"moved {precision}"] > 0.1
 
 
-@pytest.mark.slow
 def test_the_accuracy_of_two_replicas_is_that_of_the_plain_model(mirrored):
     plain, told = mirrored["accuracy"]
     assert told == pytest.approx(plain, abs=1e-6)
 
 
-@pytest.mark.slow
 def test_two_replicas_repeat_themselves(mirrored):
     assert mirrored["repeats"]
 
 
-@pytest.mark.slow
 def test_an_overflow_on_one_replica_keeps_all_where_they_are(mirrored):
     (left_out, after), (taken, scale) = mirrored["overflow"]
     assert left_out == [[2.0, -3.0]] * 2
@@ -198,13 +192,11 @@ def test_an_overflow_on_one_replica_keeps_all_where_they_are(mirrored):
     assert taken == [pytest.approx([1.8, -3.2])] * 2  # 0.1 times the sum of both gradients
 
 
-@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused(mirrored):
     assert "batch_size=7" in mirrored["odd batch"]
     assert "2 replicas" in mirrored["odd batch"]
 
 
-@pytest.mark.slow
 def test_divergence_is_told_on_two_replicas_too(mirrored):
     assert "epoch 1" in mirrored["diverged"]
     assert "1e+30" in mirrored["diverged"]

@@ -150,7 +150,6 @@ def test_methods_are_beside_the_plain_loop(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_surgery_is_beside_cloning_and_limits(monkeypatch, tmp_path):
     monkeypatch.setattr(surgery, "_QUICK", ("MobileNetV2",))
     monkeypatch.setattr(
@@ -220,8 +219,8 @@ def test_a_study_that_fails_is_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_flops_of_a_sweep_count_every_training_once(tmp_path):
-    flags = ["--smoke", "--method=l1_norm", "--ratio=0.3,0.6"]
+def test_flops_of_a_sweep_count_every_training_once(small, tmp_path):
+    flags = ["--smoke", f"--model={small}", "--method=l1_norm", "--ratio=0.3,0.6"]
     studies._study(tmp_path / "together", *flags)
     for ratio in ("0.3", "0.6"):
         studies._study(tmp_path / "apart" / ratio, *flags[:-1], f"--ratio={ratio}")

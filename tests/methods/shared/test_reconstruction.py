@@ -1,6 +1,7 @@
 """ThiNet and regression: channels chosen, and kernels made, by the outputs of the layer behind."""
 
 import csv
+import functools
 import itertools
 
 import keras
@@ -108,7 +109,11 @@ def without_activation(model, layer, x):
 
 def error_at(original, small, reader, x):
     """Squared error of the reader's outputs, relative to what it gave."""
-    y = without_activation(original, reader, x)
+    return relative_to(without_activation(original, reader, x), small, reader, x)
+
+
+def relative_to(y, small, reader, x):
+    """Squared error of the reader's outputs, relative to those wanted."""
     return float(((without_activation(small, reader, x) - y) ** 2).sum() / (y**2).sum())
 
 
@@ -120,20 +125,36 @@ def random_plan(model, layer, count, seed):
 # Better than others, on images that neither has seen.
 
 
+HELD_OUT = draw(55, 60)
+
+
+@functools.cache
+def errors_of_others(make, layer, seed):
+    """How many channels half of a layer's are, what its reader gave, and the errors after L1-norm and by chance.
+
+    Made once for both methods.
+    """
+    original, reader = make(seed), NEXT[make][layer]
+    y = without_activation(original, reader, HELD_OUT)
+    plan = METHODS.get("l1_norm").plan(original, MethodSettings(ratios={layer: 0.5}))
+    count = plan.widths[layer] - len(plan.keep[layer])
+    chance = [random_plan(original, layer, count, number).apply(original) for number in range(3)]
+    by_chance = np.mean([relative_to(y, one, reader, HELD_OUT) for one in chance])
+    return count, y, relative_to(y, plan.apply(original), reader, HELD_OUT), by_chance
+
+
 @pytest.mark.parametrize(("make", "layer"), PLACES, ids=lambda value: getattr(value, "__name__", value))
 @pytest.mark.parametrize("method", BOTH)
 def test_outputs_of_the_next_layer_are_nearer_than_after_l1_norm_or_chance(method, make, layer):
-    held_out, reader = draw(55, 60), NEXT[make][layer]
     errors = {"own": [], "l1": [], "random": []}
     for seed in range(4):
-        original, model = make(seed), make(seed)
+        count, y, l1, by_chance = errors_of_others(make, layer, seed)
+        model = make(seed)
         plan = made(method, model, seed, {layer: 0.5})
-        count = plan.widths[layer] - len(plan.keep[layer])
-        errors["own"].append(error_at(original, plan.apply(model), reader, held_out))
-        l1 = METHODS.get("l1_norm").plan(original, MethodSettings(ratios={layer: 0.5})).apply(original)
-        errors["l1"].append(error_at(original, l1, reader, held_out))
-        chance = [random_plan(original, layer, count, number).apply(original) for number in range(3)]
-        errors["random"].append(np.mean([error_at(original, one, reader, held_out) for one in chance]))
+        assert plan.widths[layer] - len(plan.keep[layer]) == count
+        errors["own"].append(relative_to(y, plan.apply(model), NEXT[make][layer], HELD_OUT))
+        errors["l1"].append(l1)
+        errors["random"].append(by_chance)
     assert min(errors["own"]) > 0  # something was lost, so there was something to choose
     assert all(own < l1 for own, l1 in zip(errors["own"], errors["l1"], strict=True)), errors
     assert all(own < other for own, other in zip(errors["own"], errors["random"], strict=True)), errors
@@ -156,7 +177,7 @@ def test_the_choice_is_better_than_chance_with_the_same_reconstruction(method, m
         one = []
         for seed, (layer, reader) in itertools.product(range(5), NEXT[make].items()):
             original, model = make(seed), make(seed)
-            one.append(error_at(original, made(method, model, seed, {layer: 0.5}).apply(model), reader, draw(55, 60)))
+            one.append(error_at(original, made(method, model, seed, {layer: 0.5}).apply(model), reader, HELD_OUT))
         errors.append(np.mean(one))
     assert errors[0] < 0.8 * errors[1], errors
 
@@ -653,7 +674,7 @@ def test_accuracy_before_fine_tuning_beats_chance_and_l1_norm_at_the_same_shape(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", BOTH)
-@pytest.mark.parametrize("model", ["vgg16", "resnet20"])
+@pytest.mark.parametrize("model", ["vgg11", "resnet20"])
 def test_the_study_goes_the_whole_way(method, model, tmp_path):
     argv = ["--smoke", f"--workdir={tmp_path}", f"--method={method}", f"--model={model}", "--ratio=0.4", "--noexport"]
     assert main([*argv, "--dry_run"]) == 0
