@@ -6,15 +6,16 @@ from pathlib import Path
 import keras
 import pytest
 
+from tfprune.graph.rules import lookup
+
 GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 
 
 @pytest.mark.slow
 def test_every_block_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    from tfprune.graph.rules import registry
 
-    monkeypatch.setattr(registry, "_BY_CLASS", {})
+    monkeypatch.setattr(lookup, "_BY_CLASS", {})
     keras.utils.set_random_seed(0)
     text = GUIDE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

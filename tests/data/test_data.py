@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.data import DATASETS, cifar, fashion, load, make_fashion_mini
-from tfprune.data.idx import read_idx
+from tfprune.data import DATASETS, cifar, fashion_mnist, load, make_fashion_mini
+from tfprune.data.idx_reader import read_idx
 from tfprune.data.image_data import ImageData, stratified_indices
 from tfprune.errors import DataError, UsageError
 
@@ -24,7 +24,7 @@ SOURCES = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}
 LABEL_COUNTS = {"cifar10": (10,), "cifar100": (20, 100)}
 
 needs_debian_package = pytest.mark.skipif(
-    not fashion.DEBIAN_FOLDER.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed"
+    not fashion_mnist.DEBIAN_FOLDER.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed"
 )
 
 
@@ -332,7 +332,7 @@ def test_fashion_mnist_prefers_the_debian_package_to_a_download(tmp_path, monkey
     import keras
 
     write_fashion(tmp_path)
-    monkeypatch.setattr(fashion, "DEBIAN_FOLDER", tmp_path)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path)
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", lambda: pytest.fail("downloaded"))
     assert len(load("fashion_mnist").train_images) == 30
 
@@ -343,7 +343,7 @@ def test_fashion_mnist_from_keras(tmp_path, monkeypatch):
     train_images, train_labels, test_images, test_labels = (
         array.astype(np.uint8) for array in fashion_arrays().values()
     )
-    monkeypatch.setattr(fashion, "DEBIAN_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "absent")
     monkeypatch.setattr(
         keras.datasets.fashion_mnist,
         "load_data",
@@ -362,7 +362,7 @@ def test_fashion_mnist_without_a_network_says_the_three_ways(tmp_path, monkeypat
     def fail():
         raise Exception("URL fetch failure\non https://example.org: None")
 
-    monkeypatch.setattr(fashion, "DEBIAN_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "absent")
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", fail)
     with pytest.raises(DataError) as error:
         load("fashion_mnist")
@@ -395,15 +395,15 @@ def test_fashion_mini():
 
 
 def test_fashion_mini_is_small_and_its_readme_has_the_checksums():
-    files = sorted(fashion.MINI_FOLDER.glob("*.gz"))
+    files = sorted(fashion_mnist.MINI_FOLDER.glob("*.gz"))
     assert [file.name for file in files] == sorted(f"{name}.gz" for name in IDX_NAMES)
-    assert sum(file.stat().st_size for file in fashion.MINI_FOLDER.iterdir()) < 4_000_000
-    readme = (fashion.MINI_FOLDER / "README.md").read_text(encoding="utf-8")
+    assert sum(file.stat().st_size for file in fashion_mnist.MINI_FOLDER.iterdir()) < 4_000_000
+    readme = (fashion_mnist.MINI_FOLDER / "README.md").read_text(encoding="utf-8")
     for file in files:
         content = file.read_bytes()
         row = f"| `{hashlib.sha256(content).hexdigest()}` | {len(content)} | `{file.name}` |"
         assert row in readme
-    assert "Copyright © 2017 Zalando SE" in (fashion.MINI_FOLDER / "LICENSE").read_text(encoding="utf-8")
+    assert "Copyright © 2017 Zalando SE" in (fashion_mnist.MINI_FOLDER / "LICENSE").read_text(encoding="utf-8")
 
 
 @needs_debian_package
@@ -419,10 +419,10 @@ def test_fashion_mini_is_a_subset_of_the_debian_files():
 
 @needs_debian_package
 def test_fashion_mini_is_made_again_byte_for_byte(tmp_path):
-    made = make_fashion_mini.make(fashion.DEBIAN_FOLDER, tmp_path)
+    made = make_fashion_mini.make(fashion_mnist.DEBIAN_FOLDER, tmp_path)
     assert sorted(file.name for file in made) == sorted(f"{name}.gz" for name in IDX_NAMES)
     for file in made:
-        shipped = (fashion.MINI_FOLDER / file.name).read_bytes()
+        shipped = (fashion_mnist.MINI_FOLDER / file.name).read_bytes()
         assert gzip.decompress(file.read_bytes()) == gzip.decompress(shipped)
         assert file.read_bytes() == shipped
         assert struct.unpack("<I", shipped[4:8]) == (0,)  # the time in the gzip header

@@ -21,7 +21,7 @@ from tfprune.data import load
 from tfprune.experiments.run import main
 from tfprune.experiments.setup.flags import define_flags
 from tfprune.experiments.setup.resolving import settings_from_flags
-from tfprune.experiments.studies.outcomes import best_epoch
+from tfprune.experiments.studies.stage_files import best_epoch
 from tfprune.experiments.studies.study import Study
 from tfprune.experiments.studies.trainers import Trainers
 from tfprune.experiments.studies.training import trainer_of

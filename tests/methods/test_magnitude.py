@@ -13,7 +13,7 @@ from tfprune.errors import UsageError
 from tfprune.experiments.run import main
 from tfprune.experiments.setup import flags as study_flags
 from tfprune.experiments.setup.resolving import settings_from_flags
-from tfprune.experiments.studies.budgets import flops_ratio
+from tfprune.experiments.studies.regime_epochs import flops_ratio
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
 from tfprune.plans.weights import WeightPlan

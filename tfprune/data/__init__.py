@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Each target is a function `(data_dir: Path | None) -> ImageData`.
 DATASETS = Registry("data set")
-DATASETS.add("fashion_mini", "tfprune.data.fashion:load_fashion_mini")
-DATASETS.add("fashion_mnist", "tfprune.data.fashion:load_fashion_mnist")
+DATASETS.add("fashion_mini", "tfprune.data.fashion_mnist:load_fashion_mini")
+DATASETS.add("fashion_mnist", "tfprune.data.fashion_mnist:load_fashion_mnist")
 DATASETS.add("cifar10", "tfprune.data.cifar:load_cifar10")
 DATASETS.add("cifar100", "tfprune.data.cifar:load_cifar100")
 DATASETS.add("synthetic", "tfprune.data.synthetic:load_synthetic")

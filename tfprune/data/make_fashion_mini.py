@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.data.fashion import DEBIAN_FOLDER, MINI_FOLDER, read_folder
-from tfprune.data.idx import UNSIGNED_BYTE
+from tfprune.data.fashion_mnist import DEBIAN_FOLDER, MINI_FOLDER, read_folder
+from tfprune.data.idx_reader import UNSIGNED_BYTE
 from tfprune.data.image_data import stratified_indices
 from tfprune.errors import DataError
 

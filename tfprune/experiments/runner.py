@@ -89,7 +89,7 @@ class Runner:
             UsageError: For data, networks or plans that cannot be had.
         """
         from tfprune.experiments.studies.agenda import trainings_left
-        from tfprune.experiments.studies.outline import describe, overview
+        from tfprune.experiments.studies.dry_run import describe, overview
         from tfprune.experiments.studies.seed_run import run_study
         from tfprune.experiments.studies.study import worker_folder
 

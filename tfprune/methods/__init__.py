@@ -1,9 +1,10 @@
 """The pruning methods, one file each, and `METHODS`, the catalogue of what each of them takes.
 
 A method says how a network is trained to be pruned and how the plan is made: `tfprune.methods.base`. How to add one,
-here or from outside: `tfprune.methods.catalog`.
+in `tfprune.methods.entries_and_flags`, or from outside.
 """
 
-from tfprune.methods.catalog import METHODS, Entry, Option
+from tfprune.methods.catalog import Entry, Option
+from tfprune.methods.entries_and_flags import METHODS
 
 __all__ = ["METHODS", "Entry", "Option"]

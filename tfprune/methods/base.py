@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.methods.catalog import METHODS
+from tfprune.methods.entries_and_flags import METHODS
 from tfprune.models import build_model
 from tfprune.planning.channels import GLOBAL_MAX_RATIO, plan_channels
 from tfprune.plans.designs import DesignPlan

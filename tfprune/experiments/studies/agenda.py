@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tfprune.experiments.store.stage import Stage
-from tfprune.experiments.studies import budgets
+from tfprune.experiments.studies import regime_epochs
 from tfprune.experiments.studies.study import Study
 from tfprune.plans.loading import Plan
 from tfprune.support.files import file_name
@@ -163,7 +163,7 @@ def _large(study: Study, seed: int) -> Iterator[Training]:
 
 def _regime(study: Study, seed: int, regime: Regime, plan: Plan, known: bool) -> Training:
     s = study.settings
-    epochs, first = budgets.epochs(s, regime, plan), budgets.first_epoch(s, regime)
+    epochs, first = regime_epochs.epochs(s, regime, plan), regime_epochs.first_epoch(s, regime)
     return Training(
         regime.name,
         seed,

@@ -16,11 +16,11 @@ import numpy as np
 
 from tfprune.errors import RunsFailedError, UsageError
 from tfprune.experiments.store.stage import BusyError, DamagedError, Stage
-from tfprune.experiments.studies import outcomes
+from tfprune.experiments.studies import stage_files
 from tfprune.experiments.studies.agenda import PLAN, TRAIN, TRAIN_SPARSE, Export, Planning, Step, Training, agenda
-from tfprune.experiments.studies.budgets import in_epochs
 from tfprune.experiments.studies.monitor import EarlyWeights
 from tfprune.experiments.studies.owning import doing, say, writing
+from tfprune.experiments.studies.regime_epochs import in_epochs
 from tfprune.experiments.studies.study import Study
 from tfprune.experiments.studies.training import run_training, trainer_of
 from tfprune.methods.base import mixed_seed
@@ -130,9 +130,9 @@ class SeedRun:
         own, early = method.callbacks(asked) if sparse else [], EarlyWeights(rewind)
         result = run_training(study, step, trainer, start, [*own, early])
         with writing(step.stage, self._seed, result.seconds) as folder:
-            outcomes.store_training(folder, result, method.learned(own) if sparse else None)
+            stage_files.store_training(folder, result, method.learned(own) if sparse else None)
             if rewind and sparse == method.trains_sparse:
-                outcomes.store_early_weights(folder, early.weights)
+                stage_files.store_early_weights(folder, early.weights)
 
     def _make_plan(self, step: Planning) -> None:
         study, start = self._study, time.perf_counter()
@@ -156,13 +156,13 @@ class SeedRun:
         rows = []
         if plan.inherits:
             found = trainer_of(study, small, plan.edit(), "pruned").evaluate(small.get_weights())
-            rows.append(outcomes.pruned_row(study, self._seed, small, plan, found, large, to_prune))
+            rows.append(stage_files.pruned_row(study, self._seed, small, plan, found, large, to_prune))
         network = study.network.with_weights(large.weights())
-        rows.append(outcomes.unpruned_row(study, self._seed, network, plan, large))
+        rows.append(stage_files.unpruned_row(study, self._seed, network, plan, large))
         with writing(step.stage, self._seed, time.perf_counter() - start) as folder:
-            outcomes.store_plan(folder, study, self._seed, plan, network, small)
-            outcomes.store_origin(folder, study, self._seed, plan, large, to_prune)
-            outcomes.store_rows(folder, rows)
+            stage_files.store_plan(folder, study, self._seed, plan, network, small)
+            stage_files.store_origin(folder, study, self._seed, plan, large, to_prune)
+            stage_files.store_rows(folder, rows)
 
     def _ticket_of(self, before: Study) -> keras.Model:
         """The winning ticket of the round before, trained."""
@@ -186,8 +186,8 @@ class SeedRun:
         result = run_training(study, step, trainer, weights, plan.callbacks())
         small.set_weights(result.weights)
         with writing(step.stage, self._seed, result.seconds) as folder:
-            outcomes.store_training(folder, result)
-            outcomes.store_rows(folder, [outcomes.regime_row(study, self._seed, small, plan, step, result)])
+            stage_files.store_training(folder, result)
+            stage_files.store_rows(folder, [stage_files.regime_row(study, self._seed, small, plan, step, result)])
 
     def _first_weights(self, regime: Regime) -> list[np.ndarray]:
         """The weights with which a regime begins."""
@@ -195,7 +195,7 @@ class SeedRun:
         if regime.weights == "inherit":
             return self._stages[PLAN].weights()
         if regime.weights == "rewind":
-            early = outcomes.early_weights(self._to_prune) if study.settings.rewind_epoch else self._initial
+            early = stage_files.early_weights(self._to_prune) if study.settings.rewind_epoch else self._initial
             return plan.apply(network.with_weights(early)).get_weights()
         # From the large network's seed every kernel that keeps its shape would get the large network's first weights.
         asked = dataclasses.replace(study.method_settings(self._seed), seed=mixed_seed(self._seed, 1))

@@ -25,38 +25,38 @@ A rule that says nothing of costs has those of its weights, as parameters, and n
 
 from tfprune.graph.calls import Call
 from tfprune.graph.rules import (
-    along,
+    add_and_concatenate,
+    along_an_axis,
     attention,
-    contraction,
+    einsum_and_matmul,
     elementwise,
     kernels,
-    merging,
-    movement,
     normalization,
     pooling,
     recurrent,
+    reshaping,
     slicing,
     unprunable,
     wrappers,
 )
-from tfprune.graph.rules.registry import Flops, Rule, find_rule, give_up, rule, trace
+from tfprune.graph.rules.lookup import Flops, Rule, find_rule, give_up, rule, trace
 
 __all__ = [
     "Call",
     "Flops",
     "Rule",
-    "along",
+    "add_and_concatenate",
+    "along_an_axis",
     "attention",
-    "contraction",
+    "einsum_and_matmul",
     "elementwise",
     "find_rule",
     "give_up",
     "kernels",
-    "merging",
-    "movement",
     "normalization",
     "pooling",
     "recurrent",
+    "reshaping",
     "rule",
     "slicing",
     "trace",

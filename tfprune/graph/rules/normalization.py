@@ -7,8 +7,8 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.rules.movement import axes_of
-from tfprune.graph.rules.registry import rule
+from tfprune.graph.rules.lookup import rule
+from tfprune.graph.rules.reshaping import axes_of
 
 
 def _scale_and_shift(call: Call) -> int:

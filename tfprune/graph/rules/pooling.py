@@ -7,8 +7,8 @@ import math
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.kernels import channel_axis
-from tfprune.graph.rules.movement import axes_of
-from tfprune.graph.rules.registry import give_up, rule
+from tfprune.graph.rules.lookup import give_up, rule
+from tfprune.graph.rules.reshaping import axes_of
 
 
 def _window(call: Call) -> int:

@@ -6,8 +6,8 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.movement import axes_of
-from tfprune.graph.rules.registry import give_up, rule
+from tfprune.graph.rules.lookup import give_up, rule
+from tfprune.graph.rules.reshaping import axes_of
 
 # Operations that have no choice of axes.
 _FIXED_AXES: dict[str, int | tuple[int, ...]] = {

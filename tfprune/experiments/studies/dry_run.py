@@ -9,7 +9,7 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from tfprune.experiments.studies.agenda import Export, Step, Training, agenda, trainings_left
-from tfprune.experiments.studies.budgets import flops_ratio, in_epochs
+from tfprune.experiments.studies.regime_epochs import flops_ratio, in_epochs
 from tfprune.experiments.studies.study import Study
 from tfprune.plans.loading import Plan
 from tfprune.training.regimes import REGIMES

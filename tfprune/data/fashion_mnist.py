@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.data.idx import read_idx
+from tfprune.data.idx_reader import read_idx
 from tfprune.data.image_data import ImageData, refuse_data_dir
 from tfprune.errors import DataError
 

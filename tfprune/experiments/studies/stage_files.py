@@ -13,7 +13,7 @@ import numpy as np
 from tfprune.cost.profiling import profile
 from tfprune.experiments.store.rows import LATENCY, PATTERN, Row
 from tfprune.experiments.store.stage import Stage, save_weights, write_json
-from tfprune.experiments.studies import budgets
+from tfprune.experiments.studies import regime_epochs
 from tfprune.experiments.studies.agenda import Training
 from tfprune.experiments.studies.latencies import latency_beside
 from tfprune.experiments.studies.study import Study
@@ -134,7 +134,7 @@ def _row(
         train_seconds=round(seconds, 3),
         train_examples=study.data.train_count,
         test_examples=study.data.test_count,
-        budget=budgets.in_words(s, regime, plan),
+        budget=regime_epochs.in_words(s, regime, plan),
         training=study.stages.training(),
         study=study.stages.study(),
     )
