@@ -178,7 +178,7 @@ def test_the_recipe_on_cifar_is_the_default_of_the_command():
         theirs = paper.recipe(name)
         for field in ("epochs", "finetune_epochs", "batch_size", "learning_rate", "weight_decay", "budget_cap"):
             assert getattr(theirs, field) == getattr(ours, field)
-    assert theirs.gamma_l1 == ours.gamma_l1 == 1e-4
+    assert theirs.gamma_l1 == ours.options["gamma_l1"] == 1e-4
 
 
 def test_epochs_of_a_cell_agree_with_its_recipe():

@@ -117,11 +117,15 @@ class Trainer:
                 scales_loss=config.precision == "mixed_float16",
             )
             self.model.optimizer.build(self.model.trainable_variables)
-            self._train, self._evaluated = make_sources(data, config.batch_size, strategy)
+            self._train, self._evaluated = self._make_sources()
         self.steps_per_epoch = self._train.steps
         self._train_pace = _Pace(alike=several_workers(strategy))
         self._test_pace = _Pace(alike=several_workers(strategy))
         self._compiled = CompiledSteps(self.model, self._train, config.batch_size, strategy, config.xla)
+
+    def _make_sources(self) -> tuple[Source, dict[str, Source]]:
+        """Where the batches come from: those of the training, and of every evaluation."""
+        return make_sources(self.data, self.config.batch_size, self.strategy)
 
     def run(
         self,

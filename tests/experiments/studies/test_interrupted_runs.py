@@ -17,7 +17,7 @@ import pytest
 
 from tests.processes import ROOT, Process
 from tfprune.errors import UsageError
-from tfprune.experiments import run
+from tfprune.experiments import run, runner
 from tfprune.experiments.report import main as report_main
 from tfprune.experiments.run import main
 from tfprune.experiments.store.stage import own_workdir
@@ -188,7 +188,7 @@ def test_what_another_process_does_is_left_to_it_and_waited_for(small, tmp_path,
 
     monkeypatch.setattr(Trainer, "run", spy)
     monkeypatch.setattr(StudyStages, "regime", regime)
-    monkeypatch.setattr(run.time, "sleep", wait)
+    monkeypatch.setattr(runner.time, "sleep", wait)
     assert main(argv) == 0
     assert len(trained) == 2  # scratch_b, then scratch_e
     assert "waiting for scratch_e-synthetic-mine-uniform-seed0-" in capsys.readouterr().out

@@ -41,10 +41,13 @@ class TimedTrainer(Trainer):
     """
 
     def __init__(self, model: keras.Model, data: ImageData, edit: Edit | None = None, bare: bool = False):
+        self._bare = bare
         super().__init__(model, data, TrainingConfig(BATCH_SIZE), tf.distribute.get_strategy(), edit)
-        if bare:
-            self._train = _OneBatch(self._train)
         self.start = model.get_weights()
+
+    def _make_sources(self) -> tuple[Source, dict[str, Source]]:
+        train, evaluated = super()._make_sources()
+        return (_OneBatch(train) if self._bare else train), evaluated
 
     def prepare(self) -> None:
         """Traces the steps, and sets the weights."""
