@@ -155,6 +155,7 @@ def test_model_without_a_graph_is_refused():
         tfprune.profile(keras.Sequential([layers.Dense(3)]))
 
 
+@pytest.mark.slow
 def test_applications_of_any_size_are_made_at_a_fixed_one_and_their_macs_counted():
     model = build_application("MobileNetV3Small")
     # 56 million in its paper (Howard et al., ICCV 2019).

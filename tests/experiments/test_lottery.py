@@ -171,6 +171,7 @@ def test_the_same_command_again_trains_nothing(small, tmp_path, trained):
     assert (len(trained), (tmp_path / "results.csv").read_bytes()) == (count, written)
 
 
+@pytest.mark.slow
 def test_a_large_network_is_trained_once_for_all_its_settings(small, tmp_path, trained):
     argv = ["--smoke", f"--model={small}", "--ratio=.3,.6", "--noexport", f"--workdir={tmp_path}"]
     assert lottery.main(argv) == 0  # at the two default learning rates

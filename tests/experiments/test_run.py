@@ -208,6 +208,7 @@ def test_another_method_reuses_the_large_network(small, reused, trained, method)
         assert rows[0][column] == first[column]
 
 
+@pytest.mark.slow
 def test_soft_filters_of_a_trained_network_start_from_its_weights_at_a_tenth_of_the_rate(small, tmp_path, monkeypatch):
     runs, run = [], Trainer.run
 
@@ -231,6 +232,7 @@ def test_soft_filters_of_a_trained_network_start_from_its_weights_at_a_tenth_of_
     smoke(tmp_path, *argv, "--pretrained")
 
 
+@pytest.mark.slow
 def test_blocks_whose_gates_close_are_gone_and_nothing_is_trained_again(tmp_path, monkeypatch, capsys):
     argv = ["--model=resnet20", "--method=sparse_structure_selection", "--regimes=finetune"]
     smoke(tmp_path, *argv, "--dry_run")
@@ -281,6 +283,7 @@ def test_what_is_exported_after_some_epochs_has_the_accuracy_of_its_row(small, t
     assert len(set(accuracies)) >= 3
 
 
+@pytest.mark.slow
 def test_a_model_file_is_known_by_its_content(small, tmp_path, monkeypatch, trained):
     smoke(tmp_path / "w", f"--model={small}", "--noexport", "--regimes=finetune")
     assert len(trained) == 3
@@ -320,6 +323,7 @@ def test_dry_run_tells_what_is_done(small, tmp_path, capsys):
     assert done == {"train": True, "plan": True, "finetune": True, "scratch_e": False, "scratch_b": False}
 
 
+@pytest.mark.slow
 def test_the_order_of_seeds_changes_no_result(small, tmp_path):
     argv = [f"--model={small}", "--noexport", "--dataset=synthetic", "--epochs=2"]
     for name, seeds in (("a", "0,1"), ("b", "1,0")):
@@ -344,6 +348,7 @@ def test_a_seed_added_later_trains_that_seed_only(small, tmp_path, trained):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flag", ["--learning_rate=.05", "--weight_decay=0", "--batch_size=32", "--precision=mixed_bfloat16"]
 )
@@ -423,6 +428,7 @@ def test_networks_of_one_shape_share_a_trainer(tmp_path, small):
     assert trainers[0] is trainers[1]
 
 
+@pytest.mark.slow
 def test_settings_share_the_trainers_of_what_has_no_layers_of_a_method(tmp_path, small, monkeypatch):
     made = []
     init = Trainer.__init__

@@ -55,6 +55,7 @@ def settings_of(*argv):
 # What is run.
 
 
+@pytest.mark.slow
 def test_one_command_trains_found_uniform_and_guided_networks_and_a_second_one_nothing(small, tmp_path, trained):
     assert go(small, tmp_path, "--ratio=.25,.5", "--seeds=2") == 0
     # A large network for each seed, and its sparse one; scratch_e of four methods and of two kinds of guided networks.
@@ -121,6 +122,7 @@ def check_that_a_saved_pattern_makes_the_same_network(small, workdir, trained):
     assert f"| edited, {content['name']}" in (workdir / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_shards_leave_guided_networks_to_a_run_that_has_all_seeds(small, tmp_path, capsys, trained):
     flags = ["--ratio=.5", "--seeds=2", "--method=network_slimming,uniform"]
     assert go(small, tmp_path, *flags, "--shard=0/2") == 0
@@ -133,6 +135,7 @@ def test_shards_leave_guided_networks_to_a_run_that_has_all_seeds(small, tmp_pat
     assert {row["seed"] for row in guided} == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_macs_find_a_plan_and_a_design_with_the_uniform_network_of_the_same_macs(small, tmp_path):
     assert go(small, tmp_path, "--macs=.5", "--seeds=1") == 0
     plans = {
@@ -149,6 +152,7 @@ def test_macs_find_a_plan_and_a_design_with_the_uniform_network_of_the_same_macs
     assert plans["guided"].keep.keys() == plans["global"].keep.keys()
 
 
+@pytest.mark.slow
 def test_a_pattern_of_another_network_is_told_as_transferred(small, tmp_path, capsys):
     Pattern("channels", (0.5, 0.75), "theirs", {"dataset": "cifar10", "network": "vgg", "width": 1.0,
             "pruning": "network_slimming", "setting": "ratio=0.3"}).save(tmp_path / "theirs.json")  # fmt: skip

@@ -326,6 +326,7 @@ def test_variant_has_the_blocks_params_and_budget_of_the_paper(name, resnet50):
     assert int(100 * plan.flops[0] / plan.flops[1]) == pytest.approx(epochs, abs=1)
 
 
+@pytest.mark.slow
 def test_a_variant_is_a_network_that_is_proved_and_can_be_trained(resnet50):
     model = randomize(build_model("imagenet_resnet50", (64, 64, 3), 10, 0.125))
     small = prove(model, METHOD.plan(model, MethodSettings(ratios={}, bypass=VARIANTS["ResNet-26"].bypass)))
@@ -363,6 +364,7 @@ print(json.dumps([seen, gates]))
 """
 
 
+@pytest.mark.slow
 def test_on_two_devices_the_gates_are_equal_and_close(tmp_path):
     (output,) = finish(start(tmp_path, "gates", REPLICAS))
     seen, gates = last_json(output)

@@ -48,6 +48,7 @@ def densenet_params(per_block, growth, classes, bottleneck):
     return convs, 2 * normalized, convs + 2 * normalized + channels * classes + classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes", "expected", "params", "bn_channels", "gamma"),
     [
@@ -71,12 +72,14 @@ def test_parameters_and_channels_of_batch_normalization(name, classes, expected,
     assert tfprune.profile(model).params == params
 
 
+@pytest.mark.slow
 def test_weights_of_convolutions_are_those_that_the_figures_of_the_paper_count():
     # What the paper calls PreResNet-110 has, by the x axis of its figure 5, 1.6763 million of them.
     assert size_of(convolutions(make("preresnet164"))) == pytest.approx(1.6763e6, rel=2e-4)
     assert size_of(convolutions(make("preresnet110"))) == 1_128_112
 
 
+@pytest.mark.slow
 def test_width_multiplies_the_channels():
     assert trainable(make("preresnet56", width=0.5)) == preresnet_params(6, (8, 16, 32), 10, stem=8)[2]
     assert trainable(make("densenet40", width=0.5)) == densenet_params(12, 6, 10, False)[2]
@@ -85,6 +88,7 @@ def test_width_multiplies_the_channels():
     assert trainable(make("densenet40", width=0.01)) == densenet_params(12, 1, 10, False)[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "depth"), [("preresnet56", 56), ("preresnet110", 110), ("densenet40", 40), ("densenet_bc100", 100)]
 )

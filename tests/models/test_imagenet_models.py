@@ -38,6 +38,7 @@ def resnet_params(widths, classes, bottleneck, groups=1):
     return total + (entering + 1) * classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "params", "gmacs", "bn_channels"),
     [

@@ -306,6 +306,7 @@ json.dump(small.get_config(), open(folder + "/config.json", "w"))
 """
 
 
+@pytest.mark.slow
 def test_plan_applied_in_another_process_gives_the_identical_network(tmp_path):
     model = randomize(build_model("resnet20", (32, 32, 3), 10, 0.25))
     plan = tfprune.plan_channels(model, 0.4)

@@ -150,6 +150,7 @@ def test_methods_are_beside_the_plain_loop(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_surgery_is_beside_cloning_and_limits(monkeypatch, tmp_path):
     monkeypatch.setattr(surgery, "_QUICK", ("MobileNetV2",))
     monkeypatch.setattr(

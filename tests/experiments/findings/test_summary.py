@@ -80,6 +80,7 @@ def test_a_workdir_in_which_all_has_failed_has_a_report(tmp_path, capsys):
     assert not (tmp_path / "summary.csv").exists()
 
 
+@pytest.mark.slow
 def test_an_edited_csv_is_kept_and_told_in_one_line(tmp_path, capsys):
     fill(tmp_path, tfprune.plan_channels(plain_cnn(), ratio=0.5))
     write_report(tmp_path)
@@ -115,6 +116,7 @@ def by_method(workdir):
     return found
 
 
+@pytest.mark.slow
 def test_studies_tell_what_their_pruned_networks_took(workdir):
     found = by_method(workdir)
     assert set(found) == {"l1_norm", "network_slimming", "magnitude"}
@@ -153,6 +155,7 @@ def test_latency_is_measured_where_the_architecture_is_smaller(workdir):
     assert "latency" not in (workdir / "results.csv").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_tensorboard_has_a_row_for_every_run_and_every_figure(workdir):
     def tags(folder):
         events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()

@@ -83,6 +83,7 @@ def test_of_several_lengths_of_a_regime_the_longest_is_judged(tmp_path, plan):
     assert verdict(accuracies, 128) in shown
 
 
+@pytest.mark.slow
 def test_every_setting_has_a_section_and_figures_of_its_own(tmp_path, plan):
     fill(tmp_path, plan)
     fill(tmp_path, plan, method="l1_norm", study="bbbbbbbb")
@@ -100,6 +101,7 @@ def test_every_setting_has_a_section_and_figures_of_its_own(tmp_path, plan):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 13
 
 
+@pytest.mark.slow
 def test_the_command_rebuilds_what_was_deleted(tmp_path, plan, capsys):
     fill(tmp_path / "a", plan)
     fill(tmp_path / "b", plan, seeds=(0, 1))

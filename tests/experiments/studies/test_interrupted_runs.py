@@ -231,6 +231,7 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(small, tmp_path, cap
     assert noted.exists()
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_be_made_is_marked_and_the_others_go_on(small, tmp_path, capsys):
     argv = ["--smoke", "--model=resnet20", "--width=.25", "--noexport", "--regimes=finetune", f"--workdir={tmp_path}"]
     assert main([*argv, "--method=sparse_structure_selection,uniform", "--gate_l1=0"]) == 1

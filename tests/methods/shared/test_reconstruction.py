@@ -160,6 +160,7 @@ def test_outputs_of_the_next_layer_are_nearer_than_after_l1_norm_or_chance(metho
     assert all(own < other for own, other in zip(errors["own"], errors["random"], strict=True)), errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", BOTH)
 @pytest.mark.parametrize("make", [vgg_like, bottlenecks])
 def test_the_choice_is_better_than_chance_with_the_same_reconstruction(method, make, monkeypatch):
@@ -182,6 +183,7 @@ def test_the_choice_is_better_than_chance_with_the_same_reconstruction(method, m
     assert errors[0] < 0.8 * errors[1], errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", BOTH)
 @pytest.mark.parametrize("make", NEXT)
 def test_a_whole_network_stays_nearer_to_itself_than_after_l1_norm(method, make):
