@@ -99,7 +99,7 @@ def _in_child(folder, files, environment, function, arguments):
     sys.stdout.flush()
     sys.stderr.flush()
     for descriptor, file in zip((1, 2), files, strict=True):
-        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(opened, descriptor)
         os.close(opened)
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), line_buffering=True, write_through=True)
