@@ -49,12 +49,15 @@ def take_signals():
 
 def start_command(small, workdir, *argv, preexec_fn=take_signals):
     """Starts a run as its user does, as a Python of its own."""
+    # Where TensorFlow was imported its log level is set, and then a user's wish, which the command heeds.
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    environment["PYTHONPATH"] = str(ROOT)
     return subprocess.Popen(
         [sys.executable, "-m", "tfprune.experiments.run", *flags(small, workdir, *argv)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment,
         preexec_fn=preexec_fn,
     )
 
