@@ -171,3 +171,34 @@ def test_what_is_taken_out_is_unknown_again():
             registry.get(name)
         with pytest.raises(UsageError, match="Unknown"):
             registry.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        ({"name": "--dashes"}, "without dashes"),
+        ({"kind": "float"}, "kind='float'; valid: float, int, str, bool"),
+        ({"shown": "nope"}, "shown='nope'; valid: flag, value, training, fresh"),
+        ({"kind": str, "valid": ("x", "y"), "default": "z"}, "default 'z'"),
+    ],
+)
+def test_an_option_is_checked_when_it_is_declared(declared, told):
+    with pytest.raises(ValueError, match=told):
+        Option(**{"name": "mine", "help": "", **declared})
+
+
+def test_a_training_that_is_not_there_cannot_tell_an_option(network, capsys):
+    options = [Option("hidden", "", kind=int, default=0, shown="training")]
+    with registered(METHODS, "secret", Gentle(), options):
+        assert main(["--smoke", "--dry_run", "--model=small", "--method=secret"]) == 2
+    assert "--hidden of secret is declared with shown='training'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("builder", "told"),
+    [(lambda *asked: None, "must return a keras.Model; it returned None"),
+     (lambda name, shape, classes, width: small(name, shape, classes + 3, width), "the data set needs")],
+)  # fmt: skip
+def test_a_network_from_outside_that_does_not_fit_is_told(builder, told):
+    with registered(MODELS, "odd", builder), pytest.raises(UsageError, match=told):
+        build_model("odd", (32, 32, 1), 10)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -65,6 +66,10 @@ class Case:
     options: Mapping[str, Any]
 
 
+_KINDS = (float, int, str, bool)
+_SHOWN = ("flag", "value", "training", "fresh")
+
+
 @dataclasses.dataclass(frozen=True)
 class Option:
     """A flag of one method's own.
@@ -87,6 +92,9 @@ class Option:
         decides: For an option that decides how much goes where no ratio is given: how, in the words of --help. It then
             stands in the setting's name in the place of the ratio.
         smoke_least: What --smoke raises a value above 0 to, so that the few steps show something.
+
+    Raises:
+        ValueError: If it is declared in a way that is not valid.
     """
 
     name: str
@@ -102,6 +110,16 @@ class Option:
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
     decides: str = ""
     smoke_least: float | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
+            raise ValueError(f"The option {self.name!r} needs a name of small letters, digits and _, without dashes.")
+        if self.kind not in _KINDS:
+            raise ValueError(f"The option {self.name!r} has kind={self.kind!r}; valid: float, int, str, bool.")
+        if self.shown not in _SHOWN:  # or results with other values would be taken for these
+            raise ValueError(f"The option {self.name!r} has shown={self.shown!r}; valid: {', '.join(_SHOWN)}.")
+        if self.valid and self.default is not None and self.default not in self.valid:
+            raise ValueError(f"The default {self.default!r} of the option {self.name!r} is none of {self.valid}.")
 
     def check(self, value: Any) -> None:
         """Raises a UsageError for a value that is not valid."""

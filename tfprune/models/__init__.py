@@ -97,13 +97,16 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
     else:
         try:
             if name in MODELS.names():
-                return MODELS.get(name)(name, input_shape, classes, width)
-            constructor = getattr(keras.applications, name)
-            model = constructor(weights=None, input_shape=input_shape, classes=classes, classifier_activation=None)
+                model = MODELS.get(name)(name, input_shape, classes, width)
+            else:
+                constructor = getattr(keras.applications, name)
+                model = constructor(weights=None, input_shape=input_shape, classes=classes, classifier_activation=None)
         except ValueError as error:
             lines = [line for line in str(error).splitlines() if line.strip() and "Exception encountered" not in line]
             reason = _ANSI.sub("", lines[0]).strip() if lines else type(error).__name__
             raise UsageError(f"The model {name!r} cannot be made for images of {input_shape}: {reason}") from error
+    if not isinstance(model, keras.Model):
+        raise UsageError(f"The builder of the model {name!r} must return a keras.Model; it returned {model!r}.")
     shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
     fits = len(shapes) == 2 and shapes[1] == (classes,) and len(shapes[0]) == 3
     if not fits or any(size not in (None, given) for size, given in zip(shapes[0], input_shape, strict=True)):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfprune.errors import PlanError
+from tfprune.errors import PlanError, UsageError
 from tfprune.experiments.setup.settings import Settings
 from tfprune.experiments.store.keys import StudyStages
 from tfprune.experiments.store.stage import DamagedError
@@ -52,7 +52,14 @@ class Study:
         self.data = self.shared.data(settings)
         check_batch_size(settings.batch_size, self.data, strategy)
         self.network = self.shared.network(settings)
-        self.method = METHODS.get(settings.method).configured(self.method_settings(0))
+        method = METHODS.get(settings.method)
+        hidden = [option.name for option in settings.entry.options if option.shown == "training"]
+        if hidden and not method.trains_sparse:  # no stage would tell values of it apart
+            raise UsageError(
+                f"--{hidden[0]} of {settings.method} is declared with shown='training', but {settings.method} has no "
+                "training of its own. Declare it with shown='flag'."
+            )
+        self.method = method.configured(self.method_settings(0))
         worker = worker_index(strategy)
         self.chief = worker == 0
         self.stages = StudyStages(
