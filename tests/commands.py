@@ -2,7 +2,14 @@
 
 import csv
 
+import tensorflow as tf
+from absl import flags
+
 from tfprune.experiments.run import main
+from tfprune.experiments.setup.flags import define_flags
+from tfprune.experiments.setup.resolving import settings_from_flags
+from tfprune.experiments.studies.resources import Shared
+from tfprune.experiments.studies.study import Study
 from tfprune.training.loop import Trainer
 
 REGIMES = ["unpruned", "pruned", "finetune", "scratch_e", "scratch_b"]
@@ -11,6 +18,14 @@ REGIMES = ["unpruned", "pruned", "finetune", "scratch_e", "scratch_b"]
 def smoke(workdir, *argv):
     """A run with --smoke that has to end well."""
     assert main(["--smoke", f"--workdir={workdir}", *argv]) == 0
+
+
+def studies(workdir, *argv):
+    """The studies that a command with --smoke describes, with what they share."""
+    values, shared = flags.FlagValues(), Shared()
+    define_flags(values)
+    values(["run", "--smoke", f"--workdir={workdir}", *argv])
+    return [Study(settings, tf.distribute.get_strategy(), shared) for settings in settings_from_flags(values)]
 
 
 def refused(capsys, *argv):

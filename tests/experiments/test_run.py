@@ -13,16 +13,13 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.commands import REGIMES, forbid_training, read, smoke
+from tests.commands import REGIMES, forbid_training, read, smoke, studies
 from tests.helpers import randomize, trainable, user_network
 from tests.processes import Process
 from tests.stages import CONTRACT
 from tfprune.data import load
 from tfprune.experiments.run import main
-from tfprune.experiments.setup.flags import define_flags
-from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.experiments.studies.stage_files import best_epoch
-from tfprune.experiments.studies.study import Study
 from tfprune.experiments.studies.trainers import Trainers
 from tfprune.experiments.studies.training import trainer_of
 from tfprune.models import build_model
@@ -393,20 +390,11 @@ def test_a_run_that_was_killed_goes_on_where_it_was(small, tmp_path, trained):
 # One trainer for networks of one shape.
 
 
-def make_study(tmp_path, *argv):
-    from absl import flags
-
-    values = flags.FlagValues()
-    define_flags(values)
-    values(["run", "--smoke", f"--workdir={tmp_path}", *argv])
-    return Study(*settings_from_flags(values), tf.distribute.get_strategy())
-
-
 @pytest.mark.slow
 def test_the_trainer_of_one_pruned_network_is_used_for_another_only_if_it_computes_the_same(tmp_path):
     # In a ResNet the zero channels of the shortcuts lie elsewhere when other channels go: the same shapes of
     # weights, another network.
-    study = make_study(tmp_path, "--model=resnet20", "--width=.5", "--method=random", "--ratio=.4")
+    (study,) = studies(tmp_path, "--model=resnet20", "--width=.5", "--method=random", "--ratio=.4")
     data = study.data
     images = ((data.test_images / 255 - data.mean) / data.std).astype(np.float32)
     for seed in range(4):
@@ -421,7 +409,7 @@ def test_the_trainer_of_one_pruned_network_is_used_for_another_only_if_it_comput
 
 
 def test_networks_of_one_shape_share_a_trainer(tmp_path, small):
-    study = make_study(tmp_path, f"--model={small}", "--method=random")
+    (study,) = studies(tmp_path, f"--model={small}", "--method=random")
     plans = [study.method.plan(study.network.architecture, study.method_settings(seed)) for seed in (0, 1)]
     assert plans[0].keep != plans[1].keep
     trainers = [trainer_of(study, plan.apply(study.network.architecture)) for plan in plans]

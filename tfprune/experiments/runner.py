@@ -97,7 +97,7 @@ class Runner:
         # On every worker, and before anything is trained, so that all of them stop where a plan cannot be made.
         left = trainings_left(studies)
         if self.chief and len(grid) > 1:
-            print(overview(studies), flush=True)
+            print(overview(studies, left), flush=True)
         if self._first.dry_run:
             if self.chief and len(grid) == 1:
                 print(describe(studies[0]))

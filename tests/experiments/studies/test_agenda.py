@@ -1,27 +1,12 @@
 """The agenda is what is done, what is told beforehand, and what the estimate of time sums."""
 
 import pytest
-import tensorflow as tf
-from absl import flags
 
-from tests.commands import smoke
+from tests.commands import smoke, studies
 from tfprune.experiments.run import main
-from tfprune.experiments.setup.flags import define_flags
-from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.experiments.studies.agenda import Export, Training, agenda, trainings_left
-from tfprune.experiments.studies.resources import Shared
-from tfprune.experiments.studies.study import Study
 
 IMAGES = 256  # of the synthetic data that --smoke trains on
-
-
-def studies(workdir, *argv):
-    """The studies that a command with --smoke describes, with what they share."""
-    values = flags.FlagValues()
-    define_flags(values)
-    values(["run", "--smoke", f"--workdir={workdir}", *argv])
-    shared = Shared()
-    return [Study(settings, tf.distribute.get_strategy(), shared) for settings in settings_from_flags(values)]
 
 
 def names(study, seed=0):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tensorflow as tf
 from tabulate import tabulate
 
-from tfprune.experiments.studies.agenda import Export, Step, Training, agenda, trainings_left
+from tfprune.experiments.studies.agenda import Export, Step, Training, agenda
 from tfprune.experiments.studies.regime_epochs import flops_ratio, in_epochs
 from tfprune.experiments.studies.study import Study
 from tfprune.plans.loading import Plan
@@ -44,10 +44,15 @@ def describe(study: Study) -> str:
     return "\n".join(lines) + "\n\n" + tabulate(table, ("seed", "stage", "epochs", "learning rates", ""))
 
 
-def overview(studies: Sequence[Study]) -> str:
-    """A table of several studies: the pruned network, how many of the stages are done; and what is left to train."""
+def overview(studies: Sequence[Study], left: Mapping[str, float]) -> str:
+    """A table of several studies: the pruned network, how many of the stages are done; and what is left to train.
+
+    Args:
+        studies: The studies.
+        left: What `trainings_left` says of them.
+    """
     header = ("data set", "model", "method", "setting", "rate", "params", "FLOPs", "stages done")
-    table, left = [_line(study) for study in studies], trainings_left(studies)
+    table = [_line(study) for study in studies]
     regimes = {name for study in studies for name in study.settings.regimes}
     seeds = {seed for study in studies for seed in study.settings.seeds}
     lengths = {study.settings.epochs for study in studies}

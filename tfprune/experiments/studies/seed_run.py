@@ -26,7 +26,7 @@ from tfprune.experiments.studies.training import run_training, trainer_of
 from tfprune.methods.base import mixed_seed
 from tfprune.plans.loading import Plan, load_plan
 from tfprune.surgery.exporting import export
-from tfprune.training.regimes import REGIMES, Regime
+from tfprune.training.regimes import Regime
 
 
 def run_study(study: Study, seeds: Iterable[int]) -> dict[int, list[Stage]]:
@@ -167,7 +167,7 @@ class SeedRun:
     def _ticket_of(self, before: Study) -> keras.Model:
         """The winning ticket of the round before, trained."""
         planned = before.stages.plan(self._seed)
-        ticket = before.stages.regime(self._seed, REGIMES["winning_ticket"], before.settings.epochs)
+        ticket = before.winning_ticket(self._seed)
         for stage in (planned, ticket):
             if not stage.done:
                 raise UsageError(

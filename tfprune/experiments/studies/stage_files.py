@@ -20,7 +20,6 @@ from tfprune.experiments.studies.study import Study
 from tfprune.plans.channels import ChannelPlan
 from tfprune.plans.loading import Plan
 from tfprune.training.loop import TrainingResult
-from tfprune.training.regimes import REGIMES
 
 _EARLY = "early_weights.npz"  # of a large network's training, to rewind to
 
@@ -60,8 +59,8 @@ def store_origin(folder: Path, study: Study, seed: int, plan: Plan, large: Stage
     trained = [large.name, to_prune.name] if study.continues() else [to_prune.name]
     before = study.round_before
     if before is not None:
-        ticket = before.stages.regime(seed, REGIMES["winning_ticket"], before.settings.epochs)
-        trained = [*before.stages.plan(seed).read("origin.json")["trained"], ticket.name]
+        led_before = before.stages.plan(seed).read("origin.json")["trained"]
+        trained = [*led_before, before.winning_ticket(seed).name]
     selects = isinstance(plan, ChannelPlan) and plan.views  # by trained weights, what blocks read of a stream
     predefined = study.method.blind or (_is_smaller(plan) and study.foreseen()[1] and not selects)
     origin = {"large": large.name, "trained": list(dict.fromkeys(trained)), "predefined": bool(predefined)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import tensorflow as tf
 from tfprune.errors import PlanError, UsageError
 from tfprune.experiments.setup.settings import Settings
 from tfprune.experiments.store.keys import StudyStages
-from tfprune.experiments.store.stage import DamagedError
+from tfprune.experiments.store.stage import DamagedError, Stage
 from tfprune.experiments.studies.resources import Shared
 from tfprune.methods import METHODS
 from tfprune.methods.base import MethodSettings
@@ -21,6 +22,7 @@ from tfprune.plans.channels import ChannelPlan
 from tfprune.plans.loading import Plan, load_plan
 from tfprune.plans.patterns import Pattern
 from tfprune.training.distribution import worker_index
+from tfprune.training.regimes import REGIMES
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import check_batch_size
 
@@ -79,7 +81,7 @@ class Study:
         name = f"{s.dataset}, {Path(s.model).name}, {s.method}, {s.name}"
         return f"{name} ({training})" if training else name
 
-    @property
+    @functools.cached_property
     def round_before(self) -> Study | None:
         """The study of the round of pruning before this one; None in the first round."""
         if self.settings.round == 1:
@@ -139,6 +141,10 @@ class Study:
         """What there is to tell of the plan for all seeds: that of the only seed, else what is foreseen."""
         seeds = self.settings.seeds
         return self.plan_of(seeds[0]) if len(seeds) == 1 else self.foreseen()
+
+    def winning_ticket(self, seed: int) -> Stage:
+        """The training of a seed's winning ticket, which the next round prunes."""
+        return self.stages.regime(seed, REGIMES["winning_ticket"], self.settings.epochs)
 
     def pattern(self, seed: int, plan: Plan) -> Pattern | None:
         """The pattern that a plan leaves; designs, and networks without convolutions, have none."""
