@@ -1,6 +1,7 @@
 """A method and a network that are registered from outside of the package, as a user's script would."""
 
 import csv
+import re
 from contextlib import contextmanager
 
 import keras
@@ -14,7 +15,7 @@ from tfprune.experiments.run import main
 from tfprune.experiments.setup.flags import define_flags
 from tfprune.experiments.setup.resolving import settings_from_flags
 from tfprune.methods import METHODS, Option
-from tfprune.methods.base import Method, MethodSettings
+from tfprune.methods.base import Decision, Method, MethodSettings
 from tfprune.models import MODELS, build_model
 from tfprune.planning.channels import plan_channels
 
@@ -180,6 +181,10 @@ def test_what_is_taken_out_is_unknown_again():
         ({"kind": "float"}, "kind='float'; valid: float, int, str, bool"),
         ({"shown": "nope"}, "shown='nope'; valid: flag, value, training, fresh"),
         ({"kind": str, "valid": ("x", "y"), "default": "z"}, "default 'z'"),
+        ({"name": "help"}, "'help' is a flag of every command"),
+        ({"kind": float, "default": "1"}, "default '1' of the option 'mine' is no float"),
+        ({"kind": int, "default": True}, "default True of the option 'mine' is no int"),
+        ({"excludes": ("macs",)}, "with 'macs'; valid: rounds, skip, variant"),
     ],
 )
 def test_an_option_is_checked_when_it_is_declared(declared, told):
@@ -195,9 +200,77 @@ def test_a_training_that_is_not_there_cannot_tell_an_option(network, capsys):
 
 
 @pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        (("a,b", Gentle()), "letters, digits, _ and -, a letter first; received 'a,b'"),
+        ((3, Gentle()), "received 3"),
+        (("mine", None), "'package.module:attribute', or the thing itself; received None"),
+        (("mine", "no_colon"), "received 'no_colon'"),
+        (("mine", Gentle(), [Option("one", ""), Option("one", "")]), "--one is registered twice: for mine and mine"),
+        (("mine", Gentle(), Option("one", "")), "must be a list of Option; received Option"),
+        (("mine", Gentle(), ["one"]), "must be a list of Option; received \\['one'\\]"),
+    ],
+)
+def test_what_is_registered_is_checked(added, told):
+    with pytest.raises(ValueError, match=told):
+        METHODS.add(*added)
+    assert METHODS.names()[-1] != "mine"
+
+
+def test_a_trait_that_no_method_has_is_told():
+    with pytest.raises(ValueError, match="'mine' has no trait 'in_round'; valid: check, control, counts,"):
+        METHODS.add("mine", Gentle(), in_round=True)
+
+
+def test_a_network_of_keras_applications_is_not_replaced():
+    with pytest.raises(ValueError, match="The model 'ResNet50' exists already"):
+        MODELS.add("ResNet50", small)
+
+
+@pytest.mark.parametrize("target", ["no_such_module:mine", "keras:no_such_name"])
+def test_a_target_that_cannot_be_imported_is_told(target):
+    with (
+        registered(MODELS, "far", target),
+        pytest.raises(UsageError, match=f"'far' is registered as '{target}', which cannot be imported: .*no_such"),
+    ):
+        build_model("far", (32, 32, 1), 10)
+
+
+def saying(**functions):
+    return type("Odd", (Gentle,), functions)()
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (Gentle, "must be registered as an instance of a subclass of tfprune.methods.base.Method; received <class"),
+        (Method(), "needs a plan"),
+        (saying(plan=lambda self, *given: None), "Odd.plan must return a plan; it returned None"),
+        (saying(plan=lambda self, *given: Decision(None)), "Odd.plan must return a plan; it returned Decision"),
+        (saying(expected=lambda self, *given: None), "Odd.expected must return a plan and a bool; it returned None"),
+        (saying(plan=lambda self, model, asked: asked.option("nope")), "Unknown option of a method 'nope'"),
+        (saying(decide=lambda self, *given: None), "Odd.decide must return a Decision"),
+        (saying(decide=lambda self, *given: Decision(None)), "Odd.decide must return a plan; it returned None"),
+        (
+            saying(decide=lambda self, model, asked, _: Decision(self.plan(model, asked), model.get_weights()[1:])),
+            "Odd.decide must return weights like those of model.get_weights\\(\\), 6 arrays; it returned 5",
+        ),
+    ],
+)
+def test_a_method_from_outside_that_is_none_is_told(network, method, told, tmp_path, capsys):
+    argv = ["--smoke", "--model=small", "--method=odd", "--ratio=.5", "--noexport", f"--workdir={tmp_path}"]
+    with registered(METHODS, "odd", method, [Option("gentleness", "", default=1.0)]):
+        assert main(argv) == 2
+    assert re.search(told, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
     ("builder", "told"),
     [(lambda *asked: None, "must return a keras.Model; it returned None"),
-     (lambda name, shape, classes, width: small(name, shape, classes + 3, width), "the data set needs")],
+     (lambda name, shape, classes, width: small(name, shape, classes + 3, width), "the data set needs"),
+     (lambda name, shape: None, r"must be a function of \(name, input_shape, classes, width\); received <function"),
+     (3, r"must be a function of .*; received 3"),
+     (lambda *asked: {}["x"], r"cannot be made for images of \(32, 32, 1\): KeyError: 'x'")],
 )  # fmt: skip
 def test_a_network_from_outside_that_does_not_fit_is_told(builder, told):
     with registered(MODELS, "odd", builder), pytest.raises(UsageError, match=told):

@@ -1,5 +1,6 @@
 """Files of plans: those that earlier versions wrote are read, and written again as they were."""
 
+import json
 from pathlib import Path
 
 import keras
@@ -111,3 +112,37 @@ def test_a_plan_that_does_not_fit_tells_both_costs(kind):
     plan = load_plan(FILES / f"{kind}.json")
     with pytest.raises(PlanError, match=rf"does not fit .*: it tells {plan.flops[0]:,} -> {plan.flops[1]:,} FLOPs"):
         plan.apply(other, weights="fresh")
+
+
+EDITS = {
+    "params of a row": ("channels", lambda c: c["rows"][0].update(params=[1, 1]), "-> [0-9,]+ params, the model has"),
+    "params of two rows": (
+        "channels",
+        lambda c: [
+            row.update(params=[row["params"][0] + more, row["params"][1]])
+            for row, more in zip(c["rows"], (1, -1), strict=False)
+        ],
+        "what it tells of '.*' is not so",
+    ),
+    "MACs of a row": ("channels", lambda c: c["rows"][0].update(macs=[1, 1]), "-> [0-9,]+ MACs, the model has"),
+    "params of masks": ("weights", lambda c: c.update(params=[1, 1]), "tells 1 -> 1 params, the model has"),
+    "MACs of masks": ("weights", lambda c: c.update(macs=[9, -1]), "tells 9 -> -1 MACs, the model has"),
+    "MACs of a design": ("design", lambda c: c["rows"][-1].update(macs=[9, -1]), "MACs, the model has"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_costs_that_somebody_edited_are_told(edit, model, tmp_path):
+    kind, change, told = EDITS[edit]
+    content = json.loads((FILES / f"{kind}.json").read_text())
+    change(content)
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    plan = load_plan(tmp_path / "plan.json")
+    for use in (plan.prove, lambda model: plan.apply(model, weights="fresh")):
+        with pytest.raises(PlanError, match=f"does not fit .*{told}.* edited"):
+            use(model)
+
+
+def test_a_seed_that_is_no_number_is_told(model):
+    with pytest.raises(PlanError, match="seed='a' must be a whole number of at least 0"):
+        load_plan(FILES / "channels.json").apply(model, weights="fresh", seed="a")

@@ -133,7 +133,7 @@ class Runner:
             if (workdir / "failed").is_dir():  # what is damaged has no file there
                 folder = str(workdir / "failed")
                 again = f" What has failed is not tried again as long as its file in {folder!r} is there."
-            raise RunsFailedError(f"{len(failed)} failed; everything else is done. {name}: {message}{again}")
+            raise RunsFailedError(f"{len(failed)} failed; what does not need them is done. {name}: {message}{again}")
 
 
 def _wait(stages: list[Stage]) -> None:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfprune.errors import PlanError
 from tfprune.graph.ledger import Kept, Labels, Ledger
 from tfprune.graph.walk import Node
-from tfprune.support.checks import shown
+from tfprune.support.checks import shown, whole_number
 
 Shape = tuple[int | None, ...]  # batch axis included
 
@@ -182,9 +182,14 @@ class Call:
             mixed: An axis over which the layer sums channels of its own (the units of a recurrent kernel): a
                 removed channel has zero weights there.
             zeros: For a kernel, whether its zeros count as FLOPs. None: as the paper has it, in dense layers only.
+
+        Raises:
+            PlanError: If the variable is none of the layer's, or `positions` no whole number of 0 or more.
         """
         if variable is None:
             return
+        if positions is not None:
+            whole_number("positions", positions, 0)
         weights = getattr(self.operation, "weights", ())
         index = next((i for i, own in enumerate(weights) if own is variable), None)
         if index is None:
@@ -217,7 +222,9 @@ class Call:
         self.products.append(count)
 
     def note(self, text: str) -> None:
-        """Tells what whoever reads a plan of this model should know of the layer."""
+        """Tells what whoever reads a plan of this model should know of the layer; raises a PlanError for no text."""
+        if not isinstance(text, str):
+            raise PlanError(f"call.note was given {shown(text)}; give a text.")
         if text not in self.record.notes:
             self.record.notes.append(text)
 

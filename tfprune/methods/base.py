@@ -9,12 +9,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.errors import UsageError
 from tfprune.methods.entries_and_flags import METHODS
 from tfprune.models import build_model
 from tfprune.planning.channels import GLOBAL_MAX_RATIO, plan_channels
+from tfprune.plans.base import Plan
 from tfprune.plans.designs import DesignPlan
-from tfprune.plans.loading import Plan
 from tfprune.plans.patterns import Pattern
+from tfprune.support.checks import shown
+from tfprune.support.registry import unknown_name
 from tfprune.surgery.rebuild import Edit
 
 
@@ -55,8 +58,17 @@ class MethodSettings:
     seed: int = 0
 
     def option(self, name: str) -> Any:
-        """The value of one of the method's own flags; the default of the catalogue where none is given."""
-        return self.options[name] if name in self.options else METHODS.options()[name].default
+        """The value of one of the method's own flags; the default of the catalogue where none is given.
+
+        Raises:
+            UsageError: If no method has such a flag.
+        """
+        if name in self.options:
+            return self.options[name]
+        known = METHODS.options()
+        if name not in known:
+            raise unknown_name("option of a method", name, tuple(known))
+        return known[name].default
 
     @property
     def draw_seed(self) -> int:
@@ -186,3 +198,66 @@ class Designed(Method):
 
 
 DESIGNED = Designed()
+
+
+def method_named(name: str) -> Method:
+    """The method that is registered under a name.
+
+    Raises:
+        UsageError: For an unknown name, or if what is registered is no method that can make plans.
+    """
+    found = METHODS.get(name)
+    if not isinstance(found, Method):
+        raise UsageError(
+            f"The method {name!r} must be registered as an instance of a subclass of tfprune.methods.base.Method; "
+            f"received {shown(found)}."
+        )
+    if type(found).plan is Method.plan and Method.decide is type(found).decide:
+        raise UsageError(
+            f"The method {name!r} needs a plan(model, settings): its class {type(found).__name__} has none."
+        )
+    return found
+
+
+def expected_plan(method: Method, model: keras.Model, settings: MethodSettings) -> tuple[Plan, bool]:
+    """What `Method.expected` returns, checked.
+
+    Raises:
+        PlanError: If no plan can be made.
+        UsageError: If it returns something else.
+    """
+    found = method.expected(model, settings)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise UsageError(f"{type(method).__name__}.expected must return a plan and a bool; it returned {shown(found)}.")
+    _check_plan(method, "plan" if type(method).expected is Method.expected else "expected", found[0])
+    return found
+
+
+def decision(method: Method, model: keras.Model, settings: MethodSettings, sample: Sample) -> Decision:
+    """What `Method.decide` returns, checked.
+
+    Raises:
+        PlanError: If no plan can be made.
+        UsageError: If it returns something else, or weights that do not fit the model.
+    """
+    found = method.decide(model, settings, sample)
+    if not isinstance(found, Decision):
+        raise UsageError(
+            f"{type(method).__name__}.decide must return a Decision, as Decision(plan) or Decision(plan, weights); it "
+            f"returned {shown(found)}."
+        )
+    _check_plan(method, "decide", found.plan)
+    if found.weights is not None:
+        given = [np.shape(weight) for weight in found.weights]
+        own = [tuple(weight.shape) for weight in model.weights]
+        if given != own:
+            raise UsageError(
+                f"{type(method).__name__}.decide must return weights like those of model.get_weights(), {len(own)} "
+                f"arrays; it returned {len(given)}, or others in shape."
+            )
+    return found
+
+
+def _check_plan(method: Method, function: str, plan: Any) -> None:
+    if not isinstance(plan, Plan):
+        raise UsageError(f"{type(method).__name__}.{function} must return a plan; it returned {shown(plan)}.")

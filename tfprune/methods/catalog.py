@@ -19,10 +19,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from tfprune.errors import UsageError
+from tfprune.support.checks import shown
 from tfprune.support.registry import Registry, unknown_name
 
 CHANNELS, WEIGHTS = "channels", "weights"  # what most ratios count
@@ -67,6 +68,8 @@ class Case:
 
 
 _KINDS = (float, int, str, bool)
+_EXCLUDED = ("rounds", "skip", "variant")
+_OF_EVERY_COMMAND = ("flagfile", "h", "help", "helpfull", "helpshort", "undefok")
 _SHOWN = ("flag", "value", "training", "fresh")
 
 
@@ -114,12 +117,26 @@ class Option:
     def __post_init__(self) -> None:
         if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
             raise ValueError(f"The option {self.name!r} needs a name of small letters, digits and _, without dashes.")
+        if self.name in _OF_EVERY_COMMAND:
+            raise ValueError(f"The option {self.name!r} is a flag of every command. Give it another name.")
         if self.kind not in _KINDS:
             raise ValueError(f"The option {self.name!r} has kind={self.kind!r}; valid: float, int, str, bool.")
         if self.shown not in _SHOWN:  # or results with other values would be taken for these
             raise ValueError(f"The option {self.name!r} has shown={self.shown!r}; valid: {', '.join(_SHOWN)}.")
+        if self.default is not None and not self._is_of_its_kind(self.default):
+            raise ValueError(f"The default {self.default!r} of the option {self.name!r} is no {self.kind.__name__}.")
         if self.valid and self.default is not None and self.default not in self.valid:
             raise ValueError(f"The default {self.default!r} of the option {self.name!r} is none of {self.valid}.")
+        if unknown := sorted({*self.excludes} - {*_EXCLUDED}):
+            raise ValueError(
+                f"The option {self.name!r} has excludes={self.excludes!r} with {unknown[0]!r}; valid: "
+                f"{', '.join(_EXCLUDED)}, in a tuple."
+            )
+
+    def _is_of_its_kind(self, value: Any) -> bool:
+        if isinstance(value, bool):
+            return self.kind is bool
+        return isinstance(value, (int, float) if self.kind is float else self.kind)
 
     def check(self, value: Any) -> None:
         """Raises a UsageError for a value that is not valid."""
@@ -188,6 +205,9 @@ class Entry:
         return sorted(found, key=lambda option: option.name)
 
 
+_TRAITS = {field.name for field in dataclasses.fields(Entry)} - {"name", "target", "options"}
+
+
 class Catalog(Registry):
     """The methods by name, with what the catalogue says of each."""
 
@@ -206,12 +226,19 @@ class Catalog(Registry):
             traits: What else there is to say, by the names of the attributes of `Entry`.
 
         Raises:
-            ValueError: If the name or a flag is taken.
+            ValueError: If the name or a flag is taken, or if something is given that is not valid.
         """
-        entry = Entry(name, target, tuple(options), **traits)
-        for option in entry.options:
-            if owner := self.owner(option.name):
-                raise ValueError(f"The flag --{option.name} is registered twice: for {owner} and {name}.")
+        if unknown := sorted(traits.keys() - _TRAITS):
+            raise ValueError(f"The method {name!r} has no trait {unknown[0]!r}; valid: {', '.join(sorted(_TRAITS))}.")
+        own = list(options) if isinstance(options, Iterable) else []
+        if not isinstance(options, Iterable) or not all(isinstance(option, Option) for option in own):
+            raise ValueError(f"The options of the method {name!r} must be a list of Option; received {shown(options)}.")
+        entry = Entry(name, target, tuple(own), **traits)
+        taken = {option.name: method.name for method in self.entries() for option in method.options}
+        for option in own:
+            if option.name in taken:
+                raise ValueError(f"The flag --{option.name} is registered twice: for {taken[option.name]} and {name}.")
+            taken[option.name] = name
         super().add(name, target)
         self._entries[name] = entry
 

@@ -17,21 +17,34 @@ a command parses its flags:
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import re
 import warnings
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfprune.errors import UsageError
+from tfprune.support.checks import first_line, shown
 from tfprune.support.registry import Registry, unknown_name
 
 if TYPE_CHECKING:
     import keras
 
-MODELS = Registry("model")
+# The constructors of keras.applications, known here so that a misspelt name is told before Keras is imported.
+APPLICATIONS = (
+    "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtSmall", "ConvNeXtTiny", "ConvNeXtXLarge", "DenseNet121",
+    "DenseNet169", "DenseNet201", "EfficientNetB0", "EfficientNetB1", "EfficientNetB2", "EfficientNetB3",
+    "EfficientNetB4", "EfficientNetB5", "EfficientNetB6", "EfficientNetB7", "EfficientNetV2B0",
+    "EfficientNetV2B1", "EfficientNetV2B2", "EfficientNetV2B3", "EfficientNetV2L", "EfficientNetV2M",
+    "EfficientNetV2S", "InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large",
+    "MobileNetV3Small", "NASNetLarge", "NASNetMobile", "ResNet101", "ResNet101V2", "ResNet152", "ResNet152V2",
+    "ResNet50", "ResNet50V2", "VGG16", "VGG19", "Xception",
+)  # fmt: skip
+
+MODELS = Registry("model", reserved=APPLICATIONS)
 for _target, _names in {
     "vgg:vgg": "vgg11 vgg16 vgg19 vgg11_l1 vgg16_l1 vgg19_l1 vgg16_unstructured vgg19_unstructured",
     "resnet:resnet": "resnet20 resnet32 resnet56 resnet110 resnet50_cifar",
@@ -45,17 +58,6 @@ for _target, _names in {
         MODELS.add(_name, f"tfprune.models.{_target}")
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its reasons in bold
-
-# The constructors of keras.applications, known here so that a misspelt name is told before Keras is imported.
-APPLICATIONS = (
-    "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtSmall", "ConvNeXtTiny", "ConvNeXtXLarge", "DenseNet121",
-    "DenseNet169", "DenseNet201", "EfficientNetB0", "EfficientNetB1", "EfficientNetB2", "EfficientNetB3",
-    "EfficientNetB4", "EfficientNetB5", "EfficientNetB6", "EfficientNetB7", "EfficientNetV2B0",
-    "EfficientNetV2B1", "EfficientNetV2B2", "EfficientNetV2B3", "EfficientNetV2L", "EfficientNetV2M",
-    "EfficientNetV2S", "InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large",
-    "MobileNetV3Small", "NASNetLarge", "NASNetMobile", "ResNet101", "ResNet101V2", "ResNet152", "ResNet152V2",
-    "ResNet50", "ResNet50V2", "VGG16", "VGG19", "Xception",
-)  # fmt: skip
 
 
 def is_file(name: str) -> bool:
@@ -95,16 +97,21 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
     if is_file(name):
         model = load_file(name)
     else:
+        own = name in MODELS.names()
+        builder = MODELS.get(name) if own else getattr(keras.applications, name)
+        if own:
+            _check_builder(name, builder)
         try:
-            if name in MODELS.names():
-                model = MODELS.get(name)(name, input_shape, classes, width)
+            if own:
+                model = builder(name, input_shape, classes, width)
             else:
-                constructor = getattr(keras.applications, name)
-                model = constructor(weights=None, input_shape=input_shape, classes=classes, classifier_activation=None)
-        except ValueError as error:
+                model = builder(weights=None, input_shape=input_shape, classes=classes, classifier_activation=None)
+        except Exception as error:  # Keras' for sizes that do not fit, and whatever a builder of others raises
             lines = [line for line in str(error).splitlines() if line.strip() and "Exception encountered" not in line]
-            reason = _ANSI.sub("", lines[0]).strip() if lines else type(error).__name__
-            raise UsageError(f"The model {name!r} cannot be made for images of {input_shape}: {reason}") from error
+            reason = _ANSI.sub("", lines[0]).strip() if lines else ""
+            kind = "" if isinstance(error, ValueError) and reason else f"{type(error).__name__}: "
+            message = f"The model {name!r} cannot be made for images of {input_shape}: {kind}{reason}".rstrip(": ")
+            raise UsageError(message) from error
     if not isinstance(model, keras.Model):
         raise UsageError(f"The builder of the model {name!r} must return a keras.Model; it returned {model!r}.")
     shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
@@ -114,6 +121,17 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
             f"The model {name!r} maps {shapes[0]} to {shapes[-1]}; the data set needs {input_shape} to ({classes},)."
         )
     return model
+
+
+def _check_builder(name: str, builder: Any) -> None:
+    """Raises a UsageError unless a builder from outside takes what `build_model` gives it."""
+    try:
+        inspect.signature(builder).bind(name, (32, 32, 3), 10, 1.0)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"The builder of the model {name!r} must be a function of (name, input_shape, classes, width); received "
+            f"{shown(builder)}: {first_line(error)}."
+        ) from error
 
 
 def build_application(name: str) -> keras.Model:
@@ -154,7 +172,7 @@ def load_file(path: str, compiled: bool = False) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=compiled, safe_mode=True)
     except Exception as error:  # whatever a damaged or foreign file makes Keras raise
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if not compiled:
             raise UsageError(f"Keras cannot load {path!r} as a .keras model: {reason}") from error
     model = load_file(path)

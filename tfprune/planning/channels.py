@@ -290,8 +290,9 @@ def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str
     pools = [pool for pool in pools if not skipped.intersection(pool.layers)]
     if not pools:
         first = {record.name: graph.group_of[record.labels[0]] for record in graph.producers()}
-        reasons = [f"{layer}: {graph.frozen[group]}" for layer, group in first.items() if group in graph.frozen]
-        reasons += [f"{layer}: skipped" for layer in sorted(skipped)]
+        frozen = {layer: graph.frozen[group] for layer, group in first.items() if group in graph.frozen}
+        reasons = [f"{layer}: {reason}" for layer, reason in frozen.items()]
+        reasons += [f"{layer}: skipped" for layer in sorted(skipped - frozen.keys())]
         reasons = reasons or [record.given_up for record in graph.records.values() if record.given_up]
         raise PlanError(
             f"Nothing in {graph.model.name!r} can be pruned. {'; '.join(reasons) or 'No layer creates channels'}."

@@ -20,6 +20,7 @@ from tfprune.cost.profiling import Profile
 from tfprune.errors import PlanError
 from tfprune.plans.files import Form, PlanFile, write_plan
 from tfprune.plans.rows import Pair, Row, summed, table
+from tfprune.support.checks import whole_number
 from tfprune.surgery.provable import Provable
 from tfprune.surgery.rebuild import Edit
 
@@ -130,12 +131,29 @@ class Plan(Provable, Generic[R]):
         file.check("rows", bool(fields["rows"]), [], "a row for each layer with weights")
         return fields
 
-    def _does_not_fit(self, model: keras.Model, found: Pair, why: str) -> PlanError:
-        """The error for a model that has other FLOPs than the plan tells, and the reason why that may be."""
-        return PlanError(
-            f"The plan does not fit {model.name!r}: it tells {self.flops[0]:,} -> {self.flops[1]:,} FLOPs, "
-            f"the model has {found[0]:,} -> {found[1]:,}. {why}"
-        )
+    def _check_costs(self, model: keras.Model, before: Profile, after: Profile, rows: Iterable[Row], why: str) -> None:
+        """Raises a PlanError unless the costs that the plan tells are those that a model has before and after.
+
+        Args:
+            model: The model.
+            before: What it costs.
+            after: What it costs as the plan leaves it.
+            rows: The rows that a plan of today would have.
+            why: What else than an edited file may be the reason, and what to do; ends the message.
+        """
+        found = costs(before, after)
+        for cost, told, real in (
+            ("FLOPs", self.flops, found["flops"]),
+            ("params", self.params, found["params"]),
+            ("MACs", self.macs, found["macs"]),
+        ):
+            if told != real:
+                raise PlanError(
+                    f"The plan does not fit {model.name!r}: it tells {told[0]:,} -> {told[1]:,} {cost}, the model has "
+                    f"{real[0]:,} -> {real[1]:,}. {why}"
+                )
+        if wrong := [row.layer for row in {*self.rows}.symmetric_difference(rows)]:
+            raise PlanError(f"The plan does not fit {model.name!r}: what it tells of {wrong[0]!r} is not so. {why}")
 
     def _shown(self) -> Iterable[Row]:
         """The rows that the table shows; its total is over all."""
@@ -162,3 +180,5 @@ def check_weights(weights: str, seed: int | None, rescale: bool = False) -> None
     if weights == "inherit" and (seed is not None or rescale):
         given = "rescale=True" if rescale else f"seed={seed}"
         raise PlanError(f"{given} goes with weights='fresh'; inherited weights are not drawn.")
+    if seed is not None:
+        whole_number("seed", seed, 0)

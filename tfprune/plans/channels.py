@@ -160,12 +160,11 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                     f"to it in {graph.model.name!r} leave {len(left)} of them. It is for another model, or was edited; "
                     "ChannelPlan.from_removed makes coupled layers follow."
                 )
-        found = (profile_graph(whole, whole.keep_all()).flops, profile_graph(graph, kept).flops)
-        if found != self.flops:
-            why = f"The plan was edited; {self.how_to_edit}."
-            if found[0] != self.flops[0]:
-                why = "The model has another input size, or other layers in between."
-            raise self._does_not_fit(graph.model, found, why)
+        before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
+        why = f"The plan was edited; {self.how_to_edit}."
+        if before.flops != self.flops[0]:
+            why = "The model has another input size, or other layers in between."
+        self._check_costs(graph.model, before, after, paired(before, after), why)
         return kept
 
     def _check_widths(self, whole: ChannelGraph) -> None:

@@ -19,7 +19,7 @@ from tfprune.cost.profiling import Profile, profile_graph
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.walk import functional
-from tfprune.plans.base import TOLD, Plan, costs
+from tfprune.plans.base import TOLD, Plan, costs, for_another_model
 from tfprune.plans.files import PAIR, Form
 from tfprune.plans.rows import ChannelRow, Pair, paired
 from tfprune.surgery.rebuild import clone, compile_alike
@@ -105,10 +105,12 @@ class DesignPlan(Plan[ChannelRow]):
                 "that it could inherit. Valid: 'fresh'."
             )
         design = _made(self.architecture)
-        found = (_cost(model).flops, _cost(design).flops)
-        if found != self.flops or _shapes(model) != _shapes(design):
-            why = "The model is another one or takes another size of input, or the plan was edited; "
-            raise self._does_not_fit(model, found, f"{why}{self.how_to_edit}.")
+        before, after = _cost(model), _cost(design)
+        why = "The model is another one or takes another size of input, or the plan was edited; "
+        self._check_costs(model, before, after, paired(before, after), f"{why}{self.how_to_edit}.")
+        ours, theirs = _shapes(design), _shapes(model)
+        if ours != theirs:
+            raise for_another_model(f"its design maps {ours}, {model.name!r} maps {theirs}")
         design = clone(design, weights="fresh", seed=seed)
         compile_alike(design, model)
         return design
@@ -126,11 +128,6 @@ class DesignPlan(Plan[ChannelRow]):
             PlanError: If the plan is for another model, or the design does not cost what the plan foretells.
         """
         cost = _cost(self.apply(model))
-        if (cost.params, cost.macs) != (self.params[1], self.macs[1]):
-            raise PlanError(
-                f"The plan foretells {self.params[1]:,} params and {self.macs[1]:,} MACs, the design has "
-                f"{cost.params:,} and {cost.macs:,}. The plan was edited; use DesignPlan.beside."
-            )
         return f"the design has the {cost.params:,} params and {cost.flops:,} FLOPs foretold; it inherits nothing"
 
     def _shown(self) -> list[ChannelRow]:

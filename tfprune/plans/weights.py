@@ -143,7 +143,7 @@ class WeightPlan(Plan[WeightRow]):
         packed = {layer: PackedMask.pack(mask) for layer, mask in masks.items()}
         kernels = _check_masks(graph, packed)
         counts = {layer: int(mask.sum()) for layer, mask in masks.items()}
-        rows = tuple(_row(layer, record, counts[layer]) for layer, record in kernels.items() if layer in counts)
+        rows = _rows(kernels, counts)
         before, after = profile_graph(graph, graph.keep_all()), _profile_masked(graph, counts)
         return cls(
             masks=packed,
@@ -262,9 +262,9 @@ class WeightPlan(Plan[WeightRow]):
         """The kernels of a model; raises a PlanError if the plan is for another one."""
         kernels = _check_masks(graph, self.masks)
         counts = {row.layer: row.weights[1] for row in self.rows}
-        found = (profile_graph(graph, graph.keep_all()).flops, _profile_masked(graph, counts).flops)
-        if found != self.flops:
-            raise self._does_not_fit(graph.model, found, "It is for another input size, or was edited.")
+        before, after = profile_graph(graph, graph.keep_all()), _profile_masked(graph, counts)
+        rows = _rows(kernels, counts)
+        self._check_costs(graph.model, before, after, rows, "It is for another input size, or was edited.")
         return kernels
 
 
@@ -293,6 +293,11 @@ def _profile_masked(graph: ChannelGraph, counts: Mapping[str, int]) -> Profile:
         return [counts[record.name], *sizes[1:]] if record.name in counts else sizes
 
     return profile_graph(graph, graph.keep_all(), nonzero)
+
+
+def _rows(kernels: Mapping[str, Record], counts: Mapping[str, int]) -> tuple[WeightRow, ...]:
+    """A row for every kernel of which a number of kept weights is known."""
+    return tuple(_row(layer, record, counts[layer]) for layer, record in kernels.items() if layer in counts)
 
 
 def _row(layer: str, record: Record, kept: int) -> WeightRow:

@@ -17,6 +17,17 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that an error's message has, or its class where it has no message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def error_line(error: BaseException) -> str:
+    """An error of other people's code as a part of a message: its class and first line, without the full stop."""
+    line, kind = first_line(error), type(error).__name__
+    return kind if line == kind else f"{kind}: {line.rstrip('.')}"
+
+
 def number_in(what: str, value: Any, low: float, high: float, ends: str = "()") -> None:
     """Raises unless a value is a number between two others; square brackets for ends that belong to them."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):

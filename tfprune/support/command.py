@@ -48,11 +48,11 @@ def run_command(
         one line. Other exceptions pass through.
     """
     values = flags.FlagValues()
-    define(values)
-    if {"--help", "-h", "-help", "--helpfull", "--helpshort"}.intersection(argv):
-        print(f"{summary}\n\nusage: {program} [--flag=value ...]\n{_help(values)}")
-        return DONE
     try:
+        define(values)
+        if {"--help", "-h", "-help", "--helpfull", "--helpshort"}.intersection(argv):
+            print(f"{summary}\n\nusage: {program} [--flag=value ...]\n{_help(values)}")
+            return DONE
         try:
             arguments = values([program, *argv])[1:]
         except flags.Error as error:

@@ -21,6 +21,7 @@ from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.keras_internals import compile_settings, lambda_output_shape, maker, wrapped_functions
 from tfprune.graph.ledger import Kept
 from tfprune.graph.walk import pack_inputs, pack_outputs
+from tfprune.support.checks import first_line
 from tfprune.surgery.layers import plain_weights
 
 Edit = Callable[[Record, dict], tuple[type, dict]]
@@ -120,9 +121,8 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
     try:
         return kind.from_config(config)
     except (TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise PlanError(
-            f"{record.name} cannot be made again from the config of its {kind.__name__}: {reason}"
+            f"{record.name} cannot be made again from the config of its {kind.__name__}: {first_line(error)}"
         ) from error
 
 
@@ -205,9 +205,9 @@ def compile_alike(small: keras.Model, model: keras.Model) -> None:
         with keras.saving.custom_object_scope(own):
             small.compile(**tree.map_structure(again, settings))
     except (TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
         warnings.warn(
-            f"{model.name} has compile settings that cannot be copied ({reason}); compile anew.", stacklevel=3
+            f"{model.name} has compile settings that cannot be copied ({first_line(error)}); compile anew.",
+            stacklevel=3,
         )
 
 

@@ -231,7 +231,7 @@ EARLY = {
     "ratio 2": (["--ratio=2"], ["--ratio=2", "(0, 1)"]),
     "ratio nan": (["--ratio=nan"], ["--ratio=nan", "(0, 1)"]),
     "ratio text": (["--ratio=half"], ["--ratio", "half"]),
-    "ratio and variant": ([*L1, "--variant=VGG-16-A", "--ratio=.5"], ["--ratio=0.5", "--variant=VGG-16-A"]),
+    "ratio and variant": ([*L1, "--variant=VGG-16-A", "--ratio=.5"], ["--ratio=.5", "--variant=VGG-16-A"]),
     "variant of another network": (
         ["--method=l1_norm", "--model=resnet110", "--variant=ResNet-56-A"],
         ["'ResNet-56-A'", "--model=resnet56", "resnet110", "ResNet-110-A, ResNet-110-B"],
@@ -262,6 +262,14 @@ EARLY = {
     "seeds 0": (["--seeds=0"], ["--seeds=0", "0,1"]),
     "seeds -1": (["--seeds=-1"], ["--seeds=-1", "3,7"]),
     "seeds x": (["--seeds=x"], ["--seeds=x", "3,7"]),
+    "two amounts": (
+        ["--method=network_slimming", "--macs=.5,.3", "--ratio=.5"],
+        ["received --ratio=.5 and --macs=.5,.3."],
+    ),
+    "rewinding without tickets": (
+        ["--smoke", "--rewind_epoch=2", "--regimes=finetune"],
+        ["--rewind_epoch=2 is of --regimes=winning_ticket"],
+    ),
     "seeds twice": (["--seeds=3,3"], ["--seeds=3,3", "different"]),
     "seeds empty": (["--seeds="], ["--seeds=", "3,7"]),
     "seeds too large": (["--seeds=1,99999999999"], ["99999999999", "3,7"]),

@@ -217,7 +217,7 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(small, tmp_path, cap
     assert main([*argv, "--learning_rate=1e35,.1"]) == 1
     shown = capsys.readouterr()
     (told,) = (line for line in shown.err.splitlines() if line.startswith("python -m"))
-    assert re.search(r"1 failed; everything else is done\. train-\S+: The loss is nan in step \d of 4", told)
+    assert re.search(r"1 failed; what does not need them is done\. train-\S+: The loss is nan in step \d of 4", told)
     assert "learning rate 1e+35" in told
     assert {row["regime"] for row in rows_without_times(tmp_path)} == {
         "unpruned", "pruned", "finetune", "scratch_e", "scratch_b",
@@ -262,12 +262,20 @@ def test_a_disk_that_is_full_is_told_in_one_line_and_leaves_nothing_half_done(sm
 # What is not as it was stored.
 
 
+@pytest.fixture(scope="module")
+def finetuned(small, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finetuned")
+    argv = ["--smoke", f"--model={small}", "--method=uniform", "--noexport", "--regimes=finetune"]
+    assert main([*argv, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
 @pytest.mark.parametrize("damage", ["cut", "edited", "gone"])
 @pytest.mark.parametrize("file", ["train/weights.npz", "plan/plan.json", "finetune/rows.json", "plan/DONE"])
-def test_a_damaged_stage_is_named_and_not_trusted(tmp_path, capsys, small, file, damage):
+def test_a_damaged_stage_is_named_and_not_trusted(tmp_path, capsys, small, finetuned, file, damage):
     kind, name = file.split("/")
     argv = ["--smoke", f"--model={small}", "--method=uniform", "--noexport", f"--workdir={tmp_path}"]
-    assert main([*argv, "--regimes=finetune"]) == 0
+    shutil.copytree(finetuned, tmp_path, dirs_exist_ok=True)
     (path,) = (tmp_path / "stages").glob(f"{kind}-*/{name}")
     content = path.read_bytes()
     if damage == "gone":
@@ -282,13 +290,35 @@ def test_a_damaged_stage_is_named_and_not_trusted(tmp_path, capsys, small, file,
         return
     assert status == 1
     told = rf"{path.parent.name}' is damaged: \S+ is not as it was stored\. Delete this folder"
-    assert re.search(rf"1 failed; everything else is done\. .*{told}", err)
+    assert re.search(rf"1 failed; what does not need them is done\. .*{told}", err)
     shutil.rmtree(path.parent)
     assert main(argv) == 0
     capsys.readouterr()
     assert [row["regime"] for row in rows_without_times(tmp_path)] == [
         "unpruned", "pruned", "finetune", "scratch_e", "scratch_b",
     ]  # fmt: skip
+
+
+def test_every_damaged_stage_is_told_and_counted(tmp_path, capsys, small, finetuned):
+    argv = ["--smoke", f"--model={small}", "--method=uniform", "--noexport", f"--workdir={tmp_path}"]
+    shutil.copytree(finetuned, tmp_path, dirs_exist_ok=True)
+    damaged = []
+    for kind in ("plan", "finetune"):  # its last weights, which nothing needs, are found to be cut as well
+        (path,) = (tmp_path / "stages").glob(f"{kind}-*/weights.npz")
+        path.write_bytes(path.read_bytes()[:-9])
+        damaged.append(path.parent.name)
+    (tmp_path / "stages" / damaged[0] / "plan.json").write_text("{}")
+    assert main([*argv, "--regimes=finetune", "--dry_run"]) == 0
+    assert re.findall(r"0 +(train|plan|finetune) .*(done|damaged)$", capsys.readouterr().out, re.MULTILINE) == [
+        ("train", "done"), ("plan", "damaged"), ("finetune", "damaged"),
+    ]  # fmt: skip
+    assert main([*argv, "--regimes=finetune"]) == 1
+    assert "1 failed; what does not need them is done." in capsys.readouterr().err  # nothing else can be looked at
+    shutil.rmtree(tmp_path / "stages" / damaged[0])
+    assert main([*argv, "--regimes=finetune,scratch_e"]) == 1
+    err = capsys.readouterr().err
+    assert re.search(rf"1 failed; .*{damaged[1]}' is damaged: weights.npz", err)
+    assert len(list((tmp_path / "stages").glob("scratch_e-*/DONE"))) == 1
 
 
 def test_a_damaged_stage_leaves_the_rest_of_the_report(small, tmp_path, capsys):

@@ -350,6 +350,14 @@ def wrong_axis(call):
     return call.inputs[0]
 
 
+def with_positions(positions):
+    def rule(call):
+        call.weight(call.operation.factors, {0: call.channels()}, positions)
+        return call.inputs[0]
+
+    return rule
+
+
 def right(call):
     call.weight(call.operation.factors, {0: call.channels()})
     return call.inputs[0]
@@ -367,6 +375,10 @@ MISTAKES = {
     "forgotten": (lambda call: call.inputs[0], "does not tell of the weight 'factors' of shape (8,)"),
     "text": (lambda call: call.weight("factors", {}), "'factors', which is none of the layer's own weights: factors"),
     "foreign": (lambda call: call.weight(keras.Variable([1.0]), {}), "none of the layer's own weights: factors"),
+    "positions a text": (with_positions("all"), "positions='all' must be a whole number of at least 0"),
+    "positions below 0": (with_positions(-1), "positions=-1 must be"),
+    "half a position": (with_positions(0.5), "positions=0.5 must be"),
+    "no note": (lambda call: call.note(None), "call.note was given None; give a text"),
     "bug": (lambda call: call.operation.scales, "AttributeError: 'Scale' object has no attribute 'scales'"),
 }  # fmt: skip
 
@@ -427,3 +439,8 @@ def test_rule_for_nothing_is_refused(kinds, fragment):
     with pytest.raises(UsageError) as error:
         tfprune.rule(*kinds)
     assert fragment in str(error.value)
+
+
+def test_a_rule_that_is_no_function_is_refused():
+    with pytest.raises(UsageError, match=r"The rule for <class .*Scale'> is no function, but 3"):
+        tfprune.rule(Scale)(3)

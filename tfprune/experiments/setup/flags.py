@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
+from tfprune.errors import UsageError
 from tfprune.experiments.setup.settings import Flag, Settings
 from tfprune.methods import METHODS
 
@@ -36,11 +37,14 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of `tfprune.experiments.run` on a set of flag values.
 
     Raises:
-        ValueError: If a method has a flag of its own that every study has.
+        UsageError: If a method has a flag of its own that every study has.
     """
     for name, flag in _study_flags():
         if name in values:
-            raise ValueError(f"The flag --{name} of the method {METHODS.owner(name)} is a flag of every study.")
+            raise UsageError(
+                f"The flag --{name} of the method {METHODS.owner(name)} is a flag of every study. Give the option "
+                "another name."
+            )
         text = flag.help if isinstance(flag.help, str) else flag.help()
         _DEFINE[flag.kind](name, flag.default, text, flag_values=values)
 

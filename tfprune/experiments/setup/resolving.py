@@ -52,8 +52,6 @@ def settings_from_flags(values: flags.FlagValues) -> list[Settings]:
     for combination in itertools.product(*choices):
         settings = _resolved(values, dict(zip(several, combination, strict=True)))
         found += [dataclasses.replace(settings, round=number) for number in range(1, rounds + 1)]
-    for settings in found:
-        checks.check_tickets(settings, rounds)
     workdir = found[0].workdir
     if not values.dry_run:
         check_writable(workdir)
@@ -89,7 +87,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         raise UsageError("--dataset=folder needs --data_dir: a folder with one folder of images per class.")
     width = _width(values, model, recipe)
     checks.check_owners(values)
-    ratio, guide = _amount(own, method, model)
+    ratio, guide = _amount(values, own, method, model)
     plain = _plain(values, own, recipe)
     cap = plain["budget_cap"]
     special = {
@@ -112,6 +110,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
     settings = Settings(**{**plain, **special})
     checks.check_ranges(settings)
     checks.check_options(settings)
+    checks.check_tickets(settings, 1 if values.rounds is None else values.rounds)
     return _shrunk(settings) if values.smoke else settings
 
 
@@ -149,22 +148,24 @@ def _options(values: flags.FlagValues, method: str, case: Case) -> Options:
     return Options(found)
 
 
-def _amount(own: Mapping[str, Any], method: str, model: str) -> tuple[float | None, Pattern | None]:
+def _amount(
+    values: flags.FlagValues, own: Mapping[str, Any], method: str, model: str
+) -> tuple[float | None, Pattern | None]:
     """The ratio, if there is one, and the pattern; of what says how much goes only one may be given."""
     entry = METHODS.entry(method)
     given = {name: own[name] for name in ("ratio", "macs", "variant", "guide") if own[name] is not None}
-    flags = " and ".join(f"--{name}={value}" for name, value in given.items())
+    received = " and ".join(f"--{name}={','.join(values[name].value)}" for name in given)
     if entry.guided:
         if set(given) != {"guide"}:
             raise UsageError(
                 f"--method={method} makes a network to a pattern: give --guide, a file that tfprune.experiments.search "
-                f"has written, and neither --ratio, --macs nor --variant; received {flags or 'none of them'}."
+                f"has written, and neither --ratio, --macs nor --variant; received {received or 'none of them'}."
             )
         return None, load_pattern(own["guide"])
     if len(given) > 1:
         guided = ", ".join(METHODS.having("guided"))
         raise UsageError(
-            f"Give one of --ratio, --macs and --variant, and --guide for {guided} alone; received {flags}."
+            f"Give one of --ratio, --macs and --variant, and --guide for {guided} alone; received {received}."
         )
     for name, text in (("ratio", f"of {entry.counts} to remove"), ("macs", "of the MACs to keep")):
         if name in given and not 0.0 < given[name] < 1.0:

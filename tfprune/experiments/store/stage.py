@@ -173,8 +173,13 @@ class Stage:
             raise self._damaged(name)
         return path
 
-    def check(self) -> None:
-        """Raises a DamagedError if a file that is no array is not as it was stored."""
+    def check(self, arrays: bool = False) -> None:
+        """Raises a DamagedError if a file is not as it was stored.
+
+        Args:
+            arrays: Whether files of arrays count, which are not read: that they are gone or cut is found, that
+                they were edited is found by whoever reads them.
+        """
         try:
             names = list(json.loads((self.folder / _DONE).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
@@ -182,6 +187,8 @@ class Stage:
         for name in names:
             if not name.endswith(".npz"):
                 self.file(name)
+            elif arrays and not zipfile.is_zipfile(self.folder / name):
+                raise self._damaged(name)
 
     def _damaged(self, file: str) -> DamagedError:
         return DamagedError(

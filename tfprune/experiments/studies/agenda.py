@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tfprune.experiments.store.stage import Stage
+from tfprune.experiments.store.stage import DamagedError, Stage
 from tfprune.experiments.studies import regime_epochs
 from tfprune.experiments.studies.study import Study
 from tfprune.plans.loading import Plan
@@ -51,6 +51,10 @@ class Step:
         if not self.known:
             return ""
         if self.done:
+            try:
+                self.stage.check(arrays=True)
+            except DamagedError:
+                return "damaged"
             return "done"
         if self.stage.failure.is_file():
             return "failed"

@@ -26,7 +26,7 @@ def doing(study: Study, step: Step) -> Iterator[bool]:
     stage = step.stage
     if agree(study.strategy, stage.done):
         try:
-            stage.check()
+            stage.check(arrays=True)
         except DamagedError as error:
             raise _failed(study, stage, str(error)) from error
         yield False

@@ -23,7 +23,7 @@ from tfprune.experiments.studies.owning import doing, say, writing
 from tfprune.experiments.studies.regime_epochs import in_epochs
 from tfprune.experiments.studies.study import Study
 from tfprune.experiments.studies.training import run_training, trainer_of
-from tfprune.methods.base import mixed_seed
+from tfprune.methods.base import decision, mixed_seed
 from tfprune.plans.loading import Plan, load_plan
 from tfprune.surgery.exporting import export
 from tfprune.training.regimes import Regime
@@ -35,17 +35,8 @@ def run_study(study: Study, seeds: Iterable[int]) -> dict[int, list[Stage]]:
     Returns:
         Seed -> stages that have to wait until another process is done with them.
     """
-    busy = {}
-    for seed in seeds:
-        try:
-            waiting = SeedRun(study, seed).run()
-        except DamagedError as error:
-            say(study, f"failed: {error}")
-            study.shared.failed[f"seed {seed} of {study.settings.name}"] = str(error)
-            continue
-        if waiting:
-            busy[seed] = waiting
-    return busy
+    found = {seed: SeedRun(study, seed).run() for seed in seeds}
+    return {seed: waiting for seed, waiting in found.items() if waiting}
 
 
 class SeedRun:
@@ -65,9 +56,6 @@ class SeedRun:
 
         Returns:
             The stages that another process is doing.
-
-        Raises:
-            DamagedError: If a result that is needed is damaged.
         """
         waiting: list[Stage] = []
         missing: set[str] = set()
@@ -81,6 +69,12 @@ class SeedRun:
                 waiting.append(error.stage)
                 missing.add(step.name)
             except RunsFailedError:
+                missing.add(step.name)
+            except DamagedError as error:  # a result that this step needs, which others may need too
+                if str(error) not in self._study.shared.failed.values():
+                    say(self._study, f"failed: {error}")
+                    name = f"{step.name} of seed {self._seed} of {self._study.settings.name}"
+                    self._study.shared.failed[name] = str(error)
                 missing.add(step.name)
         return waiting
 
@@ -144,14 +138,14 @@ class SeedRun:
         before = study.round_before
         pruned = study.network.with_weights(to_prune.weights()) if before is None else self._ticket_of(before)
         with study.naming_the_round():
-            decision = study.method.decide(pruned, asked, study.data.normalized_sample)
-        if decision.weights is not None:
-            pruned.set_weights(decision.weights)
-        small, proof = decision.plan.apply(pruned), decision.plan.prove(pruned)
-        plan = decision.plan
+            decided = decision(study.method, pruned, asked, study.data.normalized_sample)
+        if decided.weights is not None:
+            pruned.set_weights(decided.weights)
+        plan = decided.plan
+        small, proof = plan.apply(pruned), plan.prove(pruned)
         if before is not None:
             whole = study.network.architecture
-            plan = load_plan(before.stages.plan(self._seed).file("plan.json")).then(whole, decision.plan)
+            plan = load_plan(before.stages.plan(self._seed).file("plan.json")).then(whole, plan)
         say(study, f"{plan}\nproof: {proof}")
         rows = []
         if plan.inherits:

@@ -15,8 +15,7 @@ from tfprune.experiments.setup.settings import Settings
 from tfprune.experiments.store.keys import StudyStages
 from tfprune.experiments.store.stage import DamagedError, Stage
 from tfprune.experiments.studies.resources import Shared
-from tfprune.methods import METHODS
-from tfprune.methods.base import MethodSettings
+from tfprune.methods.base import MethodSettings, expected_plan, method_named
 from tfprune.planning.to_pattern import pattern_of
 from tfprune.plans.channels import ChannelPlan
 from tfprune.plans.loading import Plan, load_plan
@@ -54,7 +53,7 @@ class Study:
         self.data = self.shared.data(settings)
         check_batch_size(settings.batch_size, self.data, strategy)
         self.network = self.shared.network(settings)
-        method = METHODS.get(settings.method)
+        method = method_named(settings.method)
         hidden = [option.name for option in settings.entry.options if option.shown == "training"]
         if hidden and not method.trains_sparse:  # no stage would tell values of it apart
             raise UsageError(
@@ -118,8 +117,8 @@ class Study:
         with self.naming_the_round():
             first = before.outlook()[0] if before else None
             if not isinstance(first, ChannelPlan):  # in the first round; and a plan of weights is of all rounds
-                return self.method.expected(network, settings)
-            following, known = self.method.expected(first.apply(network), settings)
+                return expected_plan(self.method, network, settings)
+            following, known = expected_plan(self.method, first.apply(network), settings)
             return first.then(network, following), known
 
     def stored_plan(self, seed: int) -> Plan | None:

@@ -62,6 +62,8 @@ def rule(*kinds: str | type, flops: Flops | None = None) -> Callable[[_RuleT], _
         raise UsageError(f"rule(flops={shown(flops)}) is no function; give one of the call, as flops=lambda call: 1.")
 
     def register(function: _RuleT) -> _RuleT:
+        if not callable(function):
+            raise UsageError(f"The rule for {shown(kinds[0])} is no function, but {shown(function)}.")
         for kind in kinds:
             if isinstance(kind, str):
                 _BY_NAME[kind] = _Known(function, flops)

@@ -10,7 +10,7 @@ import keras
 from tfprune.errors import PlanError
 from tfprune.graph.inputs import own_inputs
 from tfprune.graph.walk import functional
-from tfprune.support.checks import is_batch
+from tfprune.support.checks import first_line, is_batch
 
 _BATCH_SIZE = 32
 
@@ -51,13 +51,13 @@ def as_loss(model: keras.Model, loss: Any) -> Callable[[Any, Any], Any]:
     try:
         function = keras.losses.get(loss)
     except ValueError as error:
-        raise PlanError(f"loss={loss!r} is no loss of Keras: {str(error).splitlines()[0]}") from error
+        raise PlanError(f"loss={loss!r} is no loss of Keras: {first_line(error)}") from error
 
     def mean(targets: Any, outputs: Any) -> Any:
         try:
             return keras.ops.mean(function(targets, outputs))
         except (ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise PlanError(f"loss={loss!r} cannot be computed of these targets and outputs: {reason}") from error
 
     return mean
