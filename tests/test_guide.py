@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from tfprune.graph.rules import lookup
+from tfprune.graph.rules import dispatch
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 
@@ -15,7 +15,7 @@ GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 def test_every_block_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
-    monkeypatch.setattr(lookup, "_BY_CLASS", {})
+    monkeypatch.setattr(dispatch, "_BY_CLASS", {})
     keras.utils.set_random_seed(0)
     text = GUIDE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -7,6 +7,7 @@ from tests.helpers import plain_cnn, predict
 from tfprune import prune
 from tfprune.experiments import coverage
 from tfprune.graph.inputs import random_inputs
+from tfprune.planning.criteria import CRITERIA, NEED_DATA
 
 
 @pytest.fixture
@@ -161,3 +162,11 @@ def test_an_interrupted_run_leaves_nothing(source, capsys, monkeypatch):
     monkeypatch.setattr(keras.Model, "save", interrupted)
     assert prune.main(["model.keras", "--ratio=0.5", "--output=small.keras", "--nolatency"]) == 130
     assert [path.name for path in source.parent.iterdir()] == ["model.keras"]
+
+
+def test_help_names_every_criterion(capsys):
+    assert prune.main(["--help"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  --criterion"))
+    own, of_data = line.partition("(default")[0].removesuffix(". ").split("; with --data: ")
+    assert [*own.partition("importance: ")[2].split(", "), *of_data.split(", ")] == list(CRITERIA.names())
+    assert of_data == ", ".join(NEED_DATA)

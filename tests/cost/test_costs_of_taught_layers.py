@@ -8,7 +8,7 @@ from keras import layers
 import tfprune
 from tests.helpers import randomize
 from tfprune.errors import PlanError, UsageError
-from tfprune.graph.rules import lookup
+from tfprune.graph.rules import dispatch
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -27,7 +27,7 @@ class Gate(layers.Layer):
 
 @pytest.fixture(autouse=True)
 def nothing_is_taught_for_good(monkeypatch):
-    monkeypatch.setattr(lookup, "_BY_CLASS", {})
+    monkeypatch.setattr(dispatch, "_BY_CLASS", {})
 
 
 def silent(call):

@@ -10,7 +10,7 @@ from tests.helpers import network, plain_cnn, predict, randomize, relative_error
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.inputs import random_inputs
-from tfprune.graph.rules import lookup
+from tfprune.graph.rules import dispatch
 from tfprune.plans.channels import ChannelPlan
 from tfprune.surgery.masked import MaskedModel, masked_outputs
 
@@ -111,7 +111,7 @@ class Mixing(layers.Layer):
 
 def test_random_weights_find_a_wrong_rule_that_weights_of_zero_hide(monkeypatch):
 
-    monkeypatch.setattr(lookup, "_BY_CLASS", {})
+    monkeypatch.setattr(dispatch, "_BY_CLASS", {})
 
     @tfprune.rule(Mixing)
     def wrong(call):

@@ -9,39 +9,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfprune.errors import UsageError
-from tfprune.support.registry import Registry
+from tfprune.data.datasets_by_name import DATASETS, IMAGE_SIZES, check_image_size
 
 if TYPE_CHECKING:
     from tfprune.data.image_data import ImageData
     from tfprune.data.streamed import StreamedData
 
-# Each target is a function `(data_dir: Path | None) -> ImageData`.
-DATASETS = Registry("data set")
-DATASETS.add("fashion_mini", "tfprune.data.fashion_mnist:load_fashion_mini")
-DATASETS.add("fashion_mnist", "tfprune.data.fashion_mnist:load_fashion_mnist")
-DATASETS.add("cifar10", "tfprune.data.cifar:load_cifar10")
-DATASETS.add("cifar100", "tfprune.data.cifar:load_cifar100")
-DATASETS.add("synthetic", "tfprune.data.synthetic:load_synthetic")
-# The targets of those whose images have no size of their own take three arguments: data_dir, image_size: int,
-# train_examples: int | None. The subset is chosen before anything is read.
-DATASETS.add("folder", "tfprune.data.folder:load_folder")
-DATASETS.add("imagenet", "tfprune.data.imagenet:load_imagenet")
-IMAGE_SIZES = {"folder": 32, "imagenet": 224}
-_SMALLEST, _LARGEST = 8, 1024
-
-
-def check_image_size(name: str, image_size: int | None) -> None:
-    """Raises a UsageError unless this data set can be had with images of this size; None is always right."""
-    if image_size is None:
-        return
-    if name not in IMAGE_SIZES:
-        raise UsageError(
-            f"image_size={image_size} is for {' and '.join(IMAGE_SIZES)}; the images of {name} have a size of "
-            "their own: leave it out."
-        )
-    if not _SMALLEST <= image_size <= _LARGEST:
-        raise UsageError(f"image_size={image_size} is out of range: give {_SMALLEST} to {_LARGEST} pixels.")
+__all__ = ["DATASETS", "IMAGE_SIZES", "check_image_size", "load"]
 
 
 def load(

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.errors import UsageError
-from tfprune.methods.entries_and_flags import METHODS
+from tfprune.methods.flags_of_methods import METHODS
 from tfprune.models import build_model
 from tfprune.planning.channels import GLOBAL_MAX_RATIO, plan_channels
 from tfprune.plans.base import Plan

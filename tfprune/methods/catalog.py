@@ -1,6 +1,6 @@
 """What an entry of the catalogue of methods is: what a command line knows of each before it pays for TensorFlow.
 
-A method is one file and one entry in `tfprune.methods.entries_and_flags`. From outside it is one call, made before a
+A method is one file and one entry in `tfprune.methods.flags_of_methods`. From outside it is one call, made before a
 command parses its flags::
 
     import sys

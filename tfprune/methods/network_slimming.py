@@ -19,6 +19,7 @@ from tfprune.graph.calls import Record
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import stream_normalizations
 from tfprune.methods.base import Method, MethodSettings
+from tfprune.methods.flags_of_methods import METHODS
 from tfprune.planning.channels import plan_channels
 from tfprune.plans.channels import ChannelPlan
 from tfprune.plans.loading import Plan
@@ -49,8 +50,13 @@ class NetworkSlimming(Method):
         return f"L1 on gamma {penalty:g}" if penalty else ""
 
     def sparse_key(self, settings: MethodSettings) -> str:
-        """Nothing: the key of a training has the penalty on gamma as a field of its own."""
-        return ""
+        """The other options: the key of a training has the penalty on gamma as a field of its own."""
+        told = [
+            option.text(settings.option(option.name))
+            for option in METHODS.entry("network_slimming").options
+            if option.name != "gamma_l1" and settings.option(option.name) != option.default
+        ]
+        return " ".join(told)
 
     def expected(self, model: keras.Model, settings: MethodSettings) -> tuple[Plan, bool]:
         """As of every method, if the network has gammas to rank."""

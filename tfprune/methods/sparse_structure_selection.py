@@ -35,7 +35,7 @@ from tfprune.errors import PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.methods.base import Method, MethodSettings
-from tfprune.methods.entries_and_flags import GATES
+from tfprune.methods.flags_of_methods import GATES
 from tfprune.methods.shared.channel_gates import ChannelGates, all_open, can_be_gated
 from tfprune.planning.cutting import kept_channels
 from tfprune.plans.channels import ChannelPlan

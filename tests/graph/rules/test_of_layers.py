@@ -9,7 +9,7 @@ import tfprune
 from tests.helpers import images, network, predict, prove, randomize, relative_error
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.rules import lookup
+from tfprune.graph.rules import dispatch
 
 
 def transposed(x):
@@ -440,7 +440,7 @@ def test_a_users_layer_is_frozen_until_it_is_taught(monkeypatch):
     with pytest.raises(PlanError, match=r"wide: scale \(Scale\) is not known"):
         tfprune.plan_channels(model, 0.5)
 
-    monkeypatch.setattr(lookup, "_BY_CLASS", {})
+    monkeypatch.setattr(dispatch, "_BY_CLASS", {})
 
     @tfprune.rule(Scale)
     def scale(call):
@@ -450,7 +450,7 @@ def test_a_users_layer_is_frozen_until_it_is_taught(monkeypatch):
     plan = tfprune.plan_channels(model, 0.5)
     assert len(plan.keep["wide"]) == 4
     assert tfprune.verify(model, plan) <= 1e-5
-    tfprune.rule(Scale)(lambda call: lookup.give_up(call, "replaced"))  # as when a cell of a notebook is run again
+    tfprune.rule(Scale)(lambda call: dispatch.give_up(call, "replaced"))  # as when a cell of a notebook is run again
     with pytest.raises(PlanError, match="wide: replaced"):
         tfprune.plan_channels(model, 0.5)
 
@@ -514,7 +514,7 @@ NO_LAYERS = {"Layer", "Wrapper", "InputLayer"}
 def test_there_is_a_rule_for_every_layer_of_keras():
     kinds = [kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, layers.Layer)]
     missing = {
-        kind.__name__ for kind in kinds if not any(base.__name__ in lookup._BY_NAME for base in kind.__mro__[:-1])
+        kind.__name__ for kind in kinds if not any(base.__name__ in dispatch._BY_NAME for base in kind.__mro__[:-1])
     }
     assert missing == NO_LAYERS
     assert len(kinds) > 150
@@ -529,7 +529,7 @@ def test_every_name_of_a_rule_is_a_class_of_keras():
         kind = kinds.pop()
         names.add(kind.__name__)
         kinds += kind.__subclasses__()
-    assert set(lookup._BY_NAME) <= names | {"LayerScale", "CustomScaleLayer"}
+    assert set(dispatch._BY_NAME) <= names | {"LayerScale", "CustomScaleLayer"}
 
 
 def test_what_is_frozen_over_time_is_frozen_with_its_reason():

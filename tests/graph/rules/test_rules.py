@@ -9,7 +9,7 @@ import tfprune
 from tests.helpers import predict, randomize, relative_error
 from tfprune.errors import PlanError, UsageError
 from tfprune.graph.inputs import random_inputs
-from tfprune.graph.rules import lookup
+from tfprune.graph.rules import dispatch
 from tfprune.graph.walk import pack_inputs
 from tfprune.plans.channels import ChannelPlan
 from tfprune.surgery.rebuild import clone
@@ -386,7 +386,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_mistake_in_a_rule_is_told_with_the_rule_and_the_layer(name, wrapped, monkeypatch):
-    monkeypatch.setattr(lookup, "_BY_CLASS", {})
+    monkeypatch.setattr(dispatch, "_BY_CLASS", {})
 
     def mine(call):
         return MISTAKES[name][0](call)
@@ -411,7 +411,7 @@ def test_rule_may_say_that_a_weight_follows_no_channels(monkeypatch):
         def call(self, x):
             return x * keras.ops.sum(self.bank) * self.factor
 
-    monkeypatch.setattr(lookup, "_BY_CLASS", {})
+    monkeypatch.setattr(dispatch, "_BY_CLASS", {})
 
     @tfprune.rule(Bank)
     def bank(call):

@@ -28,9 +28,9 @@ from tfprune.graph.rules import (
     add_and_concatenate,
     along_an_axis,
     attention,
+    convolutions_and_dense,
     einsum_and_matmul,
     elementwise,
-    kernels,
     normalization,
     pooling,
     recurrent,
@@ -39,7 +39,7 @@ from tfprune.graph.rules import (
     unprunable,
     wrappers,
 )
-from tfprune.graph.rules.lookup import Flops, Rule, find_rule, give_up, rule, trace
+from tfprune.graph.rules.dispatch import Flops, Rule, find_rule, give_up, rule, trace
 
 __all__ = [
     "Call",
@@ -48,11 +48,11 @@ __all__ = [
     "add_and_concatenate",
     "along_an_axis",
     "attention",
+    "convolutions_and_dense",
     "einsum_and_matmul",
     "elementwise",
     "find_rule",
     "give_up",
-    "kernels",
     "normalization",
     "pooling",
     "recurrent",

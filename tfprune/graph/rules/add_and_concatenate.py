@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.lookup import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule
 from tfprune.graph.rules.reshaping import run_on_labels, varying
 
 

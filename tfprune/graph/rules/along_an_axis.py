@@ -6,7 +6,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.lookup import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule
 from tfprune.graph.rules.reshaping import axes_of
 
 # Operations that have no choice of axes.

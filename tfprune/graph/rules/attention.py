@@ -12,7 +12,7 @@ from tfprune.graph import keras_internals
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.add_and_concatenate import constant_per_channel
-from tfprune.graph.rules.lookup import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule
 
 _SOURCES = ("query", "value", "key")  # in the order of the positional arguments
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
+from tfprune.graph.rules.dispatch import give_up, rule
 from tfprune.graph.rules.elementwise import activated
-from tfprune.graph.rules.lookup import give_up, rule
 
 
 def contract(call: Call, operands: list[str], result: str) -> Labels | list[Labels]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.lookup import rule
+from tfprune.graph.rules.dispatch import rule
 
 # Activations that look at one element at a time; any other function may look at all channels.
 _POINTWISE = {

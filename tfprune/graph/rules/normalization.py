@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.rules.lookup import rule
+from tfprune.graph.rules.dispatch import rule
 from tfprune.graph.rules.reshaping import axes_of
 
 

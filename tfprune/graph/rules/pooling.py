@@ -6,8 +6,8 @@ import math
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.kernels import channel_axis
-from tfprune.graph.rules.lookup import give_up, rule
+from tfprune.graph.rules.convolutions_and_dense import channel_axis
+from tfprune.graph.rules.dispatch import give_up, rule
 from tfprune.graph.rules.reshaping import axes_of
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
+from tfprune.graph.rules.convolutions_and_dense import channel_axis, positions
+from tfprune.graph.rules.dispatch import give_up, rule
 from tfprune.graph.rules.elementwise import activated
-from tfprune.graph.rules.kernels import channel_axis, positions
-from tfprune.graph.rules.lookup import give_up, rule
 from tfprune.graph.rules.wrappers import inner_setting
 
 _GATES = {keras.layers.LSTMCell: 4, keras.layers.GRUCell: 3, keras.layers.SimpleRNNCell: 1}

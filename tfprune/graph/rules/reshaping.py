@@ -11,8 +11,8 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.rules.kernels import channel_axis
-from tfprune.graph.rules.lookup import give_up, rule
+from tfprune.graph.rules.convolutions_and_dense import channel_axis
+from tfprune.graph.rules.dispatch import give_up, rule
 
 
 def run_on_labels(call: Call) -> list[Labels]:

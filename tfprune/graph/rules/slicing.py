@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.rules.lookup import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule
 from tfprune.graph.rules.reshaping import run_on_labels, varying
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.lookup import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule
 
 _REASONS = {
     "looks at all channels": (

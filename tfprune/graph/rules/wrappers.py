@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call, Kernel, Record, Shape
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.rules.lookup import find_rule, give_up, rule
+from tfprune.graph.rules.dispatch import find_rule, give_up, rule
 
 
 def inner_setting(call: Call, key: str, changes: Callable[[Kept], dict], labels: Labels) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
+from tfprune.graph.rules.dispatch import rule
 from tfprune.graph.rules.elementwise import activated
-from tfprune.graph.rules.lookup import rule
 
 
 def channel_axis(call: Call) -> int:
