@@ -1,3 +1,5 @@
+import gc
+
 import hypothesis
 import pytest
 
@@ -12,6 +14,7 @@ def pytest_configure(config):
         from tfprune.support.startup import import_tensorflow
 
         import_tensorflow()
+        gc.freeze()  # a million objects that stay need not be looked through whenever garbage is collected
 
 
 @pytest.fixture(scope="session")
