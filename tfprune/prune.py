@@ -39,6 +39,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flag(flags.DEFINE_string, "aggregate", "mean", "How the scores of coupled channels become one: mean, sum, max.")
     flag(flags.DEFINE_string, "scope", "layer", "layer: the same ratio everywhere; global: all channels compete.")
     flag(flags.DEFINE_list, "skip", "", "Layers that keep all channels; patterns such as block_1_* are allowed.")
+    flag(flags.DEFINE_string, "normalization", "frozen", "frozen: layer and RMS normalizations keep the channels that "
+         "they run over. narrowed: they run over those that are left; transformers lose width.")  # fmt: skip
     flag(flags.DEFINE_integer, "round_to", 1, "Round the channels that a layer keeps up to a multiple of this.")
     flag(flags.DEFINE_integer, "min_channels", 1, "The least that a layer keeps.")
     flag(flags.DEFINE_float, "max_ratio", None, "The largest fraction removed from one layer; .95 with --scope=global.")
@@ -73,7 +75,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     def planned(round_to: int):
         return plan_channels(
             model, values.ratio, macs=values.macs, params=values.params, criterion=values.criterion,
-            aggregate=values.aggregate, scope=values.scope, skip=values.skip, round_to=round_to,
+            aggregate=values.aggregate, scope=values.scope, skip=values.skip, normalization=values.normalization,
+            round_to=round_to,
             min_channels=values.min_channels, max_ratio=values.max_ratio, steps=values.steps, data=data,
             loss=values.loss, seed=values.seed,
         )  # fmt: skip
@@ -82,8 +85,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     print(plan)
     if values.plan_only:
         return
-    error = verify(model, plan)
-    print(f"\nproof: masked and removed network differ by {error:.1e} of the largest output (at most 1e-5 is allowed)")
+    proof = verify(model, plan, power=True)
+    difference = f"differ by {proof:.1e} of what the outputs vary by (at most 1e-5 is allowed)"
+    print(f"\nproof: masked and removed network {difference}, with {proof.weights} weights")
+    print(f"its power: {proof.power()}")
     small = plan.apply(model)
     with replacing(plan_file) as plan_scratch, replacing(output) as scratch:
         plan.save(plan_scratch)

@@ -3,16 +3,17 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import tfprune
 from tests.helpers import network, plain_cnn, predict, randomize, relative_error
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.inputs import random_inputs
+from tfprune.graph.inputs import inputs_that_work, random_inputs
 from tfprune.graph.rules import dispatch
 from tfprune.plans.channels import ChannelPlan
 from tfprune.surgery.masked import MaskedModel, masked_outputs
+from tfprune.surgery.proof import compare_outputs, random_values
 
 
 def attentive(x):
@@ -123,9 +124,20 @@ def test_random_weights_find_a_wrong_rule_that_weights_of_zero_hide(monkeypatch)
     hidden = layers.Dense(8, activation="sigmoid", bias_initializer="ones", name="wide")(inputs)
     model = keras.Model(inputs, layers.Dense(2)(Mixing(name="mixing")(hidden)))
     plan = tfprune.plan_channels(model, 0.5)
-    assert tfprune.verify(model, plan) <= 1e-5
-    with pytest.raises(VerificationError):
-        tfprune.verify(model, plan, random_weights=True)
+    for random_weights in (False, True):
+        with pytest.raises(VerificationError):
+            tfprune.verify(model, plan, random_weights=random_weights)
+
+
+def test_what_random_weights_make_no_number_of_is_proved_with_the_networks_own():
+    def body(x):
+        x = layers.Dense(8, activation="relu", bias_initializer="ones", name="wide")(x)
+        return ops.log(layers.Dense(32, kernel_initializer="ones", use_bias=False)(x))
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, body(inputs))
+    proof = tfprune.verify(model, tfprune.plan_channels(model, 0.5), inputs=np.ones((3, 4)) * [[1], [2], [3]])
+    assert (proof <= 1e-5, proof.weights) == (True, "own")
 
 
 @pytest.mark.parametrize(
@@ -147,3 +159,209 @@ def test_wrong_arguments_are_told(arguments, fragment):
     model = plain_cnn()
     with pytest.raises(PlanError, match=fragment):
         tfprune.verify(**{"model": model, "plan": tfprune.plan_channels(model, 0.5), **arguments})
+
+
+# How much a proof says.
+
+
+def detector(x):
+    """A class prior that is large beside all that the network has to say when it is new."""
+    x = layers.Conv2D(8, 3, activation="relu", name="one")(x)
+    x = layers.Conv2D(8, 3, activation="relu", name="two")(x)
+    small = keras.initializers.RandomNormal(stddev=1e-6)
+    return layers.Conv2D(4, 1, kernel_initializer=small, bias_initializer=keras.initializers.Constant(-4.6))(x)
+
+
+def scaled(x):
+    """A block as ConvNeXt begins with it: its branch is scaled by almost nothing."""
+    x = layers.Conv2D(6, 3, name="stem")(x)
+    branch = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    branch = layers.Conv2D(6, 1, name="narrow")(layers.Conv2D(12, 1, activation="gelu", name="wide")(branch))
+    branch = layers.BatchNormalization(gamma_initializer=keras.initializers.Constant(1e-6))(branch)
+    return layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.Add()([x, branch])))
+
+
+def fresh(body, shape):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, body(inputs))
+
+
+@pytest.mark.parametrize("body", [detector, scaled])
+def test_every_rolled_kernel_is_noticed_where_the_networks_own_weights_hide_it(body):
+    model = fresh(body, (12, 12, 3))
+    before = model.get_weights()
+    proof = tfprune.verify(model, tfprune.plan_channels(model, 0.5), power=True)
+    assert proof <= 1e-5
+    assert proof.weights == ("random" if body is detector else "own and random")
+    assert proof.unnoticed == ()
+    kernels = [weight for weight in model.trainable_weights if len(weight.shape) > 1]
+    assert proof.tried == len(kernels)
+    assert proof.power() == f"of {len(kernels)} kernels rolled by one channel {len(kernels)} were noticed"
+    assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.applications.MobileNetV2((64, 64, 3), 0.35, weights=None, classes=7),
+        lambda: keras.applications.EfficientNetB0(weights=None, input_shape=(64, 64, 3), classes=7),
+        lambda: keras.applications.MobileNetV3Small((64, 64, 3), weights=None, classes=7),
+        lambda: keras.applications.ConvNeXtTiny(weights=None, input_shape=(64, 64, 3), classes=7),
+        lambda: keras.applications.DenseNet121(weights=None, input_shape=(64, 64, 3), classes=7),
+        lambda: keras.applications.ResNet50V2(weights=None, input_shape=(64, 64, 3), classes=7),
+    ],
+    ids=["MobileNetV2", "EfficientNetB0", "MobileNetV3Small", "ConvNeXtTiny", "DenseNet121", "ResNet50V2"],
+)
+def test_every_rolled_kernel_of_a_published_network_is_noticed(make):
+    model = make()
+    proof = tfprune.verify(model, tfprune.plan_channels(model, 0.5), examples=2, power=True, random_weights=True)
+    assert proof <= 1e-5
+    assert proof.unnoticed == ()
+
+
+def test_a_wrong_network_is_told_beside_what_each_output_varies_by():
+    def body(x):
+        x = layers.Dense(8, activation="relu", name="wide")(x)
+        return [layers.Dense(2, name="loud")(x) * 1e4, layers.Dense(2, name="quiet")(x)]
+
+    inputs = keras.Input((5,))
+    model = randomize(keras.Model(inputs, body(inputs)))
+    plan = tfprune.plan_channels(model, 0.5)
+
+    assert tfprune.verify(model, plan) <= 1e-5
+    small = plan.apply(model)
+    kernel = small.get_layer("quiet").kernel
+    kernel.assign(kernel[:, ::-1])
+    inputs = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    masked = masked_outputs(plan.graph(model), plan.kept(plan.graph(model)), [inputs])
+    outputs = [np.asarray(output) for output in masked]
+    scales = [float(np.ptp(output, axis=0).max()) for output in outputs]
+    with pytest.raises(VerificationError, match="the output varies by"):
+        compare_outputs(outputs, predict(small, inputs), 1e-5, "they", VerificationError, scales)
+
+
+def test_random_depthwise_kernels_are_drawn_for_the_inputs_that_they_sum():
+    inputs = keras.Input((16, 16, 256))
+    model = keras.Model(inputs, layers.DepthwiseConv2D(3, use_bias=False, name="depthwise")(inputs))
+    (value,) = random_values(ChannelGraph(model), 0).values()
+    assert value.shape == (3, 3, 256, 1)
+    assert value.std() == pytest.approx((2 / 9) ** 0.5, rel=0.05)
+
+
+# Normalizations over the channels that are left.
+
+
+def normalize(x, rms, epsilon):
+    mean = 0.0 if rms else x.mean(axis=-1, keepdims=True)
+    return (x - mean) / np.sqrt(((x - mean) ** 2).mean(axis=-1, keepdims=True) + epsilon)
+
+
+@pytest.mark.parametrize("rms", [False, True])
+def test_a_narrowed_normalization_runs_over_the_channels_that_are_left(rms, tmp_path):
+    kind = layers.RMSNormalization if rms else layers.LayerNormalization
+
+    def body(x):
+        return layers.Dense(3, name="last")(kind(name="norm", epsilon=1e-3)(layers.Dense(10, name="wide")(x)))
+
+    model = network(body, (5,))
+    plan = tfprune.plan_channels(model, 0.5, normalization="narrowed")
+    kept = list(plan.keep["wide"])
+    assert len(kept) == 5
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+    inputs = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
+    kernel, bias, scale, *rest = (np.asarray(weight, np.float64) for weight in model.get_weights())
+    shift, last, last_bias = (rest[0][kept], *rest[1:]) if not rms else (0.0, *rest)
+    hidden = normalize((inputs.astype(np.float64) @ kernel + bias)[:, kept], rms, 1e-3) * scale[kept] + shift
+    assert np.allclose(predict(plan.apply(model), inputs)[0], hidden @ last[kept] + last_bias, rtol=1e-4, atol=1e-4)
+    assert plan.notes[0].startswith("normalization='narrowed': norm run over the channels that are left")
+    plan.save(tmp_path / "plan.json")
+    again = tfprune.load_plan(tmp_path / "plan.json")
+    assert again == plan
+    assert tfprune.verify(model, again) <= 1e-5
+    with pytest.raises(PlanError, match=r"wide: norm normalizes over the channels"):
+        tfprune.plan_channels(model, 0.5)
+    with pytest.raises(PlanError, match=r"Unknown normalization 'wide'\. Valid: 'frozen', 'narrowed'"):
+        tfprune.plan_channels(model, 0.5, normalization="wide")
+
+
+def test_a_group_normalization_loses_whole_groups():
+    def body(x):
+        x = layers.GroupNormalization(4, name="norm")(layers.Conv2D(16, 3, name="wide")(x))
+        return layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.ReLU()(x)))
+
+    model = network(body, (8, 8, 3))
+    plan = tfprune.plan_channels(model, 0.5, normalization="narrowed")
+    kept = np.asarray(plan.keep["wide"])
+    assert len(kept) == 8
+    assert all(np.isin(np.arange(4 * group, 4 * group + 4), kept).all() for group in set((kept // 4).tolist()))
+    assert plan.apply(model).get_layer("norm").groups == 2
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+
+
+class Rms(layers.Layer):
+    """An RMS normalization written by hand."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
+
+    def call(self, x):
+        return x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-6) * self.scale
+
+
+def transformer(x):
+    """Pre-normalized, as most are."""
+    x = layers.Dense(16, name="stem")(x)
+    for number in range(2):
+        y = layers.LayerNormalization(name=f"norm_{number}")(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(4, 4, name=f"attention_{number}")(y, y)])
+        y = layers.Dense(32, activation="gelu", name=f"wide_{number}")(Rms(name=f"rms_{number}")(x))
+        x = layers.Add()([x, layers.Dense(16, name=f"narrow_{number}")(y)])
+    return layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.LayerNormalization(name="last")(x)))
+
+
+def test_the_width_of_a_transformer_goes_where_normalizations_are_narrowed():
+    model = network(transformer, (6, 5))
+    frozen, narrowed = (tfprune.plan_channels(model, 0.5, normalization=how) for how in ("frozen", "narrowed"))
+    assert len(frozen.keep["stem"]) == 16
+    assert len(narrowed.keep["stem"]) == len(narrowed.keep["narrow_1"]) == 8
+    assert narrowed.params[1] < 0.6 * frozen.params[1]
+    for plan in (frozen, narrowed):
+        proof = tfprune.verify(model, plan, power=True, random_weights=True)
+        assert proof <= 1e-5
+        assert proof.unnoticed == ()
+    small = narrowed.apply(model)
+    assert small.get_layer("attention_0").num_heads == 2
+    small.compile("sgd", "mse")
+    small.fit(np.ones((8, 6, 5)), np.zeros((8, 3)), verbose=0)
+
+
+# Sizes that are left open.
+
+
+def test_a_network_of_open_size_is_proved_on_a_size_that_it_takes():
+    class Positions(layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(12, shape[-1]), name="table")
+
+        def call(self, x):
+            return x + self.table[: x.shape[1]]
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    inputs = keras.Input((None,), dtype="int32")
+    x = Positions()(layers.Embedding(20, 8, name="words")(inputs))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(layers.Dense(8)(x)))))
+    assert inputs_that_work(model, 3)[0].shape == (3, 8)  # of 32, 16 and 8
+    assert tfprune.verify(model, tfprune.plan_channels(model, 0.5)) <= 1e-5
+
+
+def test_a_network_that_takes_no_size_that_is_tried_asks_for_inputs():
+    inputs = keras.Input((None, 4))
+    x = layers.Dense(2)(layers.Flatten()(layers.Reshape((7, 5))(layers.Dense(5, name="wide")(inputs))))
+    model = keras.Model(inputs, x)
+    with pytest.raises(PlanError, match=r"leaves sizes of its inputs open, and takes none of 32, 16.* Give inputs= of"):
+        inputs_that_work(model, 2)
+    assert inputs_that_work(keras.Model(inputs, layers.Dense(5)(inputs)), 2)[0].shape == (2, 32, 4)

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 import tfprune
@@ -248,7 +249,8 @@ def test_networks_of_sixteen_bits_are_compared_in_float32(monkeypatch):
     halved = clone(model, lambda record, config: (type(record.operation), {**config, "dtype": "mixed_float16"}))
     assert {layer.dtype_policy.name for layer in halved.layers if layer.weights} == {"mixed_float16"}
     assert tfprune.verify(halved, tfprune.plan_channels(halved, 0.5)) <= 1e-5
-    (network,) = compared
+    network, same = compared  # with its own weights, and with random ones
+    assert network is same
     assert {layer.dtype_policy.name for layer in network.layers if layer.weights} == {"float32"}
     assert {str(tensor.dtype) for tensor in network.outputs} == {"float32"}
 
@@ -370,17 +372,42 @@ class Strict(layers.Layer):
         return x
 
 
+class Forgetful(layers.Layer):
+    """Its config forgets how many times it is wider inside."""
+
+    def __init__(self, times=1, **options):
+        super().__init__(**options)
+        self.times = times
+
+    def build(self, shape):
+        self.inner = self.add_weight(shape=(shape[-1], self.times * shape[-1]), name="inner")
+        self.outer = self.add_weight(shape=(self.times * shape[-1], shape[-1]), name="outer")
+
+    def call(self, x):
+        return x @ self.inner @ self.outer
+
+    def get_config(self):
+        return {"name": self.name}
+
+
 @pytest.mark.parametrize(
     ("layer", "fragment"),
     [
-        (Scaled(np.ones(6, "float32"), name="own"), r"own \(Scaled\) cannot be made again: .* has no get_config"),
-        (Strict(), "cannot be made again from the config of its Strict: "),
+        (Scaled(np.ones(6, "float32"), name="own"), "its get_config raises NotImplementedError: Object Scaled"),
+        (Forgetful(3, name="own"), "its config makes another layer than it is"),
     ],
 )
-def test_a_layer_that_cannot_be_made_again_is_told(layer, fragment):
+def test_a_layer_that_cannot_be_made_again_is_told_before_anything_is_promised(layer, fragment):
     model = network(lambda x: layers.Dense(2)(layer(layers.Dense(6)(layers.Dense(8)(x)))), (4,))
-    with pytest.raises(PlanError, match=fragment):
-        tfprune.plan_channels(model, 0.5).apply(model)
+    with pytest.raises(PlanError, match=rf"own \(\w+\) cannot be made again: {fragment}.* cannot be unfolded"):
+        tfprune.plan_channels(model, 0.5)
+
+
+def test_a_layer_whose_constructor_takes_no_name_is_made_again():
+    model = network(lambda x: layers.Dense(2)(Strict()(layers.Dense(6, name="wide")(x))), (4,))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert len(plan.keep["wide"]) == 3
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -512,3 +539,47 @@ def test_operations_with_arrays_and_lambdas_in_wrappers_are_made_again():
     plan = tfprune.plan_channels(model, 0.5)
     assert tfprune.verify(model, plan) <= 1e-5
     assert "twice" in plan.frozen["whole"]
+
+
+def test_a_layer_with_weights_that_is_an_activation_is_not_shared():
+    slopes = layers.PReLU(alpha_initializer=keras.initializers.Constant(0.25), name="slopes")
+    model = network(lambda x: layers.Dense(3)(layers.Dense(8, activation=slopes)(layers.Dense(8, name="w")(x))), (5,))
+    predict(model, np.ones((2, 5), "float32"))  # which makes the slopes
+    slopes.alpha.assign(np.full(8, 0.4))
+    before = slopes.alpha.numpy()
+    plan = tfprune.plan_channels(model, 0.5)
+    for small in (plan.apply(model), plan.apply(model, weights="fresh", seed=1)):
+        predict(small, np.ones((2, 5), "float32"))
+        own = small.layers[2].activation
+        assert own is not slopes
+        assert own.alpha is not slopes.alpha
+        small.compile("sgd", "mse")
+        small.fit(np.ones((8, 5)), np.ones((8, 3)), verbose=0)
+    tfprune.verify(model, plan, random_weights=True, power=True)
+    assert np.array_equal(slopes.alpha.numpy(), before)
+    assert np.array_equal(plan.apply(model).layers[2].activation.alpha.numpy(), before)
+
+
+def test_what_adapt_has_taught_a_layer_is_not_lost(tmp_path):
+    words = layers.TextVectorization(output_sequence_length=4)
+    words.adapt(["cat dog bird", "dog fish cat", "cat"])
+    inputs = keras.Input((1,), dtype="string")
+    x = layers.GlobalAveragePooling1D()(layers.Embedding(8, 8, name="words")(words(inputs)))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(layers.Dense(8)(x))))
+    plan = tfprune.plan_channels(model, 0.5)
+    small = plan.apply(model)
+    learned = [layer for layer in small.layers if isinstance(layer, layers.TextVectorization)]
+    assert [layer.get_vocabulary() for layer in learned] == [words.get_vocabulary()]
+    assert "bird" in words.get_vocabulary()
+    assert tfprune.verify(model, plan, inputs=tf.constant([["dog bird"], ["cat"], ["fish"]])) <= 1e-5
+
+    bins = layers.Discretization(num_bins=4)
+    bins.adapt(np.linspace(0, 10, 50)[:, None])
+    inputs = keras.Input((1,))
+    x = layers.Dense(6, name="wide")(keras.ops.cast(bins(inputs), "float32"))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(x)))
+    plan = tfprune.plan_channels(model, 0.5)
+    small = plan.apply(model)
+    (own,) = (layer for layer in small.layers if isinstance(layer, layers.Discretization))
+    assert own.bin_boundaries == bins.bin_boundaries
+    assert tfprune.verify(model, plan, inputs=np.array([[1.0], [4.0], [9.0]])) <= 1e-5

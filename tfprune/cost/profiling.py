@@ -124,7 +124,8 @@ def profile_graph(graph: ChannelGraph, kept: Kept, nonzero: Callable[[Record], S
         nonzero: Gives the number of nonzero elements of each weight of a layer. Unless given, every element
             counts as nonzero.
     """
-    return Profile(tuple(_profile_record(record, kept, nonzero) for record in graph.records.values()))
+    records = (record for record in graph.records.values() if record.whole is None)
+    return Profile(tuple(_profile_record(record, kept, nonzero) for record in records))
 
 
 def _count_nonzero(record: Record) -> list[int]:
@@ -134,7 +135,8 @@ def _count_nonzero(record: Record) -> list[int]:
 def _profile_record(record: Record, kept: Kept, count: Callable[[Record], Sequence[int]] | None) -> LayerProfile:
     sizes = [record.weight_size(index, kept) for index in range(len(record.weights))]
     nonzero = sizes if count is None else count(record)
-    macs = flops = 0
+    parts = [_profile_record(part, kept, count) for part in record.parts.values()]
+    macs, flops = sum(part.macs for part in parts), sum(part.flops for part in parts)
     for call in record.calls:
         for index, positions, zeros in call.kernels:
             macs += sizes[index] * positions

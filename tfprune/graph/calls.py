@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.errors import PlanError
+from tfprune.graph.inside import Inside, Step
 from tfprune.graph.ledger import Kept, Labels, Ledger
 from tfprune.graph.walk import Node
 from tfprune.support.checks import shown, whole_number
@@ -51,8 +53,14 @@ class Call:
         arguments: How the arguments of the call follow from the labels that are kept, where they do:
             `arguments(kept, args, kwargs)` returns the new ones.
         told: The weights (by index) and settings (by key) of which this call told how they follow from labels.
+        narrowed: Of a normalization over channels of which some may go, or of their mean or variance: their labels.
         passes: The operand that a merging operation passes on alone, where the plan's graph bypasses it.
         output: Label array of the (first) output.
+        inside: Of a layer that was looked into, what it does inside.
+        given: Label arrays of all that it gives.
+        steps: The calls inside, one for each of its steps, None where a weight of the layer's own follows the labels of
+            other inputs; and the label arrays of what they give, None of weights.
+        of_weights: Whether a weight of the layer's own is its kernel.
     """
 
     node: Node
@@ -66,13 +74,24 @@ class Call:
     output_flops: int = 0
     arguments: Callable[[Kept, tuple, dict[str, Any]], tuple[tuple, dict[str, Any]]] | None = None
     told: set[int | str] = dataclasses.field(default_factory=set)
+    narrowed: Labels | None = None
     passes: int | None = None
     output: Labels = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    inside: Inside | None = None
+    of_weights: bool = False
+    given: list[Labels] = dataclasses.field(default_factory=list)
+    steps: list[tuple[Call | None, list[Labels | None]]] = dataclasses.field(default_factory=list)
 
     @property
     def operation(self) -> Any:
         """The Keras layer or operation that is called."""
         return self.node.operation
+
+    def for_step(self, step: Step) -> Call:
+        """The same call of what a step calls, that was traced for other shapes."""
+        again = copy.copy(self)
+        again.node = self.node.of_step(step)
+        return again
 
     @property
     def input_shapes(self) -> list[Shape]:
@@ -266,6 +285,11 @@ class Record:
         calls: Its calls, in order.
         notes: What whoever reads a plan should know of it.
         given_up: Why its rule froze all that it touches, or "".
+        looked_into: Whether its labels come from what it does inside.
+        parts: Operations inside of it, by identity, with their records; their weights are its weights too.
+        values: Identity of a weight -> a value that stands in its place.
+        names: Identity of every layer inside of it -> its name.
+        whole: The record of the layer that it is inside of; None for an operation of the graph itself.
     """
 
     name: str
@@ -281,6 +305,11 @@ class Record:
     calls: list[Call] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     given_up: str = ""
+    looked_into: bool = False
+    parts: dict[int, Record] = dataclasses.field(default_factory=dict)
+    values: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    names: dict[int, str] = dataclasses.field(default_factory=dict)
+    whole: Record | None = None
 
     @functools.cached_property
     def weights(self) -> list:
@@ -301,6 +330,9 @@ class Record:
 
     def value(self, index: int) -> np.ndarray:
         """One weight as an array to read from; no copy where the device is the CPU."""
+        given = self.values.get(id(self.weights[index]))
+        if given is not None:
+            return given
         tensor = tf.convert_to_tensor(self.weights[index].value)
         try:
             return np.asarray(memoryview(tensor))

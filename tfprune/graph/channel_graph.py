@@ -25,10 +25,13 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError
+from tfprune.graph import unfolding
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.ledger import Kept, Labels, Ledger
+from tfprune.graph.made_again import unmakeable
 from tfprune.graph.rules import trace
 from tfprune.graph.walk import Node, Wiring, functional
+from tfprune.support.checks import one_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +69,16 @@ def _freeze_what_some_calls_tell(record: Record, ledger: Ledger) -> None:
             ledger.freeze(labels, f"calls of {record.name} differ")
 
 
+def _deep(record: Record) -> Iterator[Record]:
+    """A record and those of all that is inside of it."""
+    yield record
+    for part in record.parts.values():
+        yield from _deep(part)
+
+
+NORMALIZATIONS = ("frozen", "narrowed")
+
+
 class ChannelGraph:
     """Labels, coupled groups and frozen channels of a model.
 
@@ -76,12 +89,16 @@ class ChannelGraph:
         bypass: Merging layer -> the operand that it passes on alone; the branches behind its other operands
             are removed.
         grouped: Grouped convolutions that lose groups as a whole; all others lose the same channels of every group.
+        normalization: What normalizations over the channels (layer, RMS) do. "frozen": they freeze their channels, so
+            that the masked network is the network as it is. "narrowed": they run over the channels that are left, and
+            so they do in the masked network; group normalizations lose whole groups.
 
     Attributes:
         model: The functional model.
         views: As given.
         bypass: As given.
         grouped: As given.
+        normalization: As given.
         wiring: How its calls hang together.
         records: Operation name -> `Record`, in the order of execution; without operations of removed branches.
         calls: Every call, in the order of execution; `removed` is set of those of removed branches.
@@ -100,13 +117,16 @@ class ChannelGraph:
         views: Iterable[str] = (),
         bypass: Mapping[str, int] | None = None,
         grouped: Iterable[str] = (),
+        normalization: str = "frozen",
     ):
+        one_of("normalization", normalization, NORMALIZATIONS)
+        self.normalization = normalization
         self.model = functional(model)
         self.views, self.bypass, self.grouped = tuple(views), dict(bypass or {}), tuple(grouped)
         self.wiring = Wiring(self.model)
         self.records: dict[str, Record] = {}
         self.calls: list[Call] = []
-        ledger = Ledger()
+        ledger = Ledger(narrowing=normalization == "narrowed")
         self._flow(ledger)
         self._check_names()
         for record in self.records.values():
@@ -114,6 +134,10 @@ class ChannelGraph:
         groups = ledger.groups()
         self.group_of, self.group_count, self.frozen = groups.of, groups.count, groups.frozen
         self.parts = ledger.parts
+        for record in self.records.values():
+            if record.looked_into and record.whole is None:
+                lost = unmakeable(record, self.group_of, self.frozen, unfolding.possible)
+                self.frozen = {**self.frozen, **lost}
 
     def _flow(self, ledger: Ledger) -> None:
         """Sends labels through the graph; makes the calls and the records."""
@@ -139,6 +163,7 @@ class ChannelGraph:
             self.calls.append(call)
             outputs = self._bypassed(call) if record.name in self.bypass else trace(call)
             call.output = outputs[0]
+            self._take_in(record)
             return outputs
 
         for labels in self.wiring.replay(inputs, run):
@@ -151,6 +176,17 @@ class ChannelGraph:
         record = Record(name, operation, self.model, is_view=name in self.views, loses_groups=name in self.grouped)
         self.records[name] = record
         return record
+
+    def _take_in(self, record: Record) -> None:
+        """Puts what has weights inside of a layer among the records, under a name of its own."""
+        for part in record.parts.values():
+            if part.weights and self.records.get(part.name) is not part:
+                name, number = part.name, 2
+                while name in self.records:
+                    name, number = f"{part.name}_{number}", number + 1
+                part.name = name
+                self.records[name] = part
+            self._take_in(part)
 
     def _bypassed(self, call: Call) -> list[Labels]:
         kind, shapes, passes = type(call.operation).__name__, call.input_shapes, self.bypass[call.record.name]
@@ -191,7 +227,19 @@ class ChannelGraph:
 
     def whole(self) -> ChannelGraph:
         """The graph of the same model with no branch removed."""
-        return ChannelGraph(self.model, self.views, grouped=self.grouped) if self.bypass else self
+        if not self.bypass:
+            return self
+        return ChannelGraph(self.model, self.views, grouped=self.grouped, normalization=self.normalization)
+
+    def narrowed(self) -> list[str]:
+        """The normalizations, and means of channels, that run over the channels that are left."""
+        return [
+            record.name
+            for top in self.records.values()
+            if top.whole is None
+            for record in _deep(top)
+            if any(call.narrowed is not None for call in record.calls)
+        ]
 
     def producers(self) -> Iterator[Record]:
         """The records of the layers that create channels, in the order of execution."""

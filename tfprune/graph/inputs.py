@@ -8,11 +8,36 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError
-from tfprune.graph.walk import Wiring, flat_inputs, functional
+from tfprune.graph.walk import Wiring, flat_inputs, functional, pack_inputs
+from tfprune.support.checks import error_line
+
+_LENGTHS = (32, 16, 8, 64, 128, 256, 4)  # of axes of unknown size, in the order in which they are tried
 
 
-def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.ndarray]:
-    """Random inputs, one array per model input; axes of unknown size get 32.
+def inputs_that_work(model: keras.Model, examples: int, seed: int = 0) -> list[np.ndarray]:
+    """As `random_inputs`, with sizes for the axes of unknown size that the model can take.
+
+    Raises:
+        PlanError: If it can take none of those that are tried.
+    """
+    if all(size is not None for tensor in functional(model).inputs for size in tensor.shape[1:]):
+        return random_inputs(model, examples, seed)
+    reason = ""
+    for length in _LENGTHS:
+        inputs = random_inputs(model, examples, seed, length)
+        try:
+            model(pack_inputs(model, inputs), training=False)
+            return inputs
+        except Exception as error:  # whatever TensorFlow or the code of others raises for a size that is wrong
+            reason = reason or error_line(error)
+    raise PlanError(
+        f"{model.name!r} leaves sizes of its inputs open, and takes none of {', '.join(map(str, _LENGTHS))} for them "
+        f"({reason[:200]}). Give inputs= of your own."
+    )
+
+
+def random_inputs(model: keras.Model, examples: int, seed: int = 0, length: int = _LENGTHS[0]) -> list[np.ndarray]:
+    """Random inputs, one array per model input; axes of unknown size get `length`.
 
     Numbers are standard normal; integers are below what the layers that look them up know, or 256, and the first of
     a sequence is never 0, which may stand for padding; strings are of the vocabulary, if there is one, or letters.
@@ -21,7 +46,7 @@ def random_inputs(model: keras.Model, examples: int, seed: int = 0) -> list[np.n
     limits, words = _lookups(model)
 
     def draw(tensor: keras.KerasTensor) -> np.ndarray:
-        shape = (tensor.shape[0] or examples, *(size or 32 for size in tensor.shape[1:]))
+        shape = (tensor.shape[0] or examples, *(size or length for size in tensor.shape[1:]))
         if "int" in tensor.dtype:
             high = min(limits.get(tensor.name, 256), np.iinfo(tensor.dtype).max + 1)
             values = generator.integers(0, high, shape)

@@ -8,10 +8,14 @@ for which all of it was tried.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 
@@ -151,3 +155,102 @@ class OpenSGD(keras.optimizers.SGD):
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Iterable[tuple]) -> list[tuple]:
         return self.summed(super()._all_reduce_sum_gradients(grads_and_vars))
+
+
+@contextlib.contextmanager
+def calls_inlined(layer: keras.Layer, is_known: Callable[[Any], bool], whole: bool) -> Iterator[list[tuple[Any, Any]]]:
+    """Has layers inside of a layer that are not known run their `call` at once; `whole`: if they have weights.
+
+    Known ones with weights that are called with constants are called with symbolic tensors instead; both are given, in
+    pairs. All of them forget these calls at the end.
+    """
+    inside = layers_within(layer)
+    before = [(own, len(own._inbound_nodes), len(own._outbound_nodes)) for own in inside]
+    own = set(map(id, inside))
+    original, constants = keras.Layer.__call__, []
+
+    def symbolic(value: Any) -> Any:
+        if not keras.ops.is_tensor(value) and not isinstance(value, np.ndarray):
+            return value
+        constants.append((keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)), value))
+        return constants[-1][0]
+
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is layer:
+            raise RecursionError("it calls itself")
+        if id(self) in own and self.built:
+            has_parts = bool(self.weights) or len(layers_within(self)) > 1
+            if not is_known(self) and (has_parts or not whole):
+                return self.call(*args, **kwargs)
+            leaves = tree.flatten((args, kwargs))
+            if self.weights and not any(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
+                args, kwargs = tree.map_structure(symbolic, (args, kwargs))
+        outputs = original(self, *args, **kwargs)
+        leaves = tree.flatten(outputs)
+        if any(isinstance(leaf, keras.KerasTensor) and None in leaf.shape for leaf in leaves):
+            # What some layers tell of their shapes is what was known when they were built.
+            specs = keras.Operation.compute_output_spec(self, *args, **kwargs)
+            for leaf, spec in zip(leaves, tree.flatten(specs), strict=True):
+                leaf._shape = spec.shape
+        return outputs
+
+    keras.Layer.__call__ = called
+    try:
+        yield constants
+    finally:
+        keras.Layer.__call__ = original
+        for one, inbound, outbound in before:
+            del one._inbound_nodes[inbound:], one._outbound_nodes[outbound:]
+
+
+def names_within(layer: keras.Layer) -> dict[int, str]:
+    """Identity of every layer inside of a layer -> its name behind those of the layers around it.
+
+    Names that Keras gives go on counting from layer to layer, so numbers at the end are counted anew.
+    """
+    names: dict[int, str] = {}
+
+    def enter(own: keras.Layer, name: str) -> None:
+        counts: Counter[str] = Counter()
+        for inner in own._flatten_layers(include_self=False, recursive=False):
+            if id(inner) in names:
+                continue
+            plain = re.sub(r"_\d+$", "", inner.name)
+            counts[plain] += 1
+            names[id(inner)] = f"{name}/{plain}" if counts[plain] == 1 else f"{name}/{plain}_{counts[plain]}"
+            enter(inner, names[id(inner)])
+
+    enter(layer, layer.name)
+    return names
+
+
+def calls_behind(outputs: Sequence[Any], entering: Sequence[Any]) -> list[tuple[Any, Arguments, Sequence[Any]]]:
+    """The calls that lead from symbolic tensors to others, in an order in which they can be run.
+
+    Returns:
+        Of each call the operation, its arguments, and the KerasTensors that it gives.
+
+    Raises:
+        ValueError: If the outputs depend on symbolic tensors from elsewhere.
+    """
+    known, calls, waiting = {id(tensor) for tensor in entering}, [], list(reversed(outputs))
+    entered: set[int] = set()
+    while waiting:
+        tensor = waiting[-1]
+        if id(tensor) in known:
+            waiting.pop()
+            continue
+        history = getattr(tensor, "_keras_history", None)
+        if history is None or history.operation is None:
+            raise ValueError("it uses a symbolic tensor from elsewhere")
+        node = history.operation._inbound_nodes[history.node_index]
+        missing = [needed for needed in node.arguments.keras_tensors if id(needed) not in known]
+        if missing and id(node) not in entered:
+            entered.add(id(node))
+            waiting += reversed(missing)
+            continue
+        waiting.pop()
+        known.update(map(id, node.outputs))
+        arguments = Arguments(node.arguments.args, node.arguments.kwargs, node.arguments.keras_tensors)
+        calls.append((node.operation, arguments, node.outputs))
+    return calls

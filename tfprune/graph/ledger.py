@@ -35,9 +35,11 @@ class Ledger:
     Attributes:
         count: Number of labels so far; they are 0, 1, 2, ...
         parts: (labels, operation) pairs: channels that an operation cuts out, of which one has to stay.
+        narrowing: Whether normalizations run over the channels that are left, so that they freeze none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, narrowing: bool = False) -> None:
+        self.narrowing = narrowing
         self.count = 0
         self.parts: list[tuple[Labels, str]] = []
         self._ties: list[tuple[Labels, Labels]] = []

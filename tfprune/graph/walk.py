@@ -12,6 +12,7 @@ from keras import tree
 
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
+from tfprune.graph.inside import Step
 from tfprune.graph.keras_internals import Arguments
 
 
@@ -79,6 +80,11 @@ class Node:
     outputs: Sequence[int]
     output_shapes: Sequence[tuple[int | None, ...]]
     training: bool | None
+
+    def of_step(self, step: Step) -> Node:
+        """The call of an operation inside of this one."""
+        given = (step.operation, step.arguments, step.inputs, step.outputs, step.output_shapes)
+        return Node(-1, *given, None)
 
     def filled(self, values: Sequence[Any]) -> tuple[tuple, dict[str, Any]]:
         """The arguments to call the operation with, given the values in the places of tensors."""

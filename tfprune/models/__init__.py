@@ -149,6 +149,13 @@ def build_application(name: str) -> keras.Model:
     return make(weights=None, input_shape=(224, 224, 3)) if None in model.input_shape[1:] else model
 
 
+def _reason(error: Exception) -> str:
+    """Why Keras cannot load something: its own words behind the configs around it, without the configs."""
+    told = [part.partition("Full object config:")[0] for part in str(error).split("Exception encountered:")[1:]]
+    lines = [line for part in told for line in part.splitlines() if line.strip() and not line.startswith("config=")]
+    return " ".join(lines[-1].split()) if lines else first_line(error)
+
+
 def load_file(path: str, compiled: bool = False) -> keras.Model:
     """Loads a `.keras` file in Keras' safe mode, which runs no code of the file's.
 
@@ -172,7 +179,7 @@ def load_file(path: str, compiled: bool = False) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=compiled, safe_mode=True)
     except Exception as error:  # whatever a damaged or foreign file makes Keras raise
-        reason = first_line(error)
+        reason = _reason(error)
         if not compiled:
             raise UsageError(f"Keras cannot load {path!r} as a .keras model: {reason}") from error
     model = load_file(path)

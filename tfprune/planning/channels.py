@@ -40,6 +40,7 @@ def plan_channels(
     ratios: Mapping[str, float] | None = None,
     skip: Sequence[str] = (),
     views: Sequence[str] = (),
+    normalization: str = "frozen",
     round_to: int = 1,
     min_channels: int = 1,
     max_ratio: float | None = None,
@@ -65,28 +66,28 @@ def plan_channels(
         skip: Names or wildcards (`"block_1_*"`) of layers that keep all of their channels.
         views: Batch normalizations that select for themselves among the channels of a stream that others read too, as
             in PreResNet and DenseNet; only `"gamma"` scores their channels.
+        normalization: `"frozen"`: layer and RMS normalizations keep the channels that they run over. `"narrowed"`: they
+            run over those that are left, and group normalizations lose whole groups; see `ChannelGraph`.
         round_to: Round the channels that a layer keeps up to a multiple of this.
         min_channels: The least that a layer keeps.
         max_ratio: The largest fraction removed from one layer; 0.95 with `scope="global"` unless given.
         steps: Remove in so many equal steps, and judge what is left anew before each.
-        data: For criteria that need data: inputs, `(inputs, targets)`, or an iterable of batches of either (a
-            `tf.data.Dataset`). All of it is used, so give a few batches.
+        data: For criteria that need data: inputs, `(inputs, targets)`, or an iterable of batches of either.
         loss: For `"taylor"`: a Keras loss, its name, or `loss(targets, outputs)`; else the loss of the compiled model.
         seed: For `criterion="random"`.
 
     Raises:
-        PlanError: For an argument out of range, a name that fits no layer, a model with nothing to prune, or a ratio
-            so small that nothing would be removed.
-        UsageError: For an unknown criterion.
+        UsageError: For an argument out of range, an unknown criterion, a name that fits no layer, a model with nothing
+            to prune, or a ratio so small that nothing would be removed.
     """
     asked = _Asked(
         criterion, aggregate, scope, ratio, macs, params, ratios, names("skip", skip), names("views", views),
-        round_to, min_channels, max_ratio, steps, seed,
+        normalization, round_to, min_channels, max_ratio, steps, seed,
     )  # fmt: skip
     _check(asked)
-    graph = ChannelGraph(model, asked.views)
+    graph = ChannelGraph(model, asked.views, normalization=normalization)
     groups, notes = _removed(graph, model, asked, data, loss)
-    return ChannelPlan.from_groups(graph, groups.tolist(), notes, {k: v for k, v in vars(asked).items() if v})
+    return ChannelPlan.from_groups(graph, groups.tolist(), notes, asked.origin())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +103,16 @@ class _Asked:
     ratios: Mapping[str, float] | None
     skip: Sequence[str]
     views: Sequence[str]
+    normalization: str
     round_to: int
     min_channels: int
     max_ratio: float | None
     steps: int
     seed: int
+
+    def origin(self) -> dict[str, Any]:
+        """What a plan tells of how it was made: all that is not left out, or what it is unless told otherwise."""
+        return {key: value for key, value in vars(self).items() if value and value != "frozen"}
 
     def budget(self) -> tuple[str, float] | None:
         """The cost to meet and the fraction of it to keep; None where a ratio is given."""

@@ -12,8 +12,10 @@ import numpy as np
 
 from tfprune.cost.profiling import PER_POSITION, profile_graph, unsized
 from tfprune.errors import NothingProvedError, PlanError
-from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.channel_graph import NORMALIZATIONS, ChannelGraph
 from tfprune.graph.ledger import Kept
+from tfprune.graph.made_again import is_loadable
+from tfprune.graph.unfolding import needs_unfolding
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import ChannelRow, Pair, paired
@@ -36,6 +38,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         views: Batch normalizations that select for themselves among the channels of a stream.
         bypass: Addition -> the operand that it passes on alone; the branches behind the others are removed.
         grouped: Grouped convolutions that lose groups as a whole.
+        normalization: What normalizations over the channels do: "frozen" or "narrowed", as of `ChannelGraph`.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -44,6 +47,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
     views: tuple[str, ...] = ()
     bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
     grouped: tuple[str, ...] = ()
+    normalization: str = "frozen"
 
     unit = "channels"
     inherits = True
@@ -59,9 +63,10 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         "views": [str],
         "bypass": {str: int},
         "grouped": [str],
+        "normalization": str,
         **TOLD,
     }
-    file_defaults: ClassVar[Mapping[str, Any]] = {"grouped": []}
+    file_defaults: ClassVar[Mapping[str, Any]] = {"grouped": [], "normalization": "frozen"}
     how_to_edit = "to remove other channels use ChannelPlan.from_removed"
 
     @classmethod
@@ -73,6 +78,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         views: Sequence[str] = (),
         bypass: Mapping[str, int] | None = None,
         grouped: Sequence[str] = (),
+        normalization: str = "frozen",
         notes: Sequence[str] = (),
         origin: Mapping[str, Any] | None = None,
     ) -> ChannelPlan:
@@ -87,6 +93,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                 (residual blocks) are removed.
             grouped: Grouped convolutions that lose groups as a whole, with all that enters and leaves a group;
                 `removed` may name one channel of each. Others lose the same channels of every group.
+            normalization: "frozen" or "narrowed", as of `ChannelGraph`.
             notes: Shown with the plan.
             origin: Shown with the plan.
 
@@ -95,7 +102,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                 would be left empty.
         """
         bypass = by_layer("bypass", bypass or {}, "number of the operand")
-        graph = ChannelGraph(model, names("views", views), bypass, names("grouped", grouped))
+        graph = ChannelGraph(model, names("views", views), bypass, names("grouped", grouped), normalization)
         groups: set[int] = set()
         for layer, channels in by_layer("removed", removed, "channels to remove").items():
             groups.update(_groups_of(graph, layer, channels))
@@ -120,6 +127,15 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
             if not channels:
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
         whole = graph.whole()
+        for record in graph.records.values():
+            layer = f"{record.name} ({type(record.operation).__name__})"
+            if needs_unfolding(record, kept):
+                notes = [*notes, f"{layer} becomes the plain layers inside of it; no config of it has these widths"]
+            elif record.looked_into and record.whole is None and not is_loadable(record):
+                notes = [
+                    *notes,
+                    f"{layer} has a config of which Keras cannot make it: a saved network cannot be loaded",
+                ]
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
         frozen = graph.frozen_layers()
         widths = {record.name: len(record.labels) for record in whole.producers()}
@@ -135,13 +151,14 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
             views=graph.views,
             bypass=graph.bypass,
             grouped=graph.grouped,
+            normalization=graph.normalization,
             notes=tuple(notes),
             origin=dict(origin or {}),
         )
 
     def graph(self, model: keras.Model) -> ChannelGraph:
         """The channel graph of a model as this plan sees it: with its views, without the branches that it removes."""
-        return ChannelGraph(model, self.views, self.bypass, self.grouped)
+        return ChannelGraph(model, self.views, self.bypass, self.grouped, self.normalization)
 
     def kept(self, graph: ChannelGraph) -> Kept:
         """(labels,) bool: the labels of a model's graph that stay.
@@ -242,6 +259,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
             model,
             removed,
             bypass={**self.bypass, **second.bypass},
+            normalization=second.normalization,
             notes=second.notes,
             origin=second.origin,
         )
@@ -258,7 +276,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
             PlanError: If the plan is for another model.
         """
         try:
-            return f"masked and removed network differ by {verify(model, self):.1e} of the largest output"
+            return f"masked and removed network differ by {verify(model, self):.1e} of what the outputs vary by"
         except NothingProvedError as error:  # a training that collapsed is a result too
             return str(error)
 
@@ -266,6 +284,8 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
     def _checked(cls, fields: dict[str, Any], file: PlanFile) -> dict[str, Any]:
         fields = super()._checked(fields, file)
         keep, widths = fields["keep"], fields["widths"]
+        told = fields["normalization"]
+        file.check("normalization", told in NORMALIZATIONS, told, f"one of {', '.join(NORMALIZATIONS)}")
         file.check("keep", keep.keys() == widths.keys(), list(keep), f"about the layers of widths, {', '.join(widths)}")
         for layer, channels in keep.items():
             valid = sorted({channel for channel in channels if 0 <= channel < widths[layer]})
@@ -276,6 +296,12 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                 f"channels from 0 to {widths[layer] - 1}, ascending, each once",
             )
         return fields
+
+    def _content(self) -> dict[str, Any]:
+        content = super()._content()
+        if self.normalization == "frozen":  # what older versions write, and read
+            del content["normalization"]
+        return content
 
     def _shown(self) -> list[ChannelRow]:
         return [row for row in self.rows if row.layer in self.widths]
@@ -289,6 +315,11 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
 def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
     """What a plan tells of the model itself, beside the layers that are frozen."""
     notes = [PER_POSITION] if unsized(graph) else []
+    if narrowed := graph.narrowed():
+        notes.append(
+            f"normalization='narrowed': {', '.join(narrowed)} run over the channels that are left, here and in the "
+            "masked network of the proof; so the outputs are not those of the network with zeroed channels"
+        )
     notes += dict.fromkeys(note for record in graph.records.values() for note in record.notes)
     # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
     unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}

@@ -34,7 +34,11 @@ def kernels_of(graph: ChannelGraph, dense: bool = False) -> dict[str, Record]:
     Separable convolutions, which have two kernels, and layers inside of wrappers are not among them.
     """
     kinds = (*CONVOLUTIONS, *OTHER_CONVOLUTIONS, *([keras.layers.Dense] if dense else []))
-    return {name: record for name, record in graph.records.items() if isinstance(record.operation, kinds)}
+    return {
+        name: record
+        for name, record in graph.records.items()
+        if record.whole is None and isinstance(record.operation, kinds)
+    }
 
 
 @dataclasses.dataclass(frozen=True)

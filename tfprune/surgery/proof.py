@@ -6,8 +6,9 @@ The masked original is the network itself with the removed channels zero whereve
 from __future__ import annotations
 
 import contextlib
+import math
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,12 +16,45 @@ import numpy as np
 from keras import tree
 
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
-from tfprune.graph.inputs import own_inputs, random_inputs
+from tfprune.graph.calls import Record
+from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.inputs import inputs_that_work, own_inputs
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.masked import masked_outputs
 from tfprune.surgery.provable import ChannelRemoval, Provable
-from tfprune.surgery.rebuild import clone
+from tfprune.surgery.rebuild import Built, clone
+
+# An output that varies by less of its size says little: rounding is about 1e-7 of its size, the tolerance 1e-5 of what
+# it varies by.
+_VARIES = 0.05
+
+
+class Proof(float):
+    """What came of a proof: the largest difference, relative to how much the outputs vary; and how much that says.
+
+    Attributes:
+        weights: With which weights the outputs vary enough to tell: "own and random", "random", "own".
+        tried: How many kernels of the smaller network were rolled by one channel, one at a time; 0 unless asked for.
+        unnoticed: The layers of which a rolled kernel made no difference: the proof says nothing of them.
+    """
+
+    weights: str
+    tried: int
+    unnoticed: tuple[str, ...]
+
+    def __new__(cls, error: float, weights: str, tried: int = 0, unnoticed: Sequence[str] = ()) -> Proof:
+        """The error, with how it was found."""
+        proof = super().__new__(cls, error)
+        proof.weights, proof.tried, proof.unnoticed = weights, tried, tuple(unnoticed)
+        return proof
+
+    def power(self) -> str:
+        """How much the proof says, in a sentence; empty if that was not asked for."""
+        if not self.tried:
+            return ""
+        found = f"of {self.tried} kernels rolled by one channel {self.tried - len(self.unnoticed)} were noticed"
+        return f"{found}; not covered: {', '.join(self.unnoticed)}" if self.unnoticed else found
 
 
 def verify(
@@ -31,28 +65,32 @@ def verify(
     tolerance: float = 1e-5,
     random_weights: bool = False,
     inputs: Any = None,
-) -> float:
+    power: bool = False,
+) -> Proof:
     """Proves a plan: the masked original and the smaller network compute the same.
 
-    The masked original has the removed channels zero at the input of every layer that mixes channels. The
-    smaller network is built by `plan.apply(model)`, with the weights that the model has now. Networks of 16-bit
+    The masked original has the removed channels zero at the input of every layer that mixes channels. The smaller
+    network is the one that `plan.apply(model)` builds, with the weights that the model has now. Networks of 16-bit
     precision are proved with their layers in float32: in 16 bits the order of a sum alone makes a difference.
 
-    Where the model's own weights hide everything (an untrained network whose outputs hardly depend on its inputs),
-    random weights take their place.
+    It is proved with the model's own weights and with random ones. For in the model's own a wrong channel may be lost:
+    where all outputs are nearly the same (an untrained network, a detector that begins with the same score everywhere),
+    or where a branch is scaled by almost nothing.
 
     Args:
-        model: The network that the plan is for.
+        model: The network that the plan is for; it stays as it is.
         plan: A `ChannelPlan`.
         examples: Number of random inputs.
         seed: Of the random inputs and weights.
-        tolerance: The largest difference that counts as the same, relative to the largest output.
-        random_weights: Prove it with random weights at once. They find what weights of zero hide, such as a wrong
-            rule for a layer of your own that begins as the identity.
+        tolerance: The largest difference that counts as the same, relative to what the output varies by.
+        random_weights: Prove it with random weights alone.
         inputs: Your own inputs in the place of random ones, as the model takes them.
+        power: Break the smaller network as well, one kernel at a time, and see whether that is noticed.
 
     Returns:
-        `max |masked - smaller| / max |masked|`.
+        The error, a float: of each output `max |masked - smaller|`, relative to what the output varies by (over the
+        examples, or from the whole network to the masked one, and at least a quarter of its size); of all outputs the
+        largest. The `Proof` tells more.
 
     Raises:
         VerificationError: If the difference is above the tolerance, or not a number.
@@ -62,13 +100,19 @@ def verify(
             `DesignPlan` prove themselves.
     """
     _check_verify(model, plan, examples, seed, tolerance)
-    inputs = random_inputs(model, examples, seed) if inputs is None else own_inputs(model, inputs)
-    if not random_weights:
-        try:
-            return _compare(model, plan, inputs, tolerance)
-        except NothingProvedError:
-            pass
-    return _compare(_randomized(model, seed), plan, inputs, tolerance)
+    inputs = inputs_that_work(model, examples, seed) if inputs is None else own_inputs(model, inputs)
+    model = _in_full_precision(model)
+    comparison = _Comparison(model, plan, inputs, tolerance)
+    found = {} if random_weights else {"own": comparison.run({})}
+    found["random"] = comparison.run(random_values(comparison.graph, seed), own="own" in found)
+    errors = {weights: error for weights, (error, varies) in found.items() if varies}
+    if not errors:
+        raise NothingProvedError(
+            "The outputs are the same for all random inputs, with and without the removed channels, so comparing them "
+            "proves nothing. Is the last activation saturated? Verify the model without it."
+        )
+    tried, unnoticed = comparison.roll_every_kernel() if power else (0, [])
+    return Proof(max(errors.values()), " and ".join(errors), tried, unnoticed)
 
 
 def _check_verify(model: keras.Model, plan: Any, examples: int, seed: int, tolerance: float) -> None:
@@ -84,38 +128,160 @@ def _check_verify(model: keras.Model, plan: Any, examples: int, seed: int, toler
         raise PlanError(f"tolerance={tolerance!r} is no number in (0, 1).")
 
 
-def _randomized(model: keras.Model, seed: int) -> keras.Model:
-    """A twin with random weights and statistics, whatever the model's own are."""
+class _Comparison:
+    """The masked original and the smaller network on the same inputs.
+
+    Args:
+        model: The network.
+        plan: What goes.
+        inputs: One array per input.
+        tolerance: The largest error.
+
+    Attributes:
+        graph: The channel graph of the network, as the plan sees it.
+    """
+
+    def __init__(self, model: keras.Model, plan: ChannelRemoval, inputs: list, tolerance: float):
+        self._model, self._inputs, self._tolerance = model, inputs, tolerance
+        self.graph = plan.graph(model)
+        self._kept = plan.kept(self.graph)
+        self._small = Built(self.graph, self._kept)
+        self._masked: list[np.ndarray] = []
+        self._scales: list[float] = []
+
+    def run(self, values: Mapping[int, np.ndarray], own: bool = False) -> tuple[float, bool]:
+        """Compares, with other values in the places of weights.
+
+        Args:
+            values: Identity of a variable of the model -> the value that it has meanwhile.
+            own: Whether it was compared with the model's own weights. Then outputs that are no numbers with others (a
+                logarithm of what is never negative in the model itself) prove nothing, and are no error.
+
+        Returns:
+            The error, and whether the outputs vary enough for it to mean something.
+
+        Raises:
+            VerificationError: If the error is above the tolerance.
+        """
+        with _fresh_states(self._model), self._with(values):
+            masked = masked_outputs(self.graph, self._kept, self._inputs)
+        outputs = [_exact(output) for output in masked]
+        if own and not all(np.isfinite(output).all() for output in outputs):
+            return 0.0, False
+        self._masked = outputs
+        sizes = [float(np.abs(output).max(initial=0.0)) for output in outputs]
+        varied = [float(np.ptp(output, axis=0).max(initial=0.0)) for output in outputs]
+        lively = [spread > _VARIES * size for spread, size in zip(varied, sizes, strict=True)]
+        if not all(lively):  # then what is removed may make a difference
+            whole = self._whole(values)
+            varied = [max(spread, _apart(*pair)) for spread, *pair in zip(varied, whole, outputs, strict=True)]
+            lively = [spread > _VARIES * size for spread, size in zip(varied, sizes, strict=True)]
+        # Rounding is of the size of an output, not of what it varies by: deep networks have 1e-6 of it.
+        least = [size / 4 if is_lively else size for size, is_lively in zip(sizes, lively, strict=True)]
+        self._scales = [max(spread, size) for spread, size in zip(varied, least, strict=True)]
+        if values:
+            self._small.hand_on(values)
+        return self._error(), any(lively) if values else all(lively)
+
+    def _whole(self, values: Mapping[int, np.ndarray]) -> list[np.ndarray]:
+        """What the network gives with nothing removed."""
+        with _fresh_states(self._model), self._with(values):
+            outputs = self._model(pack_inputs(self._model, self._inputs), training=False)
+        return [_exact(output) for output in tree.flatten(outputs)]
+
+    @contextlib.contextmanager
+    def _with(self, values: Mapping[int, np.ndarray]) -> Iterator[None]:
+        """Other values in the places of the model's weights, which stay as they are."""
+        if not values:
+            yield
+            return
+        mapping = [
+            (own, keras.ops.cast(values[id(own)], own.dtype)) for own in self._model.variables if id(own) in values
+        ]
+        with keras.StatelessScope(state_mapping=mapping):
+            yield
+
+    def _error(self) -> float:
+        """The error of the smaller network as it is; raises a VerificationError above the tolerance."""
+        with _fresh_states(self._small.model):
+            received = tree.flatten(self._small.model(pack_inputs(self._model, self._inputs), training=False))
+        what = "the masked and the smaller network"
+        return compare_outputs(self._masked, received, self._tolerance, what, VerificationError, self._scales)
+
+    def roll_every_kernel(self) -> tuple[int, list[str]]:
+        """Rolls every kernel of the smaller network by one channel, one at a time.
+
+        Returns:
+            How many there are, and the layers of those that make no difference above the tolerance.
+        """
+        tried, unnoticed = 0, []
+        for variable in self._small.model.variables:
+            value = keras.ops.convert_to_numpy(variable)
+            wide = [axis for axis, size in enumerate(value.shape) if size > 1]
+            is_bias = variable.name.endswith("bias")  # a softmax does not see that of the keys
+            if len(wide) < 2 or is_bias or "float" not in variable.dtype:
+                continue
+            rolled = np.roll(value, 1, axis=wide[-1])
+            if np.array_equal(rolled, value):
+                continue
+            tried += 1
+            variable.assign(rolled)
+            try:
+                self._error()
+                unnoticed.append(variable.path.rpartition("/")[0])
+            except VerificationError:
+                pass
+            variable.assign(value)
+        return tried, unnoticed
+
+
+def _exact(output: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(output).astype(np.float64)
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max(initial=0.0))
+
+
+def random_values(graph: ChannelGraph, seed: int) -> dict[int, np.ndarray]:
+    """Random weights and statistics of a network: identity of each variable -> a value.
+
+    They keep the signal alive from layer to layer: what scales it is about 1, and a kernel is drawn for the number of
+    inputs that each of its outputs sums.
+    """
     generator = np.random.default_rng(seed)
-    twin = clone(model)
-    fixed = {id(v) for layer in layers_within(twin) if hasattr(layer, "finalize_state") for v in layer.weights}
-    for variable in twin.weights:
-        shape, name = variable.shape, variable.name
+    values: dict[int, np.ndarray] = {}
+    layers = layers_within(graph.model)
+    fixed = {id(variable) for layer in layers if hasattr(layer, "finalize_state") for variable in layer.weights}
+    fixed |= {id(state) for layer in layers if getattr(layer, "stateful", False) for state in layer.states}
+    owners = {id(variable): record for record in graph.records.values() for variable in record.weights}
+    for variable in graph.model.variables:
+        shape, name = tuple(variable.shape), variable.name
         if id(variable) in fixed or "float" not in variable.dtype:
             continue
-        if name in ("gamma", "scale"):
+        if name.endswith(("gamma", "scale")):
             value = generator.uniform(0.5, 1.5, shape)
         elif name == "moving_variance":
             value = generator.uniform(0.5, 2.0, shape)
         elif len(shape) < 2:
             value = generator.normal(0.0, 0.3, shape)
         else:
-            value = generator.normal(0.0, (2.0 / max(1, np.prod(shape[:-1]))) ** 0.5, shape)
-        variable.assign(value)
-    return twin
+            value = generator.normal(0.0, (2.0 / _inputs_of(shape, owners.get(id(variable)))) ** 0.5, shape)
+        values[id(variable)] = np.asarray(value)
+    return values
 
 
-def _compare(model: keras.Model, plan: ChannelRemoval, inputs: list, tolerance: float) -> float:
-    model = _in_full_precision(model)
-    graph = plan.graph(model)
-    with _fresh_states(model):
-        masked = masked_outputs(graph, plan.kept(graph), inputs)
-    with _fresh_states(model):
-        whole = tree.flatten(model(pack_inputs(model, inputs), training=False))
-    _check_informative(whole, masked)
-    small = plan.apply(model)
-    removed = tree.flatten(small(pack_inputs(model, inputs), training=False))
-    return compare_outputs(masked, removed, tolerance, "the masked and the smaller network", VerificationError)
+def _inputs_of(shape: tuple[int, ...], record: Record | None) -> int:
+    """How many inputs each output of a kernel sums."""
+    layer = None if record is None else record.operation
+    if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
+        return max(1, math.prod(shape[:-2]))
+    if isinstance(layer, keras.layers.EinsumDense):
+        source, _, result = layer.equation.partition("->")
+        letters = source.partition(",")[2].strip()
+        if len(letters) == len(shape):
+            return max(1, math.prod(size for size, letter in zip(shape, letters, strict=True) if letter not in result))
+    return max(1, math.prod(shape[:-1]))
 
 
 @contextlib.contextmanager
@@ -150,30 +316,35 @@ def _is_short(dtype: Any) -> bool:
     return keras.dtype_policies.get(dtype).name.endswith("float16")
 
 
-def _check_informative(whole: list, masked: list) -> None:
-    """Raises a NothingProvedError if outputs tell neither examples nor the masked network from the whole one."""
-    for one, other in zip(whole, masked, strict=True):
-        one, other = (keras.ops.convert_to_numpy(output).astype(np.float64) for output in (one, other))
-        noise = 1e-6 * np.abs(one).max(initial=0.0)
-        if not (np.ptp(one, axis=0).max(initial=0.0) <= noise and np.abs(one - other).max(initial=0.0) <= noise):
-            return
-    raise NothingProvedError(
-        "The outputs are the same for all random inputs, with and without the removed channels, so comparing them "
-        "proves nothing. Is the last activation saturated? Verify the model without it."
-    )
+def compare_outputs(
+    expected: list,
+    received: list,
+    tolerance: float,
+    what: str,
+    error: type[Exception],
+    scales: Sequence[float] | None = None,
+) -> float:
+    """Returns max |expected - received| / scale over outputs; raises `error` above the tolerance.
 
-
-def compare_outputs(expected: list, received: list, tolerance: float, what: str, error: type[Exception]) -> float:
-    """Returns max |expected - received| / max |expected| over outputs; raises `error` above the tolerance."""
+    Args:
+        expected: Outputs.
+        received: Others.
+        tolerance: The largest relative difference.
+        what: What differs, for the message.
+        error: The class of the error.
+        scales: What the difference of each output is relative to; None: to its largest value.
+    """
     worst = 0.0
-    for one, other in zip(expected, received, strict=True):
-        one, other = (keras.ops.convert_to_numpy(value).astype(np.float64) for value in (one, other))
+    for place, (one, other) in enumerate(zip(expected, received, strict=True)):
+        one, other = _exact(one), _exact(other)
         difference = np.abs(one - other).max(initial=0.0)
-        scale = np.abs(one).max(initial=0.0)
-        worst = max(worst, difference / scale if difference else 0.0)
+        scale = np.abs(one).max(initial=0.0) if scales is None else scales[place]
+        if difference:
+            worst = max(worst, difference / scale if scale else math.inf)
         if not np.isfinite(difference) or worst > tolerance:
+            relative = "the largest output is" if scales is None else "the output varies by"
             raise error(
-                f"{what} differ by {difference:.3g} where the largest output is {scale:.3g}: "
+                f"{what} differ by {difference:.3g} where {relative} {scale:.3g}: "
                 f"a relative error of {worst:.3g}, above the tolerance of {tolerance:.3g}."
             )
     return float(worst)

@@ -6,13 +6,16 @@ called in the order of the graph, and given their weights sliced. What comes out
 
 from __future__ import annotations
 
+import os
 import secrets
+import tempfile
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from tfprune.errors import PlanError
@@ -20,6 +23,8 @@ from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.keras_internals import compile_settings, lambda_output_shape, maker, wrapped_functions
 from tfprune.graph.ledger import Kept
+from tfprune.graph.made_again import changed_config, from_config
+from tfprune.graph.unfolding import needs_unfolding, reshape_sizes
 from tfprune.graph.walk import pack_inputs, pack_outputs
 from tfprune.support.checks import first_line
 from tfprune.surgery.layers import plain_weights
@@ -30,7 +35,16 @@ Edit = Callable[[Record, dict], tuple[type, dict]]
 def rebuild(
     graph: ChannelGraph, kept: Kept, weights: str = "inherit", seed: int | None = None, edit: Edit | None = None
 ) -> keras.Model:
-    """Builds the network that is left of a model.
+    """Builds the network that is left of a model; arguments as of `Built`.
+
+    Returns:
+        A functional model; nested models have become part of it.
+    """
+    return Built(graph, kept, weights, seed, edit).model
+
+
+class Built:
+    """The network that is left of a model, and what it was made of.
 
     Args:
         graph: The channel graph of the model.
@@ -40,45 +54,109 @@ def rebuild(
             that follows from this one and the layer's name. None: random anew at every call.
         edit: Optional `edit(record, config)`, returns the class and config to make a layer of.
 
-    Returns:
-        A functional model; nested models have become part of it.
+    Attributes:
+        model: The network.
     """
-    if weights == "fresh" and seed is None:
-        seed = secrets.randbits(31)
-    made: dict[str, Any] = {}  # operation -> the one that takes its place
 
-    def run(call: Call, values: list[Any]) -> Any:
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        kept: Kept,
+        weights: str = "inherit",
+        seed: int | None = None,
+        edit: Edit | None = None,
+    ):
+        self._kept, self._edit = kept, edit
+        self._seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
+        self._made: dict[str, Any] = {}  # operation -> the one that takes its place
+        self._records: dict[str, Record] = {}
+        model = graph.model
+        inputs = [keras.layers.InputLayer.from_config(maker(tensor).get_config()).output for tensor in model.inputs]
+        outputs = _named(graph.replay(inputs, self._run), model, self._made)
+        self.model = keras.Model(pack_inputs(model, inputs), pack_outputs(model, outputs), name=model.name)
+        for name, operation in self._made.items():
+            _hand_on_weights(self._records[name], operation, kept, weights == "inherit")
+            _hand_on_state(self._records[name].operation, operation)
+
+    def hand_on(self, values: Mapping[int, np.ndarray]) -> None:
+        """Gives the network what is left of other values than the model's weights.
+
+        Args:
+            values: Identity of a variable of the model -> the value in its place.
+        """
+        for name, operation in self._made.items():
+            record = self._records[name]
+            record.values = values
+            _hand_on_weights(record, operation, self._kept, inherit=True)
+            record.values = {}
+
+    def _run(self, call: Call, values: list[Any]) -> Any:
+        """What takes the place of one call."""
         if call.removed:
             return [None] * len(call.node.outputs)
         if call.passes is not None:
             return values[call.passes]
-        record = call.record
-        if record.name not in made:
-            made[record.name] = _remake(record, kept, seed, edit)
-        args, kwargs = call.node.filled(values)
-        if call.arguments is not None:
-            args, kwargs = call.arguments(kept, args, kwargs)
-        return made[record.name](*args, **kwargs)
+        if needs_unfolding(call.record, self._kept):
+            return self._unfolded(call, values)
+        return self._called(call, *call.node.filled(values))
 
-    model = graph.model
-    inputs = [keras.layers.InputLayer.from_config(maker(tensor).get_config()).output for tensor in model.inputs]
-    outputs = _named(graph.replay(inputs, run), model, made)
-    small = keras.Model(pack_inputs(model, inputs), pack_outputs(model, outputs), name=model.name)
-    for name, operation in made.items():
-        _hand_on_weights(graph.records[name], operation, kept, weights == "inherit")
-    return small
+    def _called(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
+        record = call.record
+        if record.name not in self._made:
+            self._made[record.name] = _remake(record, self._kept, self._seed, self._edit)
+            self._records[record.name] = record
+        if call.arguments is not None:
+            args, kwargs = call.arguments(self._kept, args, kwargs)
+        return self._made[record.name](*args, **kwargs)
+
+    def _unfolded(self, call: Call, values: list[Any]) -> list[Any]:
+        """The plain layers inside of a layer in its place."""
+        inside = call.inside
+        if inside is None:
+            raise ValueError(f"{call.record.name} was not looked into.")
+        sizes, known = reshape_sizes(call, self._kept), dict(zip(inside.inputs, values, strict=True))
+        for number, (step, (inner, _)) in enumerate(zip(inside.steps, call.steps, strict=True)):
+            given = [known[place] for place in step.inputs]
+            if inner is None:
+                raise ValueError(f"{call.record.name} cannot be unfolded.")
+            if number in sizes:
+                outputs = keras.layers.Reshape(sizes[number], name=_plain(inner.record.name))(*given)
+            else:
+                outputs = self._called(inner, *step.arguments.filled(given))
+            known.update(zip(step.outputs, tree.flatten(outputs), strict=True))
+        return [known[place] for place in inside.outputs]
+
+
+def _plain(name: str) -> str:
+    """A name that Keras takes; names of layers inside of others have slashes."""
+    return name.replace("/", "_")
 
 
 def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool) -> None:
     """Gives the new layer what is left of the old one's weights; of fresh ones only what the data has made."""
-    of_data = hasattr(record.operation, "finalize_state")  # Normalization, with statistics of the data
+    # Normalization, with statistics of the data; what other layers learn of data is no weight.
+    of_data = hasattr(record.operation, "finalize_state") and bool(record.weights)
     if not (inherit or of_data):
         return
+    activation = getattr(made, "activation", None)
+    if isinstance(activation, keras.layers.Layer) and not activation.built:
+        activation.build(record.calls[0].output_shape)  # its channels are frozen, so that it is as wide as it was
     own = plain_weights(made) if record.weights else []
     for index, weight in zip(range(len(record.weights)), own, strict=True):
         weight.assign(record.left(index, kept))
     if of_data:
         made.finalize_state()  # it computes with copies of its weights
+
+
+def _hand_on_state(operation: Any, made: Any) -> None:
+    """Gives the new layer what `adapt` has taught the old one beside weights: words, boundaries of bins."""
+    if hasattr(operation, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            operation.save_assets(folder)
+            if os.listdir(folder):
+                made.load_assets(folder)
+    if isinstance(operation, keras.layers.Discretization):
+        made.bin_boundaries = operation.bin_boundaries
 
 
 def _named(outputs: list, model: keras.Model, made: dict[str, Any]) -> list:
@@ -97,15 +175,20 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
     try:
         config = operation.get_config()
     except NotImplementedError as error:
+        if type(operation).get_config is keras.Layer.get_config and kind.__module__.startswith("keras."):
+            # Keras' own layer with no arguments but those of every layer, one of which has no config: a dtype policy.
+            return kind(name=_plain(record.name), dtype=operation.dtype_policy.name)
         if record.weights or isinstance(operation, keras.layers.Layer):
             raise PlanError(
                 f"{record.name} ({kind.__name__}) cannot be made again: it, or a part of it, has no get_config."
             ) from error
         return operation  # an operation with an array among its arguments; it has no state, so it serves again
+    if record.looked_into:
+        config = changed_config(record, kept)
     for key, (value, _) in record.settings.items():
         config[key] = value(kept)
     config = _without_shapes(config)
-    config["name"] = record.name
+    config["name"] = _plain(record.name)
     if any(index in record.axes for index in range(len(record.weights))):
         config = _without_arrays(config, record.name, fresh=seed is not None)
     config |= _own_objects(operation, config)
@@ -119,7 +202,7 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
     if isinstance(getattr(operation, "layer", None), keras.layers.Lambda):
         return kind(**{**config, "layer": _lambda_again(operation.layer, operation.layer.name)})
     try:
-        return kind.from_config(config)
+        return from_config(kind, config)
     except (TypeError, ValueError) as error:
         raise PlanError(
             f"{record.name} cannot be made again from the config of its {kind.__name__}: {first_line(error)}"
@@ -140,6 +223,9 @@ def _own_objects(operation: Any, config: dict) -> dict:
         value = getattr(operation, key, None)
         module = getattr(value, "__module__", None) or type(value).__module__
         parts = ("regularizer", "constraint", "initializer")
+        stateless = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
+        if isinstance(value, keras.layers.Layer) and not isinstance(value, stateless):
+            return False  # it has weights, or gets some: the new layer needs one of its own
         return value is not None and (key == "activation" or (key.endswith(parts) and not module.startswith("keras")))
 
     return {key: getattr(operation, key) for key in config if is_own(key)}

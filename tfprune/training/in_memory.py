@@ -35,7 +35,7 @@ class ImagesInMemory:
         batch_size: int,
         training: bool,
     ):
-        self._shape, self._mean, self._std = images.shape[1:], mean, std
+        self._image_shape, self._mean, self._std = images.shape[1:], mean, std
         self.count, self._batch, self._training = len(images), batch_size, training
         self.steps = self.count // batch_size if training else -(-self.count // batch_size)
         self._pixels, self._labels = _constant(_packed(images)), _constant(labels)
@@ -62,7 +62,9 @@ class ImagesInMemory:
         rows = tf.maximum(indices, 0)  # -1 fills up the last batch
         images = self._gather(rows)
         if self._training:
-            images = augment(images, _share(draws_for(seed, step, self._batch, draws_per_image(*self._shape[:2]))))
+            images = augment(
+                images, _share(draws_for(seed, step, self._batch, draws_per_image(*self._image_shape[:2])))
+            )
         counts = tf.cast(indices >= 0, tf.float32)
         return normalize(images, self._mean, self._std), tf.gather(self._labels, rows), counts
 
@@ -71,7 +73,7 @@ class ImagesInMemory:
 
     def _gather(self, indices: tf.Tensor) -> tf.Tensor:
         pixels = tf.reshape(tf.bitcast(tf.gather(self._pixels, indices), tf.uint8), (indices.shape[0], -1))
-        return tf.reshape(pixels[:, : int(np.prod(self._shape))], (-1, *self._shape))
+        return tf.reshape(pixels[:, : int(np.prod(self._image_shape))], (-1, *self._image_shape))
 
 
 def _share(batch: tf.Tensor) -> tf.Tensor:

@@ -20,13 +20,10 @@ from tfprune.graph.rules.reshaping import run_on_labels, varying
     "BitwiseLeftShift", "BitwiseRightShift", "LeftShift", "RightShift",
     "CustomScaleLayer",  # the residual of InceptionResNet: a sum with one operand scaled
 )  # fmt: skip
-def _merge(call: Call) -> Labels | list[Labels]:
+def merge(call: Call) -> Labels | list[Labels]:
     """Makes the labels of all operands equal, position by position."""
     if type(call.operation).__name__ == "Average" and not isinstance(call.operation, keras.layers.Layer):
         return give_up(call, f"{call.record.name} averages over axes")
-    reason = constant_per_channel(call)
-    if reason:
-        return give_up(call, reason)
     shapes = [tuple(size or 1 for size in shape[1:]) for shape in call.input_shapes]
     rank = max(map(len, shapes)) + 1
     arrays = [labels.reshape((1,) * (rank - labels.ndim) + labels.shape) for labels in call.inputs]
@@ -41,6 +38,10 @@ def _merge(call: Call) -> Labels | list[Labels]:
             operands.append(labels)
     if not operands:
         return give_up(call, f"outer product in {call.record.name}")
+    for constant in _constants(call):
+        sizes = (1,) * (rank - np.ndim(constant)) + np.shape(constant)
+        if any(size > 1 and wide > 1 for size, wide in zip(sizes, merged, strict=True)):  # it could not be sliced
+            return give_up(call, f"{call.record.name} has constants per channel")
     for labels in operands[1:]:
         call.tie(operands[0], labels)
     return np.broadcast_to(operands[0], np.broadcast_shapes(*(labels.shape for labels in operands)))
@@ -48,9 +49,13 @@ def _merge(call: Call) -> Labels | list[Labels]:
 
 def constant_per_channel(call: Call) -> str:
     """A constant with an axis of its own among the arguments could not be sliced."""
+    wide = any(np.size(constant) > 1 for constant in _constants(call))
+    return f"{call.record.name} has constants per channel" if wide else ""
+
+
+def _constants(call: Call) -> list:
     arguments = keras.tree.flatten((call.node.arguments.args, call.node.arguments.kwargs))
-    constants = [value for value in arguments if not isinstance(value, (keras.KerasTensor, str, type(None)))]
-    return f"{call.record.name} has constants per channel" if any(np.size(c) > 1 for c in constants) else ""
+    return [value for value in arguments if not isinstance(value, (keras.KerasTensor, str, type(None)))]
 
 
 _FIXED_AXES = {"Hstack": 1, "Vstack": 0, "Dstack": 2}

@@ -7,7 +7,7 @@ import numpy as np
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.dispatch import give_up, rule
-from tfprune.graph.rules.reshaping import axes_of
+from tfprune.graph.rules.reshaping import axes_of, narrow
 
 # Operations that have no choice of axes.
 _FIXED_AXES: dict[str, int | tuple[int, ...]] = {
@@ -56,6 +56,8 @@ def _moments(call: Call) -> list[Labels]:
     """Mean and variance, of every channel for itself."""
     labels = call.inputs[0]
     axes = axes_of(call.operation.axes, labels.ndim)
+    if narrow(call, axes):
+        return [call.frozen_labels(len(shape), f"result of {call.record.name}") for shape in call.output_shapes]
     if 0 in (axis % labels.ndim for axis in axes) or _along_channels(labels, axes):
         return give_up(call, f"{call.record.name} reduces over the batch or the channels")
     return [labels if call.operation.keepdims else labels.squeeze(axes)] * 2

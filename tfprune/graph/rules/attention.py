@@ -24,12 +24,13 @@ def _multi_head_attention(call: Call) -> list[Labels]:
     heads = call.create(layer.num_heads)
     queries = call.input_shapes[_project(call, heads, heads, layer.key_dim + layer.value_dim)["query"]]
     output = keras_internals.attention_projections(layer)["output"]
-    call.weight(output.kernel, {0: heads}, _length_of(queries), mixed=0)
-    call.count("num_heads", heads)
     width = call.output_shape[len(queries) - 1 :]
-    call.setting("output_shape", lambda kept: width, heads)
     labels = call.fresh(width[-1] or 1)
-    call.freeze(labels, f"output of {call.record.name}")
+    call.weight(output.kernel, {0: heads, len(output.kernel.shape) - 1: labels}, _length_of(queries), mixed=0)
+    if output.bias is not None:
+        call.weight(output.bias, {len(output.bias.shape) - 1: labels})
+    call.count("num_heads", heads)
+    call.setting("output_shape", lambda kept: (*width[:-1], int(kept[labels].sum())), np.concatenate([heads, labels]))
     return [call.place(labels), *_scores(call, heads)]
 
 

@@ -15,7 +15,7 @@ from tfprune.errors import PlanError, UsageError
 from tfprune.graph import keras_internals
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.support.checks import shown
+from tfprune.support.checks import error_line, shown
 
 Rule = Callable[[Call], "Labels | list[Labels]"]
 Flops = Callable[[Call], int]
@@ -31,6 +31,7 @@ class _Known:
 
 
 _BY_NAME: dict[str, _Known] = {}
+_FOR_UNKNOWN: list[Rule] = []
 _BY_CLASS: dict[type, _Known] = {}
 
 
@@ -178,6 +179,11 @@ def find_rule(operation: Any) -> Rule | None:
     return next((_BY_NAME[base.__name__].rule for base in bases if base.__name__ in _BY_NAME), None)
 
 
+def has_rule(operation: Any) -> bool:
+    """Whether there is a rule for a layer or operation."""
+    return find_rule(operation) is not None
+
+
 def _output_flops(call: Call) -> int:
     """FLOPs of each output element, as the class of the operation or the nearest base class tells them."""
     for base in type(call.operation).__mro__:
@@ -190,13 +196,24 @@ def _output_flops(call: Call) -> int:
 def trace(call: Call) -> list[Labels]:
     """Returns the label arrays of a call's outputs, one per output."""
     call.output_flops = _output_flops(call)
-    known = find_rule(call.operation)
-    if known is None:
-        return give_up(call, f"{call.record.name} ({type(call.operation).__name__}) is not known to tfprune")
     if _has_other_weights(call.operation):
         return give_up(call, f"{call.record.name} has quantized weights or weights of LoRA")
-    outputs = known(call)
+    known = find_rule(call.operation)
+    try:
+        outputs = (known or _FOR_UNKNOWN[0])(call)
+    except PlanError:
+        raise
+    except Exception as error:  # what Keras' own operation raises on labels
+        if call.record.created is not None:
+            call.freeze(call.record.created, f"{call.record.name} cannot be followed")
+        return give_up(call, f"{call.record.name} cannot be followed ({error_line(error)[:120]})")
     return outputs if isinstance(outputs, list) else [outputs]
+
+
+def for_unknown(function: _RuleT) -> _RuleT:
+    """Makes a function the rule of all layers and operations that have none."""
+    _FOR_UNKNOWN[:] = [function]
+    return function
 
 
 def _has_other_weights(operation: Any) -> bool:

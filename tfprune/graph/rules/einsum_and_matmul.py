@@ -119,7 +119,7 @@ def _dot(call: Call) -> Labels | list[Labels]:
 
 
 @rule("EinsumDense")
-def _einsum_dense(call: Call) -> Labels:
+def einsum_dense(call: Call) -> Labels:
     """A kernel whose axes are given by an equation.
 
     Of the axes that the kernel creates the first that is wider than one is the layer's channels (the heads, where

@@ -2,24 +2,136 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.dispatch import rule
 
-# Activations that look at one element at a time; any other function may look at all channels.
-_POINTWISE = {
-    getattr(keras.activations, name)
-    for name in (
-        "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "sigmoid", "log_sigmoid",
-        "tanh", "softplus", "softsign", "exponential", "mish", "hard_sigmoid", "hard_silu", "hard_tanh",
-        "hard_shrink", "soft_shrink", "tanh_shrink", "squareplus", "sparse_plus", "sparse_sigmoid", "threshold",
-    )
-}  # fmt: skip
+# Operations of TensorFlow that give for each element what follows from it alone, or from scalars.
+_POINTWISE = frozenset(
+    [
+        "Abs",
+        "Acos",
+        "Acosh",
+        "Add",
+        "AddV2",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "BiasAdd",
+        "Cast",
+        "Ceil",
+        "ClipByValue",
+        "Const",
+        "Cos",
+        "Cosh",
+        "Digamma",
+        "Div",
+        "DivNoNan",
+        "Elu",
+        "Equal",
+        "Erf",
+        "Erfc",
+        "Erfinv",
+        "Exp",
+        "Expm1",
+        "Floor",
+        "Greater",
+        "GreaterEqual",
+        "Identity",
+        "IdentityN",
+        "IsFinite",
+        "IsInf",
+        "IsNan",
+        "LeakyRelu",
+        "Less",
+        "LessEqual",
+        "Lgamma",
+        "Log",
+        "Log1p",
+        "LogicalAnd",
+        "LogicalNot",
+        "LogicalOr",
+        "Maximum",
+        "Minimum",
+        "Mul",
+        "MulNoNan",
+        "Ndtri",
+        "Neg",
+        "NoOp",
+        "NotEqual",
+        "OnesLike",
+        "Placeholder",
+        "PlaceholderWithDefault",
+        "Pow",
+        "PreventGradient",
+        "RealDiv",
+        "Reciprocal",
+        "Relu",
+        "Relu6",
+        "Rint",
+        "Round",
+        "Rsqrt",
+        "Select",
+        "SelectV2",
+        "Selu",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Square",
+        "SquaredDifference",
+        "StopGradient",
+        "Sub",
+        "Tan",
+        "Tanh",
+        "Xdivy",
+        "Xlog1py",
+        "Xlogy",
+        "ZerosLike",
+    ]
+)
+_EXAMPLE = (2, 3)
+
+
+def is_pointwise(function: Callable) -> bool:
+    """Whether a function of a tensor looks at one element at a time, as the operations tell that it is made of.
+
+    A layer, which may have weights, is none.
+    """
+    if isinstance(function, keras.layers.Layer):
+        return isinstance(function, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
+    try:
+        return _traced_is_pointwise(function)
+    except TypeError:  # what cannot be a key
+        return _is_pointwise(function)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced_is_pointwise(function: Callable) -> bool:
+    return _is_pointwise(function)
+
+
+def _is_pointwise(function: Callable) -> bool:
+    try:
+        traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(_EXAMPLE, tf.float32))
+    except Exception:  # whatever the code of others raises on a tensor without values
+        return False
+    shapes = [tuple(output.shape) for operation in traced.graph.get_operations() for output in operation.outputs]
+    kinds = {operation.type for operation in traced.graph.get_operations()}
+    outputs = tf.nest.flatten(traced.structured_outputs)
+    alike = [tuple(output.shape) for output in outputs] == [_EXAMPLE]
+    return alike and kinds <= _POINTWISE and {*shapes} <= {_EXAMPLE, ()}
 
 
 def activated(call: Call, labels: Labels, function: Callable | None = None) -> Labels:
@@ -31,8 +143,7 @@ def activated(call: Call, labels: Labels, function: Callable | None = None) -> L
         function: The activation; None for the layer's own.
     """
     function = call.operation.activation if function is None else function
-    layer = isinstance(function, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
-    if not layer and function not in _POINTWISE:
+    if not is_pointwise(function):
         name = getattr(function, "__name__", type(function).__name__)
         known = function in (keras.activations.softmax, keras.activations.log_softmax, keras.activations.sparsemax)
         what = f"{name} over the channels in" if known else f"activation {name}, which may look at all channels, in"
@@ -61,7 +172,8 @@ def _one_of_a_relu(call: Call) -> int:
     "Isfinite", "Isinf", "Isnan", "Isneginf", "Isposinf", "Isreal", "OnesLike", "ZerosLike", "EmptyLike",
     "Cast", "SaturateCast", "ConvertToTensor", "StopGradient", "NanToNum", "Copy",
 )  # fmt: skip
-def _elementwise(call: Call) -> Labels:
+def elementwise(call: Call) -> Labels:
+    """What enters a channel leaves it."""
     return call.inputs[0]
 
 

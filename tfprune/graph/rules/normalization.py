@@ -8,7 +8,7 @@ import numpy as np
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.rules.dispatch import rule
-from tfprune.graph.rules.reshaping import axes_of
+from tfprune.graph.rules.reshaping import axes_of, narrow
 
 
 def _scale_and_shift(call: Call) -> int:
@@ -49,7 +49,11 @@ def _group_normalization(call: Call) -> Labels:
     """Statistics over groups of channels change with every channel, unless a group is one channel."""
     layer, size = call.operation, call.input_shapes[0][call.operation.axis]
     source = call.channels(0, layer.axis)
-    if layer.groups not in (-1, size):
+    if layer.groups not in (-1, size) and call.ledger.narrowing:
+        parts = source.reshape(layer.groups, -1)  # what is left of a group would have other statistics
+        call.tie(parts, parts[:, :1])
+        call.count("groups", parts[:, 0])
+    elif layer.groups not in (-1, size):
         call.freeze(source, f"{call.record.name} normalizes over groups of channels")
     else:
         call.count("groups", source)
@@ -63,8 +67,22 @@ def _over_channels(call: Call) -> Labels:
     """Normalizes over axes; frozen when channels are among them."""
     labels = call.inputs[0]
     if any(labels.shape[axis] > 1 for axis in axes_of(call.operation.axis, labels.ndim)):
+        if _narrows(call, labels):
+            return labels
         call.freeze(labels, f"{call.record.name} normalizes over the channels")
     return labels
+
+
+def _narrows(call: Call, labels: Labels) -> bool:
+    """Whether it can run over the channels that are left; then its weights go with them."""
+    layer, last = call.operation, labels.ndim - 1
+    known = ("LayerNormalization", "RMSNormalization")
+    if type(layer).__name__ not in known or getattr(layer, "rms_scaling", False) or not narrow(call, layer.axis):
+        return False
+    for variable in (getattr(layer, name, None) for name in ("gamma", "beta", "scale")):
+        if isinstance(variable, keras.Variable):
+            call.weight(variable, {0: labels.reshape(-1)})
+    return labels.shape[last] > 1
 
 
 @rule("Normalization")

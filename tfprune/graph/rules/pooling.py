@@ -8,7 +8,7 @@ from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.convolutions_and_dense import channel_axis
 from tfprune.graph.rules.dispatch import give_up, rule
-from tfprune.graph.rules.reshaping import axes_of
+from tfprune.graph.rules.reshaping import axes_of, narrow
 
 
 def _window(call: Call) -> int:
@@ -57,6 +57,8 @@ def _reduction(call: Call) -> Labels | list[Labels]:
     if 0 in axes:
         return give_up(call, f"{call.record.name} reduces over the batch")
     if any(labels.shape[axis] > 1 for axis in axes):
+        if type(call.operation).__name__ in ("Mean", "Var") and narrow(call, call.operation.axis):
+            return call.frozen_labels(len(call.output_shape), f"result of {call.record.name}")
         if type(call.operation).__name__ not in ("Sum", "Nansum"):
             return give_up(call, f"{call.record.name} reduces over the channels")
         if any(size > 1 for axis, size in enumerate(labels.shape) if axis not in axes):

@@ -49,6 +49,17 @@ def axes_of(axes: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
     return tuple(axes) if isinstance(axes, Sequence) else (axes,)
 
 
+def narrow(call: Call, axes: int | Sequence[int] | None) -> bool:
+    """Notes, if normalizations are narrowed, that an operation runs over those channels alone that are left."""
+    labels = call.inputs[0]
+    last = labels.ndim - 1
+    over = [axis % labels.ndim for axis in axes_of(axes, labels.ndim)]
+    if not call.ledger.narrowing or over != [last] or varying(labels) != [last]:
+        return False
+    call.narrowed = labels.reshape(-1)
+    return True
+
+
 @rule(
     "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip",
     "Ravel", "Fliplr", "Flipud", "Rot90", "Tile", "SpaceToDepth",

@@ -1,0 +1,307 @@
+"""Layers that nobody taught: what they do inside says what can go, and they are made again with other widths."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import tfprune
+from tests.helpers import network, predict, randomize
+from tfprune.errors import PlanError
+from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.keras_internals import layers_within
+
+
+@keras.saving.register_keras_serializable("looking")
+class Block(layers.Layer):
+    """As people write them: a width in the config, layers made in the constructor."""
+
+    def __init__(self, hidden, **options):
+        super().__init__(**options)
+        self.hidden = hidden
+        self.widen, self.gate = layers.Dense(hidden, activation=ops.silu), layers.Dense(hidden)
+
+    def build(self, shape):
+        self.narrow = layers.Dense(shape[-1], name="narrow")
+        self.widen.build(shape)
+        self.gate.build(shape)
+        self.narrow.build((*shape[:-1], self.hidden))
+
+    def call(self, x):
+        batch, width = ops.shape(x)[0], x.shape[-1]
+        return ops.reshape(x + self.narrow(self.widen(x) * self.gate(x)), (batch, width))
+
+    def get_config(self):
+        return {**super().get_config(), "hidden": self.hidden}
+
+
+@keras.saving.register_keras_serializable("looking")
+class Twice(layers.Layer):
+    """One width in the config for two of them inside."""
+
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width = width
+        self.first, self.second = layers.Conv2D(width, 3, padding="same"), layers.Conv2D(width, 3, padding="same")
+        self.drop = layers.Dropout(0.5)
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build((*shape[:-1], self.width))
+
+    def call(self, x):
+        return self.second(self.drop(ops.relu(self.first(x))))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.width)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("looking")
+class Own(layers.Layer):
+    """Weights of its own: a scale, a shift, a position table, a token, and a product with a kernel."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
+        self.shift = self.add_weight(shape=(1, shape[-1]), initializer="zeros", name="shift")
+        self.positions = self.add_weight(shape=shape[1:], initializer="uniform", name="positions")
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="uniform", name="token")
+        self.kernel = self.add_weight(shape=(shape[-1], shape[-1]), initializer="glorot_uniform", name="kernel")
+
+    def call(self, x):
+        self.seen = x  # nobody should
+        x = x * self.scale[None, None, :] + self.shift + self.positions
+        x = ops.concatenate([ops.broadcast_to(self.token, (ops.shape(x)[0], 1, x.shape[-1])), x], axis=1)
+        return x + ops.tanh(x) @ self.kernel
+
+    def compute_output_shape(self, shape):
+        return (shape[0], shape[1] + 1, shape[2])
+
+
+def with_block():
+    return network(lambda x: layers.Dense(3)(Block(16, name="block")(layers.Dense(8, name="wide")(x))), (5,))
+
+
+def with_twice():
+    def body(x):
+        x = Twice(8, name="twice")(layers.Conv2D(6, 3, name="before")(x))
+        return layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+
+    return network(body, (8, 8, 3))
+
+
+def with_own():
+    def body(x):
+        return layers.Dense(3)(layers.GlobalAveragePooling1D()(Own(name="own")(layers.Dense(8, name="wide")(x))))
+
+    return network(body, (6, 4))
+
+
+def proved(model, plan, tmp_path):
+    """The smaller network, proved with full power, and the same after it was saved."""
+    proof = tfprune.verify(model, plan, power=True, random_weights=True)
+    assert proof <= 1e-5
+    assert proof.tried > 0
+    assert proof.unnoticed == ()
+    small = plan.apply(model)
+    assert sum(np.prod(weight.shape) for weight in small.weights) == plan.params[1]
+    small.save(tmp_path / "small.keras")
+    inputs = np.random.default_rng(0).normal(size=(7, *model.input_shape[1:])).astype("float32")  # another batch
+    (before,) = predict(small, inputs)
+    assert np.array_equal(before, predict(keras.saving.load_model(tmp_path / "small.keras"), inputs)[0])
+    return small
+
+
+def test_a_layer_stays_what_it_is_where_its_config_has_the_width(tmp_path):
+    model = with_block()
+    plan = tfprune.plan_channels(model, 0.5)
+    kept = {layer: len(kept) for layer, kept in plan.keep.items() if layer != model.layers[-1].name}
+    assert kept == {"wide": 4, "block/dense": 8, "block/dense_2": 8, "block/narrow": 4}
+    small = proved(model, plan, tmp_path)
+    block = small.get_layer("block")
+    assert type(block) is Block
+    assert (block.hidden, block.widen.units, block.narrow.units) == (8, 8, 4)
+    kept = list(plan.keep["block/dense"])
+    rows = list(plan.keep["wide"])
+    own = model.get_layer("block").widen.kernel.numpy()
+    assert np.array_equal(block.widen.kernel.numpy(), own[rows][:, kept])
+
+
+def test_a_layer_of_which_no_config_has_the_widths_becomes_the_layers_inside(tmp_path):
+    model = with_twice()
+    plan = tfprune.plan_channels(model, ratios={"twice/conv2d": 0.75, "twice/conv2d_2": 0.5})
+    assert [len(plan.keep[name]) for name in ("twice/conv2d", "twice/conv2d_2")] == [2, 4]
+    assert any(note.startswith("twice (Twice) becomes the plain layers inside of it") for note in plan.notes)
+    small = proved(model, plan, tmp_path)
+    assert not any(isinstance(layer, Twice) for layer in small.layers)
+    assert any(isinstance(layer, layers.Dropout) for layer in small.layers)  # it drops while it trains, as before
+    alike = tfprune.plan_channels(model, ratios={"twice/conv2d": 0.5, "twice/conv2d_2": 0.5})
+    assert isinstance(alike.apply(model).get_layer("twice"), Twice)
+
+
+def test_weights_of_the_layers_own_go_with_the_channels_that_they_meet(tmp_path):
+    model = with_own()
+    plan = tfprune.plan_channels(model, 0.5)
+    assert len(plan.keep["wide"]) == 4
+    own = proved(model, plan, tmp_path).get_layer("own")
+    assert [tuple(weight.shape) for weight in own.weights] == [(4,), (1, 4), (6, 4), (1, 1, 4), (4, 4)]
+    kept = list(plan.keep["wide"])
+    assert np.array_equal(own.positions.numpy(), model.get_layer("own").positions.numpy()[:, kept])
+
+
+def test_looking_leaves_the_layers_as_they_are():
+    model = with_own()
+    own = model.get_layer("own")
+    own.seen = None
+    before = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers_within(model)]
+    attributes = {name: value for name, value in vars(own).items() if not name.startswith("_")}
+    weights = model.get_weights()
+    tfprune.verify(model, tfprune.plan_channels(model, 0.5), random_weights=True, power=True)
+    assert [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer, *_ in before] == before
+    assert {name: value for name, value in vars(own).items() if not name.startswith("_")} == attributes
+    assert all(np.array_equal(one, other) for one, other in zip(weights, model.get_weights(), strict=True))
+    assert own.built
+    assert keras.Layer.__call__.__qualname__ == "Layer.__call__"
+
+
+class Scaled(layers.Layer):
+    """What its heads are divided by follows from how many there are: no shape tells it."""
+
+    def __init__(self, heads, **options):
+        super().__init__(**options)
+        self.heads, self.inner = heads, layers.Dense(heads, activation="relu")
+
+    def build(self, shape):
+        self.inner.build(shape)
+        self.factor = 1.0 / self.heads
+
+    def call(self, x):
+        return self.inner(x) * self.factor
+
+    def get_config(self):
+        return {**super().get_config(), "heads": self.heads}
+
+
+def test_a_config_that_changes_more_than_shapes_is_not_taken(tmp_path):
+    model = network(lambda x: layers.Dense(2)(Scaled(8, name="scaled")(x)), (5,))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert any("scaled (Scaled) becomes the plain layers" in note for note in plan.notes)
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+
+
+class Raising(layers.Layer):
+    def call(self, x):
+        raise RuntimeError("not today\nnor tomorrow") if not isinstance(x, tf.Tensor) else None
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+class Endless(layers.Layer):
+    def call(self, x):
+        return self(x)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+class Lying(layers.Layer):
+    def call(self, x):
+        return x[:, :4]
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class Branching(layers.Layer):
+    def call(self, x):
+        return x if float(ops.sum(x)) > 0 else -x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Raising, r"cannot be looked into \(RuntimeError: not today\)"),
+        (Endless, r"cannot be looked into \(RecursionError: it calls itself\)"),
+        (Lying, r"gives \(2, 4\) where it tells \[\(2, 8\)\]"),
+        (Branching, r"cannot be looked into \(\w+: "),
+    ],
+)
+def test_what_cannot_be_looked_into_freezes_with_the_reason_in_one_line(layer, reason):
+    inputs = keras.Input((5,))
+    x = layer(name="odd")(layers.Dense(8, name="wide")(layers.Dense(6, name="free")(inputs)))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert (len(plan.keep["wide"]), len(plan.keep["free"])) == (8, 3)
+    why = plan.frozen["wide"]
+    assert "\n" not in why
+    with pytest.raises(PlanError, match=rf"wide: odd \({layer.__name__}\) is not known to tfprune, and {reason}"):
+        tfprune.plan_channels(model, 0.5, skip=["free"])
+
+
+class Token(layers.Layer):
+    """A token for every example, of a batch that is known when it is traced alone."""
+
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width, self.one, self.two = width, layers.Dense(width), layers.Dense(width)
+
+    def build(self, shape):
+        self.one.build(shape)
+        self.two.build((*shape[:-1], self.width))
+
+    def call(self, x):
+        zeros = ops.zeros((ops.shape(x)[0], 1, self.width))
+        return ops.concatenate([self.two(ops.relu(self.one(x))), zeros], axis=1)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], shape[1] + 1, self.width)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+def test_no_batch_of_the_tracing_ends_up_in_the_smaller_network():
+    def body(x):
+        return layers.Dense(2)(layers.GlobalAveragePooling1D()(Token(8, name="token")(x)))
+
+    model = network(body, (6, 4))
+    with pytest.raises(PlanError, match=r"has no field in its config for this width"):
+        tfprune.plan_channels(model, ratios={"token/dense": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("function", "free"),
+    [
+        (keras.ops.silu, True),
+        (tf.nn.relu, True),
+        (tf.nn.swish, True),
+        (lambda x: x * ops.sigmoid(x), True),
+        (lambda x: ops.where(x > 0, x, 0.1 * x), True),
+        (lambda x: x / ops.sum(x, axis=-1, keepdims=True), False),
+        (lambda x: ops.flip(x, axis=-1), False),
+        (lambda x: x * ops.arange(8, dtype="float32"), False),
+        (keras.ops.softmax, False),
+    ],
+)
+def test_any_function_that_looks_at_one_element_at_a_time_is_an_activation(function, free):
+    model = network(lambda x: layers.Dense(2)(layers.Dense(8, activation=function, name="wide")(x)), (4,))
+    graph = ChannelGraph(model)
+    assert ("wide" not in graph.frozen_layers()) == free
+    if free:
+        assert tfprune.verify(model, tfprune.plan_channels(model, 0.5), power=True).unnoticed == ()
+
+
+def test_positions_that_become_examples_and_come_back_are_no_raw_error():
+    inputs = keras.Input((6, 4))
+    x = ops.reshape(layers.Dense(8, activation="relu", name="first")(inputs), (-1, 8))
+    x = ops.reshape(layers.Dense(16, activation="relu", name="second")(x), (-1, 6, 16))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x))))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert tfprune.verify(model, plan) <= 1e-5

@@ -1,0 +1,354 @@
+"""Making a layer that tfprune looked into again, with other widths: which fields of its config have to change, and how.
+
+What a field means is not known. But the shapes that every weight has to have are, and a layer of another config shows
+its shapes when it is made. So fields whose numbers fit are tried, until all shapes are right.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.errors import PlanError
+from tfprune.graph.calls import Call, Record, Shape
+from tfprune.graph.inside import fixed, look_inside
+from tfprune.graph.ledger import Kept, Labels
+from tfprune.graph.masking import run_masked
+from tfprune.graph.rules.dispatch import has_rule
+from tfprune.support.checks import error_line
+
+_TRIES = 16
+_OF_EVERY_LAYER = ("name", "trainable", "dtype", "autocast", "activity_regularizer")
+_known: dict[tuple, dict[tuple, int] | None] = {}  # what was tried -> the fields and their values; None: in vain
+_REMEMBERED = 2000
+
+Path = tuple[str | int, ...]
+
+
+def changed_config(record: Record, kept: Kept) -> dict[str, Any]:
+    """The config of a layer for the channels that are kept.
+
+    Raises:
+        PlanError: If none is found that makes a layer of the right shapes.
+    """
+    try:
+        config = record.operation.get_config()
+    except Exception as error:  # whatever the code of others raises
+        raise PlanError(
+            f"{_named(record)} cannot be made again: its get_config raises {error_line(error)[:120]}"
+        ) from error
+    wanted: list[Shape] = [_left(shape, record.axes.get(index, {}), kept) for index, shape in enumerate(record.shapes)]
+    entering = [_entering(call, kept) for call in record.calls]
+    unchanged = wanted == record.shapes and all(
+        new == call.input_shapes for new, call in zip(entering, record.calls, strict=True)
+    )
+    plain = {key: value for key, value in config.items() if key != "name"}
+    key = (type(record.operation), json.dumps(plain, sort_keys=True, default=repr), str(wanted), str(entering))
+    if key not in _known:
+        if len(_known) > _REMEMBERED:
+            _known.clear()
+        if unchanged:
+            _known[key] = {} if _makes(record, config, wanted, entering, kept, from_config) else None
+        else:
+            _known[key] = _search(record, config, wanted, entering, kept)
+    fields = _known[key]
+    if fields is None and unchanged:
+        raise PlanError(f"{_named(record)} cannot be made again: its config makes another layer than it is")
+    if fields is None:
+        raise PlanError(f"{_named(record)} has no field in its config for this width")
+    return _with(config, fields)
+
+
+def is_loadable(record: Record) -> bool:
+    """Whether Keras can make the layer of its own config, as when a file is loaded."""
+    try:
+        record.operation.__class__.from_config(record.operation.get_config())
+    except Exception:  # whatever the code of others raises
+        return False
+    return True
+
+
+def _named(record: Record) -> str:
+    return f"{record.name} ({type(record.operation).__name__})"
+
+
+def from_config(kind: Any, config: dict[str, Any]) -> Any:
+    """A layer of a config; what its constructor does not take is set afterwards, if it is known how, or left out.
+
+    Raises:
+        Whatever the class raises.
+    """
+    try:
+        return kind.from_config(config)
+    except TypeError:
+        parameters = inspect.signature(kind).parameters
+        passed_on = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+        taken = {*parameters, *(_OF_EVERY_LAYER if passed_on else ())}
+        if taken.issuperset(config):
+            raise
+        layer = kind.from_config({key: value for key, value in config.items() if key in taken})
+        if "name" in config:
+            layer.name = config["name"]
+        if "trainable" in config:
+            layer.trainable = config["trainable"]
+        return layer
+
+
+def unmakeable(
+    record: Record, group_of: Labels, frozen: Mapping[int, str], other_way: Callable[[Record], bool]
+) -> dict[int, str]:
+    """The coupled groups that a layer which was looked into cannot lose, with the reason.
+
+    Groups that occur in the same places are lost alike, so a few of each kind are tried.
+
+    Args:
+        record: The layer.
+        group_of: (labels,) int array: the coupled group of every label.
+        frozen: Groups that cannot be removed anyway.
+        other_way: Whether there is another way to make a layer with any widths.
+    """
+    places: dict[int, set[int]] = {}
+    told = [labels for axes in record.axes.values() for labels in axes.values()]
+    for place, labels in enumerate([*told, *(labels for call in record.calls for labels in call.inputs)]):
+        for group in np.unique(group_of[labels]).tolist():
+            if group not in frozen:
+                places.setdefault(group, set()).add(place)
+    kinds: dict[frozenset[int], list[int]] = {}
+    for group, found in places.items():
+        kinds.setdefault(frozenset(found), []).append(group)
+
+    def why_not(several: Sequence[list[int]]) -> str:
+        # As many of each kind as no other loses, so that no width is right by chance.
+        removed = [
+            group for number, groups in enumerate(several, 1) for group in groups[: min(number, len(groups) - 1)]
+        ]
+        try:
+            changed_config(record, ~np.isin(group_of, removed))
+        except PlanError as error:
+            return str(error)
+        return ""
+
+    every = [groups for groups in kinds.values() if len(groups) > 1]
+    if not every or not why_not(every) or other_way(record):
+        return {}
+    possible: list[list[int]] = []
+    lost: dict[int, str] = {}
+    for groups in every:
+        reason = why_not([*possible, groups])
+        if reason:
+            lost.update(dict.fromkeys(groups, reason))
+        else:
+            possible.append(groups)
+    return lost
+
+
+def _search(
+    record: Record, config: dict[str, Any], wanted: list[Shape], entering: list[list[Shape]], kept: Kept
+) -> dict[Path, int] | None:
+    """The fields to change, with their values; None if no values were found that are right."""
+    made = {
+        (record.shapes[index][axis], wanted[index][axis] or 1) for index, axes in record.axes.items() for axis in axes
+    }
+    given = {
+        (one, other)
+        for call, shapes in zip(record.calls, entering, strict=True)
+        for old, new in zip(call.input_shapes, shapes, strict=True)
+        for one, other in zip(old, new, strict=True)
+        if one is not None and other is not None
+    }
+    sizes: dict[int, set[int]] = {}
+    for old, new in sorted(made | given):
+        sizes.setdefault(old, set()).add(new)
+    fields = {path: _candidates(value, sizes) for path, value in _whole_numbers(config)}
+    fields = {path: values for path, values in fields.items() if len(values) > 1}
+    if len({(old, new) for old, new in made - given if old != new}) > len(fields):
+        return None  # a field has one value, and so serves one width
+    choices = itertools.islice(itertools.product(*fields.values()), _TRIES)
+    for values in choices:
+        found = dict(zip(fields, values, strict=True))
+        # By Keras' own means, so that what is saved can be loaded.
+        if _makes(record, _with(config, found), wanted, entering, kept, lambda kind, own: kind.from_config(own)):
+            return found
+    return None
+
+
+def _candidates(value: int, sizes: dict[int, set[int]]) -> list[int]:
+    """What a field may become, the likeliest first: what sizes equal to it, or multiples of it, have become."""
+    found = [new for new in sorted(sizes.get(value, ())) if new != value]
+    for old, news in sizes.items():
+        times, rest = divmod(old, value)
+        if times > 1 and not rest:
+            found += [new // times for new in sorted(news) if new != old and new % times == 0]
+    return [*dict.fromkeys(found), value]
+
+
+def _whole_numbers(config: Any, path: Path = ()) -> Iterator[tuple[Path, int]]:
+    """The numbers above 1 in a config, at any depth, and where they are."""
+    if isinstance(config, dict):
+        items: Any = config.items()
+    elif isinstance(config, (list, tuple)):
+        items = enumerate(config)
+    else:
+        if isinstance(config, int) and not isinstance(config, bool) and config > 1:
+            yield path, config
+        return
+    for key, value in items:
+        if isinstance(value, keras.Layer):
+            continue
+        if key != "build_config":
+            yield from _whole_numbers(value, (*path, key))
+
+
+def _with(config: dict[str, Any], fields: dict[Path, int]) -> dict[str, Any]:
+    """A copy of a config with some of its numbers changed."""
+    made = _copied(config)
+    for path, value in fields.items():
+        made = _set(made, path, value)
+    return made
+
+
+def _copied(config: Any) -> Any:
+    """A copy of the containers; what some configs hold beside numbers and texts cannot be copied."""
+    if isinstance(config, dict):
+        return {key: _copied(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_copied(value) for value in config]
+    return config
+
+
+def _set(config: Any, path: Path, value: int) -> Any:
+    if not path:
+        return value
+    key, *rest = path
+    if isinstance(config, tuple):
+        return tuple(_set(item, tuple(rest), value) if place == key else item for place, item in enumerate(config))
+    config[key] = _set(config[key], tuple(rest), value)
+    return config
+
+
+def _makes(
+    record: Record,
+    config: dict[str, Any],
+    wanted: list[Shape],
+    entering: list[list[Shape]],
+    kept: Kept,
+    make: Callable[[Any, dict[str, Any]], Any],
+) -> bool:
+    """Whether the layer of a config has the right weights, and does inside what the labels foretell."""
+    try:
+        layer = make(type(record.operation), config)
+        for call, shapes in zip(record.calls, entering, strict=True):
+            tensors = call.node.arguments.tensors
+            # On numbers, which takes a hundredth of the time of symbolic tensors.
+            given = [keras.ops.zeros(fixed(shape), one.dtype) for shape, one in zip(shapes, tensors, strict=True)]
+            args, kwargs = call.node.arguments.filled(given)
+            layer(*args, **kwargs)
+            if [tuple(weight.shape) for weight in layer.weights] != wanted:
+                return False
+            if not _goes_alike(layer, call, shapes, kept):
+                return False
+        return _computes_the_same(record, layer, entering, kept)
+    except Exception:  # whatever the code of others raises on numbers that do not go together
+        return False
+
+
+def _computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], kept: Kept) -> bool:
+    """Whether it computes, with random weights, what the whole layer does when it is masked.
+
+    Shapes do not tell everything: a scale may follow from a width.
+    """
+    generator, others = np.random.default_rng(0), []
+    for index, (old, new) in enumerate(zip(record.weights, layer.weights, strict=True)):
+        value = left = np.asarray(generator.uniform(0.1, 0.9, record.shapes[index]), np.float32)
+        for axis, labels in record.axes.get(index, {}).items():
+            left = left.compress(kept[labels], axis)
+        others.append((old, keras.ops.cast(value, old.dtype)))
+        new.assign(left)
+    for call, shapes in zip(record.calls, entering, strict=True):
+        drawn = [
+            _drawn(generator, tensor, shape) for tensor, shape in zip(call.node.arguments.tensors, shapes, strict=True)
+        ]
+        whole = [
+            _spread(value, labels, shape, kept)
+            for value, labels, shape in zip(drawn, call.inputs, call.input_shapes, strict=True)
+        ]
+        args, kwargs = call.node.arguments.filled([keras.ops.convert_to_tensor(value) for value in drawn])
+        received = keras.tree.flatten(layer(*args, **kwargs))
+        with keras.StatelessScope(state_mapping=others):
+            values = [keras.ops.convert_to_tensor(value) for value in whole]
+            expected = keras.tree.flatten(run_masked(call, values, kept, None))
+        for one, other, labels in zip(expected, received, call.given, strict=True):
+            one, other = _compressed(keras.ops.convert_to_numpy(one), labels, kept), keras.ops.convert_to_numpy(other)
+            noise = 1e-4 * np.abs(one).max(initial=0)
+            if one.shape != other.shape or not np.allclose(one, other, rtol=1e-3, atol=noise):
+                return False
+    return True
+
+
+def _drawn(generator: np.random.Generator, tensor: Any, shape: Shape) -> np.ndarray:
+    """Random values of a shape and the dtype of a tensor; whole numbers are 0 and 1."""
+    if "float" in str(tensor.dtype):
+        return generator.normal(size=fixed(shape)).astype(tensor.dtype)
+    return generator.integers(0, 2, fixed(shape)).astype(str(tensor.dtype))
+
+
+def _spread(value: np.ndarray, labels: Labels, shape: Shape, kept: Kept) -> np.ndarray:
+    """A value for the kept channels among zeros for the removed ones."""
+    whole = np.zeros(fixed(shape), value.dtype)
+    whole[np.ix_(*_places(whole.shape, labels, kept))] = value
+    return whole
+
+
+def _compressed(value: np.ndarray, labels: Labels, kept: Kept) -> np.ndarray:
+    """What a value has of the kept channels."""
+    return value[np.ix_(*_places(value.shape, labels, kept))]
+
+
+def _places(shape: Sequence[int], labels: Labels, kept: Kept) -> list[np.ndarray]:
+    """Along every axis the places of what is kept."""
+    places = [np.arange(size) for size in shape]
+    for axis, size in enumerate(labels.shape):
+        if size > 1:
+            others = tuple(other for other in range(labels.ndim) if other != axis)
+            places[axis] = np.flatnonzero(kept[labels].any(axis=others))
+    return places
+
+
+def _goes_alike(layer: Any, call: Call, shapes: list[Shape], kept: Kept) -> bool:
+    """Whether the operations inside are those of the whole layer, and give the shapes that the labels foretell."""
+    inside, whole = look_inside(layer, call.node.arguments, shapes, has_rule), call.inside
+    if whole is None or len(inside.steps) != len(whole.steps):
+        return False
+    for step, old_step, (_, labels) in zip(inside.steps, whole.steps, call.steps, strict=True):
+        if type(step.operation) is not type(old_step.operation):
+            return False
+        for shape, old, own in zip(step.output_shapes, old_step.output_shapes, labels, strict=True):
+            if own is not None and tuple(shape) != _left_of(old, own, kept):
+                return False
+    return True
+
+
+def _entering(call: Call, kept: Kept) -> list[Shape]:
+    """The shapes of what enters when only the kept channels are left."""
+    return [_left_of(shape, labels, kept) for shape, labels in zip(call.input_shapes, call.inputs, strict=True)]
+
+
+def _left_of(shape: Sequence[int | None], labels: Labels, kept: Kept) -> Shape:
+    """The shape of a tensor that has these labels when only the kept ones are left."""
+    sizes = list(shape)
+    for axis, size in enumerate(labels.shape):
+        if size > 1:
+            others = tuple(other for other in range(labels.ndim) if other != axis)
+            sizes[axis] = int(np.count_nonzero(kept[labels].any(axis=others)))
+    return tuple(sizes)
+
+
+def _left(shape: Sequence[int], axes: dict[int, Labels], kept: Kept) -> tuple[int, ...]:
+    """The shape of a weight when only the kept channels are left."""
+    return tuple(int(np.count_nonzero(kept[axes[axis]])) if axis in axes else size for axis, size in enumerate(shape))
