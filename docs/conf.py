@@ -41,8 +41,9 @@ napoleon_use_ivar = True
 
 # Names of other projects are shown without a link, so that no network is needed.
 nitpick_ignore_regex = [("py:.*", r"(keras|tensorflow|tf|numpy|np|matplotlib|os|collections|typing|pathlib)\..*")]
-# Variables of types have no entry of their own.
+# These have no entry of their own: variables of types, and what is inside of a layer without a rule.
 nitpick_ignore = [("py:class", "tfprune.graph.rules.dispatch._RuleT"), ("py:class", "tfprune.plans.base.R")]
+nitpick_ignore.append(("py:class", "tfprune.graph.inside.Step"))
 
 
 def without_fields(app, what, name, obj, options, signature, returns):

@@ -59,7 +59,7 @@ def test_the_plan_alone_writes_nothing(source, capsys):
         (["model.keras", "--ratio=.5", "--criterion=apoz", "--data=z.npz", "--output=s.keras"], "holds z; it needs x"),
         (["model.keras", "--ratio=.5", "--criterion=apoz", "--data=o.npz", "--output=s.keras"], "cannot be read"),
         (["model.keras", "--ratio=.01", "--round_to=16", "--output=s.keras"], "removes no channel at all"),
-        (["subclassed.keras", "--ratio=.5", "--output=s.keras"], "subclassed"),
+        (["subclassed.keras", "--ratio=.5", "--output=s.keras"], "The subclassed model"),
         (["garbage.keras", "--ratio=.5", "--output=s.keras"], "'garbage.keras' is no .keras file"),
     ],
 )
@@ -89,7 +89,9 @@ class _Subclassed(keras.Model):
         self.dense.build(shape)
 
     def call(self, inputs):
-        return self.dense(inputs)
+        if float(keras.ops.sum(inputs)) > 0:
+            return self.dense(inputs)
+        return self.dense(-inputs)
 
 
 @pytest.mark.parametrize("name", ["x", "image"])

@@ -27,6 +27,7 @@ _PUBLIC = {
     "DesignPlan": "tfprune.plans.designs",
     "Pattern": "tfprune.plans.patterns",
     "Profile": "tfprune.cost.profiling",
+    "Proof": "tfprune.surgery.proof",
     "export": "tfprune.surgery.exporting",
     "load_pattern": "tfprune.plans.patterns",
     "load_plan": "tfprune.plans.loading",

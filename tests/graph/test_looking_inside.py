@@ -305,3 +305,219 @@ def test_positions_that_become_examples_and_come_back_are_no_raw_error():
     model = randomize(keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x))))
     plan = tfprune.plan_channels(model, 0.5)
     assert tfprune.verify(model, plan) <= 1e-5
+
+
+# What a new user found.
+
+
+def around(layer, shape=(6, 5)):
+    """A network with a layer in its middle."""
+    inputs = keras.Input(shape)
+    x = layers.Dense(7, activation="relu")(layer(layers.Dense(16, activation="relu", name="emb")(inputs)))
+    return randomize(keras.Model(inputs, layers.Dense(3, name="out")(x)))
+
+
+class Wide(layers.Layer):
+    """A dense layer inside, of a width that the config does not tell, and what a subclass does with it."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.norm, self.drop = layers.Dense(10), layers.BatchNormalization(), layers.Dropout(0.5)
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.norm.build((*shape[:-1], 10))
+
+
+class Fixed(Wide):
+    def call(self, x):
+        return self.norm(self.dense(x), training=False)
+
+
+class Always(Wide):
+    def call(self, x):
+        return self.drop(self.dense(x), training=True)
+
+
+class InTraining(Wide):
+    def call(self, x, training=None):
+        return self.dense(x) * (5.0 if training else 1.0)
+
+
+@pytest.mark.parametrize("kind", [Fixed, Always, InTraining])
+def test_what_a_layer_does_in_training_alone_keeps_it_from_being_unfolded(kind):
+    plan = tfprune.plan_channels(around(kind(name="odd")), 0.5)
+    assert len(plan.keep["odd/dense"]) == 10
+    assert not any("plain layers" in note for note in plan.notes)
+
+
+class HandsOn(Wide):
+    def call(self, x, training=None):
+        return self.drop(self.norm(self.dense(x), training=training), training=training)
+
+
+def test_an_unfolded_layer_trains_as_it_did():
+    model = around(HandsOn(name="odd"))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert len(plan.keep["odd/dense"]) == 5
+    small, inputs = plan.apply(model), np.ones((2, 6, 5), "float32")
+    (norm,) = (layer for layer in small.layers if isinstance(layer, layers.BatchNormalization))
+    before = norm.moving_mean.numpy()
+    assert len({float(np.sum(small(inputs, training=True))) for _ in range(4)}) == 4
+    assert not np.array_equal(norm.moving_mean.numpy(), before)
+
+
+class Louder(layers.Layer):
+    """An attribute that its config does not tell."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units, self.loudness, self.dense = units, 1.0, layers.Dense(units)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x) * self.loudness
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_an_attribute_that_the_config_does_not_tell_is_not_lost():
+    tfprune.plan_channels(around(Louder(12, name="louder")), 0.5)  # what is known of one says nothing of another
+    layer = Louder(12, name="louder")
+    layer.loudness = 5.0
+    model = around(layer)
+    plan = tfprune.plan_channels(model, 0.5)
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+
+
+def test_what_is_not_trained_inside_is_not_trained_in_the_smaller_network():
+    model = with_block()
+    model.get_layer("block").widen.trainable = False
+    small = tfprune.plan_channels(model, 0.5).apply(model)
+    assert [small.get_layer("block").widen.trainable, small.get_layer("block").gate.trainable] == [False, True]
+
+
+def test_fresh_weights_inside_follow_from_the_seed():
+    model = with_block()
+    plan = tfprune.plan_channels(model, 0.5)
+    one, same, other = (plan.apply(model, weights="fresh", seed=seed).get_weights() for seed in (1, 1, 2))
+    assert all(np.array_equal(*pair) for pair in zip(one, same, strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
+
+
+class Holder(layers.Layer):
+    def __init__(self, inner, **options):
+        super().__init__(**options)
+        self.inner = inner
+
+    def call(self, x):
+        return ops.relu(self.inner(x))
+
+
+def test_a_layer_that_two_layers_hold_is_told():
+    shared = layers.Dense(8, name="shared")
+    shared.build((None, 8))
+    inputs = keras.Input((8,))
+    x = Holder(shared, name="one")(Holder(shared, name="two")(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(6, name="wide")(x)))
+    with pytest.raises(PlanError, match="two and one share the weight shared/kernel"):
+        tfprune.plan_channels(model, 0.5)
+
+
+class Doubled(layers.Dense):
+    def call(self, x):
+        return super().call(x) * 2.0
+
+
+class Tied(layers.Layer):
+    """An autoencoder of one weight."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
+
+    def call(self, x):
+        return ops.matmul(ops.relu(ops.matmul(x, self.kernel)), ops.transpose(self.kernel))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class OfSizes(Wide):
+    def call(self, x):
+        x = self.dense(x)
+        return ops.relu(ops.relu(x)) if x.shape[0] is not None and x.shape[0] > 3 else ops.relu(x)
+
+
+class Loop(layers.Layer):
+    def build(self, shape):
+        self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+
+    def call(self, x):
+        return ops.fori_loop(0, 3, lambda _, y: y * self.factor, x)
+
+
+class Sampling(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + 1e-9 * keras.random.normal(ops.shape(x), seed=self.seeds)
+
+
+class Counting(layers.Layer):
+    def build(self, shape):
+        self.calls = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False, name="calls")
+
+    def call(self, x):
+        self.calls.assign_add(1)
+        return x
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: Doubled(12, activation="relu", name="odd"),
+        lambda: Doubled(12, activation="tanh", name="odd"),
+        lambda: Tied(9, name="odd"),
+        lambda: OfSizes(name="odd"),
+        lambda: Loop(name="odd"),
+        lambda: Sampling(name="odd"),
+        lambda: Counting(name="odd"),
+    ],
+)
+def test_an_odd_layer_is_pruned_or_frozen_and_what_is_promised_holds(layer):
+    model = around(layer())
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables if "seed" not in variable.path]
+    for normalization in ("frozen", "narrowed"):
+        plan = tfprune.plan_channels(model, 0.5, normalization=normalization)
+        assert tfprune.verify(model, plan, power=True) <= 1e-5
+        small = plan.apply(model)
+        assert (
+            sum(np.prod(weight.shape) for weight in small.weights if "calls" not in weight.path) >= plan.params[1] - 1
+        )
+    after = [keras.ops.convert_to_numpy(variable) for variable in model.variables if "seed" not in variable.path]
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_names_stay_unique_where_a_layer_becomes_the_layers_inside():
+    inputs = keras.Input((5,))
+    x = layers.Dense(9, name="b_dense")(Plain(name="b")(inputs))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(x)))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+    names = [layer.name for layer in plan.apply(model).layers]
+    assert len(set(names)) == len(names)
+    assert {"b_dense", "b_dense_2"} <= set(names)
+
+
+class Plain(Wide):
+    def call(self, x):
+        return ops.relu(self.dense(x))

@@ -185,6 +185,12 @@ def test_what_is_taken_out_is_unknown_again():
         ({"kind": float, "default": "1"}, "default '1' of the option 'mine' is no float"),
         ({"kind": int, "default": True}, "default True of the option 'mine' is no int"),
         ({"excludes": ("macs",)}, "with 'macs'; valid: rounds, skip, variant"),
+        ({"help": None}, "has help=None, which is no text"),
+        ({"decides": 7}, "has decides=7, which is no text"),
+        ({"usual": 5}, "has usual=5, which is no function"),
+        ({"kind": str, "valid": "abc"}, "has valid='abc'; give the values in a tuple"),
+        ({"kind": str, "least": 3}, "has least=3, which is for numbers"),
+        ({"default": 1.0, "least": 2.0}, "The default 1.0 of the option 'mine' is below 2.0"),
     ],
 )
 def test_an_option_is_checked_when_it_is_declared(declared, told):
@@ -266,7 +272,7 @@ def test_a_method_from_outside_that_is_none_is_told(network, method, told, tmp_p
 
 @pytest.mark.parametrize(
     ("builder", "told"),
-    [(lambda *asked: None, "must return a keras.Model; it returned None"),
+    [(lambda *asked: None, "must return a functional keras.Model; it returned None"),
      (lambda name, shape, classes, width: small(name, shape, classes + 3, width), "the data set needs"),
      (lambda name, shape: None, r"must be a function of \(name, input_shape, classes, width\); received <function"),
      (3, r"must be a function of .*; received 3"),

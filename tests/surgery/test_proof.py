@@ -250,6 +250,16 @@ def test_random_depthwise_kernels_are_drawn_for_the_inputs_that_they_sum():
     assert value.std() == pytest.approx((2 / 9) ** 0.5, rel=0.05)
 
 
+def test_a_kernel_counts_as_noticed_with_whichever_weights_tell_it():
+    inputs = keras.Input((5,))
+    x = layers.Dense(12, activation="relu")(inputs)
+    x = layers.Rescaling(1.0, offset=60.0)(layers.Dense(2, name="out")(layers.Dense(12, activation="tanh")(x)))
+    model = keras.Model(inputs, layers.Activation("sigmoid")(x))
+    model.get_layer("out").bias.assign([-60.0, -60.0])  # without it, as with random weights, all is saturated
+    proof = tfprune.verify(model, tfprune.plan_channels(model, 0.5), power=True)
+    assert (proof.weights, proof.tried, proof.unnoticed) == ("own", 3, ())
+
+
 # Normalizations over the channels that are left.
 
 

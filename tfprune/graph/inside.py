@@ -97,10 +97,10 @@ def look_inside(
     if "training" in inspect.signature(layer.call).parameters:
         kwargs["training"] = training
     try:
-        outputs, variables, constants, calls = _traced(layer, args, kwargs, entering, is_known, whole=True)
+        outputs, variables, constants, calls = _traced(layer, args, kwargs, entering, is_known, True, training)
     except Exception:  # whatever the code of others raises: some layers give what Keras cannot record, such as None
         try:
-            outputs, variables, constants, calls = _traced(layer, args, kwargs, entering, is_known, whole=False)
+            outputs, variables, constants, calls = _traced(layer, args, kwargs, entering, is_known, False, training)
         except PlanError:
             raise
         except Exception as error:  # and on tensors without values
@@ -120,7 +120,13 @@ def look_inside(
 
 
 def _traced(
-    layer: Any, args: tuple, kwargs: dict[str, Any], entering: list[Any], is_known: Callable[[Any], bool], whole: bool
+    layer: Any,
+    args: tuple,
+    kwargs: dict[str, Any],
+    entering: list[Any],
+    is_known: Callable[[Any], bool],
+    whole: bool,
+    training: bool,
 ) -> tuple[list[Any], list, list, list]:
     """Runs the call; `whole`: layers inside that are not known and have no weights are recorded as they are.
 
@@ -128,7 +134,7 @@ def _traced(
         What it gives; own variables and constants, each with the tensor in its place; and the calls that lead there.
     """
     inner = [own for own in keras_internals.layers_within(layer) if own is layer or not is_known(own)]
-    inlined = keras_internals.calls_inlined(layer, is_known, whole)
+    inlined = keras_internals.calls_inlined(layer, is_known, whole, training)
     with _variables_as_tensors(inner) as variables, inlined as constants:
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):

@@ -9,6 +9,7 @@ for which all of it was tried.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -65,6 +66,11 @@ def is_functional(operation: Any) -> bool:
 def functional_of_sequential(model: keras.Sequential) -> keras.Model | None:
     """The functional model behind a Sequential one; None as long as that has no input shape."""
     return getattr(model, "_functional", None)
+
+
+def build_shapes(model: keras.Model) -> dict[str, Any]:
+    """Argument of `call` and "_shape" -> the shapes with which a subclassed model was built; empty if it was not."""
+    return dict(getattr(model, "_build_shapes_dict", None) or {})
 
 
 def standardized_inputs(model: keras.Model, inputs: Any) -> list:
@@ -158,15 +164,27 @@ class OpenSGD(keras.optimizers.SGD):
 
 
 @contextlib.contextmanager
-def calls_inlined(layer: keras.Layer, is_known: Callable[[Any], bool], whole: bool) -> Iterator[list[tuple[Any, Any]]]:
+def no_trace_left(layer: keras.Layer) -> Iterator[None]:
+    """Has a layer, and those inside of it, forget the calls that are made of them meanwhile."""
+    before = [(own, len(own._inbound_nodes), len(own._outbound_nodes)) for own in layers_within(layer)]
+    try:
+        yield
+    finally:
+        for own, inbound, outbound in before:
+            del own._inbound_nodes[inbound:], own._outbound_nodes[outbound:]
+
+
+@contextlib.contextmanager
+def calls_inlined(
+    layer: keras.Layer, is_known: Callable[[Any], bool], whole: bool, training: bool
+) -> Iterator[list[tuple[Any, Any]]]:
     """Has layers inside of a layer that are not known run their `call` at once; `whole`: if they have weights.
 
-    Known ones with weights that are called with constants are called with symbolic tensors instead; both are given, in
-    pairs. All of them forget these calls at the end.
+    All are called with `training`, unless they are told themselves. Known ones with weights that are called with
+    constants are called with symbolic tensors instead; both are given, in pairs. All of them forget these calls at the
+    end.
     """
-    inside = layers_within(layer)
-    before = [(own, len(own._inbound_nodes), len(own._outbound_nodes)) for own in inside]
-    own = set(map(id, inside))
+    own = set(map(id, layers_within(layer)))
     original, constants = keras.Layer.__call__, []
 
     def symbolic(value: Any) -> Any:
@@ -178,6 +196,8 @@ def calls_inlined(layer: keras.Layer, is_known: Callable[[Any], bool], whole: bo
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is layer:
             raise RecursionError("it calls itself")
+        if "training" in inspect.signature(self.call).parameters:
+            kwargs = {"training": training, **kwargs}
         if id(self) in own and self.built:
             has_parts = bool(self.weights) or len(layers_within(self)) > 1
             if not is_known(self) and (has_parts or not whole):
@@ -196,11 +216,10 @@ def calls_inlined(layer: keras.Layer, is_known: Callable[[Any], bool], whole: bo
 
     keras.Layer.__call__ = called
     try:
-        yield constants
+        with no_trace_left(layer):
+            yield constants
     finally:
         keras.Layer.__call__ = original
-        for one, inbound, outbound in before:
-            del one._inbound_nodes[inbound:], one._outbound_nodes[outbound:]
 
 
 def names_within(layer: keras.Layer) -> dict[int, str]:

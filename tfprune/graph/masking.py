@@ -40,7 +40,7 @@ def run_masked(call: Call, values: list[Any], kept: Any, watch: Watch | None) ->
     elif call.mixed:
         values = [_masked_input(call, i, value, kept, watch) for i, value in enumerate(values)]
     args, kwargs = call.node.filled(values)
-    if takes_training(call.operation):
+    if takes_training(call.operation) and call.record.whole is None:  # inside of a layer it is said by the layer
         kwargs["training"] = False
     if not call.record.inner_mixed:
         return call.node.operation(*args, **kwargs)

@@ -60,10 +60,21 @@ def _holds_for_all(record: Record, call: Call) -> bool:
         training = _traced(record, call, BATCH, LENGTH, training=True)
     except PlanError:
         return False
-    if [type(step.operation) for step in training.steps] != [type(step.operation) for step in call.inside.steps]:
-        return False  # what it does in training alone would be lost
-    pairs = zip(call.inside.steps, other.steps, strict=False)
-    return len(other.steps) == len(call.inside.steps) and all(_alike(one, two) for one, two in pairs)
+    steps = call.inside.steps
+    if not len(steps) == len(other.steps) == len(training.steps):
+        return False
+    # What it does in training alone would be lost; and so would be a layer's own `training=True`.
+    if not all(
+        _alike(one, two) and _hands_on_training(one, two) for one, two in zip(steps, training.steps, strict=True)
+    ):
+        return False
+    return all(_alike(one, two) for one, two in zip(steps, other.steps, strict=True))
+
+
+def _hands_on_training(one: Step, in_training: Step) -> bool:
+    """Whether an operation is called with the `training` that its layer was called with, or with none."""
+    told = one.arguments.kwargs.get("training"), in_training.arguments.kwargs.get("training")
+    return told in ((None, None), (False, True))
 
 
 def _traced(record: Record, call: Call, batch: int, length: int, training: bool) -> Inside:
@@ -84,8 +95,9 @@ def _alike(one: Step, other: Step) -> bool:
 
 
 def _given(step: Step) -> list[Any]:
-    """What a step is given beside tensors."""
-    leaves = keras.tree.flatten((step.arguments.args, step.arguments.kwargs))
+    """What a step is given beside tensors, and beside `training`."""
+    named = {name: value for name, value in step.arguments.kwargs.items() if name != "training"}
+    leaves = keras.tree.flatten((step.arguments.args, named))
     return [leaf for leaf in leaves if not isinstance(leaf, keras.KerasTensor)]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,13 +16,14 @@ from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
 from tfprune.graph.inside import Step
 from tfprune.graph.keras_internals import Arguments
+from tfprune.support.checks import error_line
 
 
 def functional(model: Any) -> keras.Model:
-    """Returns the functional model behind a functional or Sequential one.
+    """Returns the functional model behind a model: of a subclassed one what its `call` does, on the same layers.
 
     Raises:
-        PlanError: If `model` is no Keras model, has not been built, or is a subclassed model.
+        PlanError: If `model` is no Keras model, has not been built, or has a `call` that cannot be traced.
     """
     if not isinstance(model, keras.Model):
         raise PlanError(f"Expected a Keras 3 model, received {type(model).__module__}.{type(model).__name__}.")
@@ -31,12 +34,47 @@ def functional(model: Any) -> keras.Model:
                 f"The Sequential model {model.name!r} has no input shape yet. Call model.build(input_shape) first."
             )
         return inner
-    if not keras_internals.is_functional(model):
-        raise PlanError(
-            f"The model {model.name!r} is a subclassed {type(model).__name__}, whose graph Keras does not know. "
-            "Express it with the functional API: outputs = layers(inputs); keras.Model(inputs, outputs)."
-        )
-    return model
+    if keras_internals.is_functional(model):
+        return model
+    if model not in _TRACED:
+        _TRACED[model] = _traced(model)
+    return _TRACED[model]
+
+
+# Subclassed model -> the functional one that its `call` made of symbolic tensors.
+_TRACED: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
+
+
+def _traced(model: keras.Model) -> keras.Model:
+    shapes = keras_internals.build_shapes(model)
+    name = f"The subclassed model {model.name!r} ({type(model).__name__})"
+    if not model.built:
+        raise PlanError(f"{name} has no input shape yet. Call it once on an example: model(example).")
+    advice = "Express it with the functional API: outputs = layers(inputs); keras.Model(inputs, outputs)."
+    if not shapes:
+        raise PlanError(f"{name} has a call that Keras could not trace when it was built. {advice}")
+    if len(shapes) > 1:
+        raise PlanError(f"{name} takes several arguments; give call one: a list or a dictionary of tensors.")
+    (given,) = shapes.values()
+    more = {"training": None} if "training" in inspect.signature(model.call).parameters else {}
+    reason = ""
+    for dtype in ("float32", "int32"):  # which of them it was built on Keras does not keep
+        inputs = _inputs(given, dtype)
+        try:
+            with keras_internals.no_trace_left(model):
+                return keras.Model(inputs, model.call(inputs, **more), name=model.name)
+        except Exception as error:  # whatever the code of others raises on tensors without values
+            reason = reason or error_line(error)
+    raise PlanError(f"{name} has a call that cannot be traced ({reason[:200]}). {advice}")
+
+
+def _inputs(shapes: Any, dtype: str) -> Any:
+    """Symbolic inputs in the structure of shapes, each a tuple of sizes with the batch first."""
+    if isinstance(shapes, dict):
+        return {name: _inputs(shape, dtype) for name, shape in shapes.items()}
+    if all(size is None or isinstance(size, int) for size in shapes):
+        return keras.Input(shapes[1:], dtype=dtype)
+    return [_inputs(shape, dtype) for shape in shapes]
 
 
 def flat_inputs(model: keras.Model, inputs: Any) -> list:

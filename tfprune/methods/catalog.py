@@ -119,6 +119,13 @@ class Option:
             raise ValueError(f"The option {self.name!r} needs a name of small letters, digits and _, without dashes.")
         if self.name in _OF_EVERY_COMMAND:
             raise ValueError(f"The option {self.name!r} is a flag of every command. Give it another name.")
+        for field in ("help", "words", "decides"):
+            if not isinstance(getattr(self, field), str):
+                raise ValueError(f"The option {self.name!r} has {field}={getattr(self, field)!r}, which is no text.")
+        if self.usual is not None and not callable(self.usual):
+            raise ValueError(f"The option {self.name!r} has usual={self.usual!r}, which is no function of a Case.")
+        if not isinstance(self.valid, (tuple, list)):
+            raise ValueError(f"The option {self.name!r} has valid={self.valid!r}; give the values in a tuple.")
         if self.kind not in _KINDS:
             raise ValueError(f"The option {self.name!r} has kind={self.kind!r}; valid: float, int, str, bool.")
         if self.shown not in _SHOWN:  # or results with other values would be taken for these
@@ -127,6 +134,10 @@ class Option:
             raise ValueError(f"The default {self.default!r} of the option {self.name!r} is no {self.kind.__name__}.")
         if self.valid and self.default is not None and self.default not in self.valid:
             raise ValueError(f"The default {self.default!r} of the option {self.name!r} is none of {self.valid}.")
+        if self.least is not None and self.kind not in (int, float):
+            raise ValueError(f"The option {self.name!r} has least={self.least!r}, which is for numbers.")
+        if self.least is not None and self.default is not None and not self.default >= self.least:
+            raise ValueError(f"The default {self.default!r} of the option {self.name!r} is below {self.least!r}.")
         if unknown := sorted({*self.excludes} - {*_EXCLUDED}):
             raise ValueError(
                 f"The option {self.name!r} has excludes={self.excludes!r} with {unknown[0]!r}; valid: "

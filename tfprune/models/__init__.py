@@ -112,8 +112,10 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
             kind = "" if isinstance(error, ValueError) and reason else f"{type(error).__name__}: "
             message = f"The model {name!r} cannot be made for images of {input_shape}: {kind}{reason}".rstrip(": ")
             raise UsageError(message) from error
-    if not isinstance(model, keras.Model):
-        raise UsageError(f"The builder of the model {name!r} must return a keras.Model; it returned {model!r}.")
+    if not isinstance(model, keras.Model) or getattr(model, "inputs", None) is None:
+        raise UsageError(
+            f"The builder of the model {name!r} must return a functional keras.Model; it returned {shown(model)}."
+        )
     shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
     fits = len(shapes) == 2 and shapes[1] == (classes,) and len(shapes[0]) == 3
     if not fits or any(size not in (None, given) for size, given in zip(shapes[0], input_shape, strict=True)):

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfprune.cost.profiling import PER_POSITION, profile_graph, unsized
 from tfprune.errors import NothingProvedError, PlanError
+from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import NORMALIZATIONS, ChannelGraph
 from tfprune.graph.ledger import Kept
 from tfprune.graph.made_again import is_loadable
@@ -127,6 +128,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
             if not channels:
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
         whole = graph.whole()
+        _check_sharing(graph)
         for record in graph.records.values():
             layer = f"{record.name} ({type(record.operation).__name__})"
             if needs_unfolding(record, kept):
@@ -324,6 +326,21 @@ def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
     # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
     unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}
     return notes + sorted(unknown - set(frozen.values()))
+
+
+def _check_sharing(graph: ChannelGraph) -> None:
+    """Raises a PlanError for a weight that layers share which tfprune looked into: each would get a copy of its own."""
+    owners: dict[int, Record] = {}
+    for record in graph.records.values():
+        if record.whole is not None:
+            continue
+        for variable in record.weights:
+            other = owners.setdefault(id(variable), record)
+            if other is not record and (other.looked_into or record.looked_into):
+                raise PlanError(
+                    f"{other.name} and {record.name} share the weight {variable.path}; each of them is made again by "
+                    "itself, so that they would share it no more. Let one layer hold both of them."
+                )
 
 
 def _groups_of(graph: ChannelGraph, layer: str, channels: Iterable[int]) -> list[int]:

@@ -88,9 +88,9 @@ def verify(
         power: Break the smaller network as well, one kernel at a time, and see whether that is noticed.
 
     Returns:
-        The error, a float: of each output `max |masked - smaller|`, relative to what the output varies by (over the
-        examples, or from the whole network to the masked one, and at least a quarter of its size); of all outputs the
-        largest. The `Proof` tells more.
+        The error, which is a float, with how it was found. Of an output it is `max |masked - smaller|`, relative to
+        what the output varies by (over the examples, or from the whole network to the masked one, and at least a
+        quarter of its size); of several the largest.
 
     Raises:
         VerificationError: If the difference is above the tolerance, or not a number.
@@ -148,6 +148,7 @@ class _Comparison:
         self._small = Built(self.graph, self._kept)
         self._masked: list[np.ndarray] = []
         self._scales: list[float] = []
+        self._compared: list[tuple[Mapping[int, np.ndarray], list[np.ndarray], list[float]]] = []
 
     def run(self, values: Mapping[int, np.ndarray], own: bool = False) -> tuple[float, bool]:
         """Compares, with other values in the places of weights.
@@ -179,9 +180,11 @@ class _Comparison:
         # Rounding is of the size of an output, not of what it varies by: deep networks have 1e-6 of it.
         least = [size / 4 if is_lively else size for size, is_lively in zip(sizes, lively, strict=True)]
         self._scales = [max(spread, size) for spread, size in zip(varied, least, strict=True)]
-        if values:
-            self._small.hand_on(values)
-        return self._error(), any(lively) if values else all(lively)
+        self._small.hand_on(values)
+        error, varies = self._error(), any(lively) if values else all(lively)
+        if varies:
+            self._compared.append((values, self._masked, self._scales))
+        return error, varies
 
     def _whole(self, values: Mapping[int, np.ndarray]) -> list[np.ndarray]:
         """What the network gives with nothing removed."""
@@ -209,30 +212,38 @@ class _Comparison:
         return compare_outputs(self._masked, received, self._tolerance, what, VerificationError, self._scales)
 
     def roll_every_kernel(self) -> tuple[int, list[str]]:
-        """Rolls every kernel of the smaller network by one channel, one at a time.
+        """Rolls every kernel of the smaller network by one channel, one at a time, with all weights that tell anything.
 
         Returns:
             How many there are, and the layers of those that make no difference above the tolerance.
         """
-        tried, unnoticed = 0, []
-        for variable in self._small.model.variables:
-            value = keras.ops.convert_to_numpy(variable)
-            wide = [axis for axis, size in enumerate(value.shape) if size > 1]
-            is_bias = variable.name.endswith("bias")  # a softmax does not see that of the keys
-            if len(wide) < 2 or is_bias or "float" not in variable.dtype:
-                continue
-            rolled = np.roll(value, 1, axis=wide[-1])
-            if np.array_equal(rolled, value):
-                continue
-            tried += 1
-            variable.assign(rolled)
-            try:
-                self._error()
-                unnoticed.append(variable.path.rpartition("/")[0])
-            except VerificationError:
-                pass
-            variable.assign(value)
-        return tried, unnoticed
+        noticed: dict[str, bool] = {}
+        for values, masked, scales in self._compared:
+            self._masked, self._scales = masked, scales
+            self._small.hand_on(values)
+            for variable in self._small.model.variables:
+                value = keras.ops.convert_to_numpy(variable)
+                rolled = _rolled(variable.name, value)
+                if rolled is None or noticed.get(variable.path):
+                    continue
+                variable.assign(rolled)
+                try:
+                    self._error()
+                    noticed[variable.path] = False
+                except VerificationError:
+                    noticed[variable.path] = True
+                variable.assign(value)
+        return len(noticed), [path.rpartition("/")[0] for path, found in noticed.items() if not found]
+
+
+def _rolled(name: str, value: np.ndarray) -> np.ndarray | None:
+    """A kernel rolled by one channel; None of what is no kernel, or the same when it is rolled."""
+    wide = [axis for axis, size in enumerate(value.shape) if size > 1]
+    # A bias of several axes is no kernel; a softmax does not see that of the keys.
+    if len(wide) < 2 or name.endswith("bias") or value.dtype.kind != "f":
+        return None
+    rolled = np.roll(value, 1, axis=wide[-1])
+    return None if np.array_equal(rolled, value) else rolled
 
 
 def _exact(output: Any) -> np.ndarray:
@@ -288,7 +299,9 @@ def _inputs_of(shape: tuple[int, ...], record: Record | None) -> int:
 def _fresh_states(model: keras.Model) -> Iterator[None]:
     """Lets stateful recurrent layers begin anew, as those of the smaller network do, and gives the states back."""
     layers = [layer for layer in layers_within(model) if getattr(layer, "stateful", False)]
-    states = [(state, state.numpy()) for layer in layers for state in layer.states]
+    # Also of layers of the user's own, that count calls or keep averages.
+    changing = [*model.non_trainable_variables, *(state for layer in layers for state in layer.states)]
+    states = [(state, keras.ops.convert_to_numpy(state)) for state in changing]
     for layer in layers:
         layer.reset_state()
     yield

@@ -6,12 +6,14 @@ called in the order of the graph, and given their weights sliced. What comes out
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import secrets
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -21,7 +23,13 @@ from keras import tree
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.keras_internals import compile_settings, lambda_output_shape, maker, wrapped_functions
+from tfprune.graph.keras_internals import (
+    compile_settings,
+    lambda_output_shape,
+    layers_within,
+    maker,
+    wrapped_functions,
+)
 from tfprune.graph.ledger import Kept
 from tfprune.graph.made_again import changed_config, from_config
 from tfprune.graph.unfolding import needs_unfolding, reshape_sizes
@@ -68,6 +76,7 @@ class Built:
     ):
         self._kept, self._edit = kept, edit
         self._seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
+        self._taken = {record.name for record in graph.records.values() if record.whole is None}
         self._made: dict[str, Any] = {}  # operation -> the one that takes its place
         self._records: dict[str, Record] = {}
         model = graph.model
@@ -76,7 +85,7 @@ class Built:
         self.model = keras.Model(pack_inputs(model, inputs), pack_outputs(model, outputs), name=model.name)
         for name, operation in self._made.items():
             _hand_on_weights(self._records[name], operation, kept, weights == "inherit")
-            _hand_on_state(self._records[name].operation, operation)
+            _hand_on_state(self._records[name], operation)
 
     def hand_on(self, values: Mapping[int, np.ndarray]) -> None:
         """Gives the network what is left of other values than the model's weights.
@@ -102,12 +111,21 @@ class Built:
 
     def _called(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
         record = call.record
-        if record.name not in self._made:
-            self._made[record.name] = _remake(record, self._kept, self._seed, self._edit)
-            self._records[record.name] = record
         if call.arguments is not None:
             args, kwargs = call.arguments(self._kept, args, kwargs)
-        return self._made[record.name](*args, **kwargs)
+        with _drawing(self._seed, record):
+            if record.name not in self._made:
+                made = _remake(record, self._kept, self._seed, self._edit, self._name(record.name))
+                self._made[record.name], self._records[record.name] = made, record
+            return self._made[record.name](*args, **kwargs)
+
+    def _name(self, name: str) -> str:
+        """A name that Keras takes, and that nothing else in the network has; names of inner layers have slashes."""
+        plain, number = name.replace("/", "_"), 2
+        while plain != name and plain in self._taken:
+            plain, number = f"{name.replace('/', '_')}_{number}", number + 1
+        self._taken.add(plain)
+        return plain
 
     def _unfolded(self, call: Call, values: list[Any]) -> list[Any]:
         """The plain layers inside of a layer in its place."""
@@ -120,16 +138,27 @@ class Built:
             if inner is None:
                 raise ValueError(f"{call.record.name} cannot be unfolded.")
             if number in sizes:
-                outputs = keras.layers.Reshape(sizes[number], name=_plain(inner.record.name))(*given)
+                outputs = keras.layers.Reshape(sizes[number], name=self._name(inner.record.name))(*given)
             else:
-                outputs = self._called(inner, *step.arguments.filled(given))
+                args, kwargs = step.arguments.filled(given)
+                kwargs.pop("training", None)  # the one of the tracing; the network's own is handed on by Keras
+                outputs = self._called(inner, args, kwargs)
             known.update(zip(step.outputs, tree.flatten(outputs), strict=True))
         return [known[place] for place in inside.outputs]
 
 
-def _plain(name: str) -> str:
-    """A name that Keras takes; names of layers inside of others have slashes."""
-    return name.replace("/", "_")
+@contextlib.contextmanager
+def _drawing(seed: int | None, record: Record) -> Iterator[None]:
+    """Makes the new weights of a layer with layers inside follow from a seed, which its config does not tell them."""
+    if seed is None or not record.looked_into:
+        yield
+        return
+    before = random.getstate()  # Keras draws the seeds of initializers that have none from Python's generator
+    random.seed(zlib.crc32(f"{seed}:{record.name}".encode()))
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool) -> None:
@@ -148,8 +177,14 @@ def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool) -> No
         made.finalize_state()  # it computes with copies of its weights
 
 
-def _hand_on_state(operation: Any, made: Any) -> None:
-    """Gives the new layer what `adapt` has taught the old one beside weights: words, boundaries of bins."""
+def _hand_on_state(record: Record, made: Any) -> None:
+    """Gives the new layer what was done to the old one: what `adapt` has taught it, and which parts are not trained."""
+    operation = record.operation
+    if record.looked_into:
+        old, new = layers_within(operation), layers_within(made)
+        for one, other in zip(old, new, strict=False):
+            if len(old) == len(new) and not one.trainable:
+                other.trainable = False
     if hasattr(operation, "save_assets"):
         with tempfile.TemporaryDirectory() as folder:
             operation.save_assets(folder)
@@ -170,14 +205,14 @@ def _named(outputs: list, model: keras.Model, made: dict[str, Any]) -> list:
     ]
 
 
-def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> Any:
+def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None, name: str) -> Any:
     operation, kind = record.operation, type(record.operation)
     try:
         config = operation.get_config()
     except NotImplementedError as error:
         if type(operation).get_config is keras.Layer.get_config and kind.__module__.startswith("keras."):
             # Keras' own layer with no arguments but those of every layer, one of which has no config: a dtype policy.
-            return kind(name=_plain(record.name), dtype=operation.dtype_policy.name)
+            return kind(name=name, dtype=operation.dtype_policy.name)
         if record.weights or isinstance(operation, keras.layers.Layer):
             raise PlanError(
                 f"{record.name} ({kind.__name__}) cannot be made again: it, or a part of it, has no get_config."
@@ -188,7 +223,7 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None) -> 
     for key, (value, _) in record.settings.items():
         config[key] = value(kept)
     config = _without_shapes(config)
-    config["name"] = _plain(record.name)
+    config["name"] = name
     if any(index in record.axes for index in range(len(record.weights))):
         config = _without_arrays(config, record.name, fresh=seed is not None)
     config |= _own_objects(operation, config)

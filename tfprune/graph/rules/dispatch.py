@@ -204,6 +204,8 @@ def trace(call: Call) -> list[Labels]:
     except PlanError:
         raise
     except Exception as error:  # what Keras' own operation raises on labels
+        for labels in (axis for axes in call.record.axes.values() for axis in axes.values()):
+            call.freeze(labels, f"{call.record.name} cannot be followed")
         if call.record.created is not None:
             call.freeze(call.record.created, f"{call.record.name} cannot be followed")
         return give_up(call, f"{call.record.name} cannot be followed ({error_line(error)[:120]})")

@@ -28,6 +28,10 @@ from tfprune.graph.rules.elementwise import elementwise
 from tfprune.graph.rules.reshaping import compress, varying
 
 _DEEPEST = 20  # layers within layers
+# Operations on functions, which hold tensors that nobody sees.
+_OF_FUNCTIONS = frozenset(
+    ("AssociativeScan", "Cond", "ForiLoop", "Map", "Scan", "Switch", "VectorizedMap", "WhileLoop")
+)
 
 
 class _View(NamedTuple):
@@ -106,15 +110,21 @@ def _look_inside(call: Call) -> list[Labels]:
         return give_up(call, f"{name} is not known to tfprune, and goes on inside of itself")
     try:
         inside = look_inside(layer, call.node.arguments, call.input_shapes, has_rule)
+        other = look_inside(layer, call.node.arguments, call.input_shapes, has_rule, batch=5, length=13)
     except PlanError as error:
         return give_up(call, f"{name} is not known to tfprune, and {error}")
+    kinds = [type(step.operation).__name__ for step in inside.steps]
+    if kinds != [type(step.operation).__name__ for step in other.steps]:
+        return give_up(call, f"{name} is not known to tfprune, and does other things for other sizes")
+    if loops := _OF_FUNCTIONS.intersection(kinds):
+        return give_up(call, f"{name} is not known to tfprune, and runs functions inside ({', '.join(sorted(loops))})")
     told = [fixed(shape) for shape in call.output_shapes]
     if list(inside.output_shapes) != told:
         made = ", ".join(map(str, inside.output_shapes))
         return give_up(call, f"{name} is not known to tfprune, and gives {made} where it tells {told}")
-    call.record.names, call.inside = names_within(layer), inside
+    call.record.names = names_within(layer)
     outputs = _flow(call, inside)
-    call.record.looked_into, call.given = True, outputs
+    call.record.looked_into, call.inside, call.given = True, inside, outputs
     return outputs
 
 
