@@ -73,6 +73,23 @@ def test_random_integers_are_what_the_layers_behind_them_know():
     assert tfprune.verify(model, tfprune.plan_channels(model, 0.5)) <= 1e-5
 
 
+def test_random_integers_are_what_layers_inside_of_others_know():
+    class Embedded(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.words = layers.Embedding(5, 8)
+
+        def call(self, tokens):
+            return self.words(tokens)
+
+    inputs = keras.Input((9,), dtype="int32")
+    x = layers.GlobalAveragePooling1D()(Embedded(name="embedded")(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(8)(x)))
+    (tokens,) = random_inputs(model, 200)
+    assert (tokens.min(), tokens.max()) == (0, 4)
+    assert tfprune.verify(model, tfprune.plan_channels(model, 0.5), power=True).unnoticed == ()
+
+
 def test_networks_of_words_are_proved():
     text = layers.TextVectorization(output_sequence_length=4, vocabulary=["cat", "dog", "bird", "fish"])
     inputs = keras.Input((1,), dtype="string")

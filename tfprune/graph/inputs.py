@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError
+from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import Wiring, flat_inputs, functional, pack_inputs
 from tfprune.support.checks import error_line
 
@@ -72,9 +73,11 @@ def _lookups(model: keras.Model) -> tuple[dict[str, int], list[str]]:
     for node in wiring.nodes:
         sources = {name for number in node.inputs for name in reached[number]}
         reached |= dict.fromkeys(node.outputs, sources)
-        known = getattr(node.operation, "input_dim", None) or getattr(node.operation, "num_tokens", None)
-        if known:
-            limits |= {name: min(known, limits.get(name, known)) for name in sources}
+        inside = layers_within(node.operation) if isinstance(node.operation, keras.Layer) else []
+        known = [getattr(layer, name, None) for layer in inside for name in ("input_dim", "num_tokens")]
+        least = min((size for size in known if isinstance(size, int)), default=None)
+        if least:
+            limits |= {name: min(least, limits.get(name, least)) for name in sources}
         if hasattr(node.operation, "get_vocabulary"):
             words += [str(word) for word in node.operation.get_vocabulary()[2:]]
     return limits, words or list("abcdefgh")
