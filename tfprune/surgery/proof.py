@@ -16,10 +16,10 @@ import numpy as np
 from keras import tree
 
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
-from tfprune.graph.calls import Call, Record
+from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.inputs import inputs_that_work, own_inputs
-from tfprune.graph.keras_internals import layers_within, takes_training
+from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.masked import masked_outputs
 from tfprune.surgery.provable import ChannelRemoval, Provable
@@ -104,7 +104,7 @@ def verify(
     model = _in_full_precision(model)
     comparison = _Comparison(model, plan, inputs, tolerance)
     found = {} if random_weights else {"own": comparison.run({})}
-    found["random"] = comparison.run(random_values(comparison.graph, seed, inputs), own="own" in found)
+    found["random"] = comparison.run(random_values(comparison.graph, seed), own="own" in found)
     errors = {weights: error for weights, (error, varies) in found.items() if varies}
     if not errors:
         raise NothingProvedError(
@@ -254,11 +254,11 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max(initial=0.0))
 
 
-def random_values(graph: ChannelGraph, seed: int, inputs: list) -> dict[int, np.ndarray]:
+def random_values(graph: ChannelGraph, seed: int) -> dict[int, np.ndarray]:
     """Random weights and statistics of a network: identity of each variable -> a value.
 
-    They keep the signal alive from layer to layer: what scales it is about 1, a kernel is drawn for the number of
-    inputs that each of its outputs sums, and batch normalizations have statistics of the size of what enters them.
+    They keep the signal alive from layer to layer: what scales it is about 1, and a kernel is drawn for the number of
+    inputs that each of its outputs sums.
     """
     generator = np.random.default_rng(seed)
     values: dict[int, np.ndarray] = {}
@@ -279,28 +279,6 @@ def random_values(graph: ChannelGraph, seed: int, inputs: list) -> dict[int, np.
         else:
             value = generator.normal(0.0, (2.0 / _inputs_of(shape, owners.get(id(variable)))) ** 0.5, shape)
         values[id(variable)] = np.asarray(value)
-
-    def run(call: Call, given: list[Any]) -> Any:
-        operation = call.node.operation
-        if call.removed or call.passes is not None:
-            return [given[call.passes or 0]] * len(call.node.outputs)
-        if type(operation).__name__ == "BatchNormalization" and not call.record.is_view:
-            value = keras.ops.convert_to_numpy(given[0]).astype(np.float64)
-            others = tuple(axis for axis in range(value.ndim) if axis != operation.axis % value.ndim)
-            # Only the size is set right: to take away the mean of what hardly varies would leave rounding.
-            square = np.square(value).mean(axis=others)
-            values[id(operation.moving_mean)] = values[id(operation.moving_mean)] * np.sqrt(square)
-            values[id(operation.moving_variance)] = square + operation.epsilon
-        args, kwargs = call.node.filled(given)
-        if takes_training(operation):
-            kwargs["training"] = False
-        own = [weight for weight in getattr(operation, "weights", ()) if id(weight) in values]
-        mapping = [(weight, keras.ops.cast(values[id(weight)], weight.dtype)) for weight in own]
-        with keras.StatelessScope(state_mapping=mapping):
-            return operation(*args, **kwargs)
-
-    if any(type(record.operation).__name__ == "BatchNormalization" for record in graph.records.values()):
-        graph.replay([keras.ops.convert_to_tensor(value) for value in inputs], run)
     return values
 
 
