@@ -43,7 +43,7 @@ napoleon_use_ivar = True
 nitpick_ignore_regex = [("py:.*", r"(keras|tensorflow|tf|numpy|np|matplotlib|os|collections|typing|pathlib)\..*")]
 # These have no entry of their own: variables of types, and what is inside of a layer without a rule.
 nitpick_ignore = [("py:class", "tfprune.graph.rules.dispatch._RuleT"), ("py:class", "tfprune.plans.base.R")]
-nitpick_ignore.append(("py:class", "tfprune.graph.inside.Step"))
+nitpick_ignore += [("py:class", f"tfprune.graph.inside.{name}") for name in ("Inside", "Step")]
 
 
 def without_fields(app, what, name, obj, options, signature, returns):
