@@ -154,7 +154,8 @@ def activated(call: Call, labels: Labels, function: Callable | None = None) -> L
 def _one_of_a_relu(call: Call) -> int:
     """As the paper counts, which leaves out all other functions."""
     function = getattr(call.operation, "activation", None)
-    return int(type(call.operation).__name__ == "ReLU" or function is keras.activations.relu)
+    is_relu = isinstance(call.operation, keras.layers.ReLU) or type(call.operation).__name__ == "ReLU"
+    return int(is_relu or function is keras.activations.relu)
 
 
 @rule("ReLU", flops=_one_of_a_relu)
