@@ -170,22 +170,24 @@ class ChannelGraph:
             ledger.freeze(labels, "model output")
 
     def _new_record(self, operation: Any) -> Record:
-        name, number = operation.name, 2
-        while name in self.records:  # two nested models may both have a "conv"
-            name, number = f"{operation.name}_{number}", number + 1
+        name = self._free_name(operation.name)
         record = Record(name, operation, self.model, is_view=name in self.views, loses_groups=name in self.grouped)
         self.records[name] = record
         return record
+
+    def _free_name(self, wanted: str) -> str:
+        """A name that no record has yet: two nested models may both have a "conv"."""
+        name, number = wanted, 2
+        while name in self.records:
+            name, number = f"{wanted}_{number}", number + 1
+        return name
 
     def _take_in(self, record: Record) -> None:
         """Puts what has weights inside of a layer among the records, under a name of its own."""
         for part in record.parts.values():
             if part.weights and self.records.get(part.name) is not part:
-                name, number = part.name, 2
-                while name in self.records:
-                    name, number = f"{part.name}_{number}", number + 1
-                part.name = name
-                self.records[name] = part
+                part.name = self._free_name(part.name)
+                self.records[part.name] = part
             self._take_in(part)
 
     def _bypassed(self, call: Call) -> list[Labels]:

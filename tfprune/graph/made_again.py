@@ -314,12 +314,18 @@ def _compressed(value: np.ndarray, labels: Labels, kept: Kept) -> np.ndarray:
 
 def _places(shape: Sequence[int], labels: Labels, kept: Kept) -> list[np.ndarray]:
     """Along every axis the places of what is kept."""
-    places = [np.arange(size) for size in shape]
+    along = _kept_along(labels, kept)
+    return [along[axis] if axis in along else np.arange(size) for axis, size in enumerate(shape)]
+
+
+def _kept_along(labels: Labels, kept: Kept) -> dict[int, np.ndarray]:
+    """Axis along which labels vary -> the places of what is kept."""
+    found = {}
     for axis, size in enumerate(labels.shape):
         if size > 1:
             others = tuple(other for other in range(labels.ndim) if other != axis)
-            places[axis] = np.flatnonzero(kept[labels].any(axis=others))
-    return places
+            found[axis] = np.flatnonzero(kept[labels].any(axis=others))
+    return found
 
 
 def _goes_alike(layer: Any, call: Call, shapes: list[Shape], kept: Kept) -> bool:
@@ -343,12 +349,8 @@ def _entering(call: Call, kept: Kept) -> list[Shape]:
 
 def _left_of(shape: Sequence[int | None], labels: Labels, kept: Kept) -> Shape:
     """The shape of a tensor that has these labels when only the kept ones are left."""
-    sizes = list(shape)
-    for axis, size in enumerate(labels.shape):
-        if size > 1:
-            others = tuple(other for other in range(labels.ndim) if other != axis)
-            sizes[axis] = int(np.count_nonzero(kept[labels].any(axis=others)))
-    return tuple(sizes)
+    along = _kept_along(labels, kept)
+    return tuple(len(along[axis]) if axis in along else size for axis, size in enumerate(shape))
 
 
 def _left(shape: Sequence[int], axes: dict[int, Labels], kept: Kept) -> tuple[int, ...]:

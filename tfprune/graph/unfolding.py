@@ -43,10 +43,10 @@ def needs_unfolding(record: Record, kept: Kept) -> bool:
 
 def possible(record: Record) -> bool:
     """Whether a layer that was looked into can become the plain layers inside of it."""
-    return all(_holds_for_all(record, call) for call in record.calls)
+    return all(map(_holds_for_all, record.calls))
 
 
-def _holds_for_all(record: Record, call: Call) -> bool:
+def _holds_for_all(call: Call) -> bool:
     if (
         call.inside is None
         or call.inside.constants
@@ -56,8 +56,8 @@ def _holds_for_all(record: Record, call: Call) -> bool:
     if any(isinstance(given, keras.Variable) for step in call.inside.steps for given in _given(step)):
         return False
     try:
-        other = _traced(record, call, _OTHER_BATCH, _OTHER_LENGTH, training=False)
-        training = _traced(record, call, BATCH, LENGTH, training=True)
+        other = _traced(call, _OTHER_BATCH, _OTHER_LENGTH, training=False)
+        training = _traced(call, BATCH, LENGTH, training=True)
     except PlanError:
         return False
     steps = call.inside.steps
@@ -77,9 +77,9 @@ def _hands_on_training(one: Step, in_training: Step) -> bool:
     return told in ((None, None), (False, True))
 
 
-def _traced(record: Record, call: Call, batch: int, length: int, training: bool) -> Inside:
+def _traced(call: Call, batch: int, length: int, training: bool) -> Inside:
     return look_inside(
-        record.operation, call.node.arguments, call.input_shapes, has_rule, batch, length, training=training
+        call.operation, call.node.arguments, call.input_shapes, has_rule, batch, length, training=training
     )
 
 
@@ -137,7 +137,7 @@ def reshape_sizes(call: Call, kept: Kept) -> dict[int, tuple[int, ...]]:
     inside = call.inside
     if inside is None:
         return {}
-    other = _traced(call.record, call, _OTHER_BATCH, _OTHER_LENGTH, training=False)
+    other = _traced(call, _OTHER_BATCH, _OTHER_LENGTH, training=False)
     found = {}
     for number, (one, two) in enumerate(zip(inside.steps, other.steps, strict=True)):
         if type(one.operation).__name__ == "Reshape" and not isinstance(one.operation, keras.layers.Layer):

@@ -187,9 +187,8 @@ def _part(call: Call, operation: Any) -> Record:
     """The record of an operation inside of a layer; a layer has one over all calls."""
     parts = call.record.parts
     if id(operation) not in parts:
-        plain = (
-            f"{call.record.name}/{type(operation).__name__.lower()}_{len(parts)}"  # Keras counts on from call to call
-        )
+        # Not by the operation's own name: Keras counts on from call to call.
+        plain = f"{call.record.name}/{type(operation).__name__.lower()}_{len(parts)}"
         name = call.record.names.get(id(operation), plain)
         parts[id(operation)] = Record(name, operation, call.record.model, whole=call.record)
     return parts[id(operation)]

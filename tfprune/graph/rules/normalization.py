@@ -75,14 +75,14 @@ def _over_channels(call: Call) -> Labels:
 
 def _narrows(call: Call, labels: Labels) -> bool:
     """Whether it can run over the channels that are left; then its weights go with them."""
-    layer, last = call.operation, labels.ndim - 1
+    layer = call.operation
     known = ("LayerNormalization", "RMSNormalization")
     if type(layer).__name__ not in known or getattr(layer, "rms_scaling", False) or not narrow(call, layer.axis):
         return False
     for variable in (getattr(layer, name, None) for name in ("gamma", "beta", "scale")):
         if isinstance(variable, keras.Variable):
             call.weight(variable, {0: labels.reshape(-1)})
-    return labels.shape[last] > 1
+    return True
 
 
 @rule("Normalization")
