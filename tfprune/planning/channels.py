@@ -72,7 +72,7 @@ def plan_channels(
         min_channels: The least that a layer keeps.
         max_ratio: The largest fraction removed from one layer; 0.95 with `scope="global"` unless given.
         steps: Remove in so many equal steps, and judge what is left anew before each.
-        data: For criteria that need data: inputs, `(inputs, targets)`, or an iterable of batches of either.
+        data: For criteria that need data: inputs, `(inputs, targets)`, or batches of either (a `tf.data.Dataset`); few.
         loss: For `"taylor"`: a Keras loss, its name, or `loss(targets, outputs)`; else the loss of the compiled model.
         seed: For `criterion="random"`.
 
