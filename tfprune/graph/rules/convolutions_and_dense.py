@@ -55,11 +55,7 @@ def _one_channel_groups(call: Call, axis: int, rank: int) -> Labels:
     layer = call.operation
     source = call.channels(0, axis)
     repeated = np.repeat(source, layer.filters // layer.groups)
-    call.weight(layer.kernel, {rank - 1: repeated}, positions(call.output_shape, axis))
-    call.weight(layer.bias, {0: repeated})
-    call.count("filters", repeated)
-    call.count("groups", source)
-    return activated(call, call.place(repeated, axis))
+    return _mixes_nothing(call, axis, rank, repeated, source)
 
 
 def _whole_groups(call: Call, axis: int, rank: int) -> Labels:
@@ -68,11 +64,17 @@ def _whole_groups(call: Call, axis: int, rank: int) -> Labels:
     source, created = call.channels(0, axis), call.create(layer.filters)
     first = _tie_within_groups(call, source, layer.groups)
     call.tie(_tie_within_groups(call, created, layer.groups), first)
-    call.weight(layer.kernel, {rank - 1: created}, positions(call.output_shape, axis))
-    call.weight(layer.bias, {0: created})
-    call.count("filters", created)
-    call.count("groups", first)
-    return activated(call, call.place(created, axis))
+    return _mixes_nothing(call, axis, rank, created, first)
+
+
+def _mixes_nothing(call: Call, axis: int, rank: int, filters: Labels, groups: Labels) -> Labels:
+    """The weights and the counts of a grouped convolution of which filters go as whole groups."""
+    layer = call.operation
+    call.weight(layer.kernel, {rank - 1: filters}, positions(call.output_shape, axis))
+    call.weight(layer.bias, {0: filters})
+    call.count("filters", filters)
+    call.count("groups", groups)
+    return activated(call, call.place(filters, axis))
 
 
 def _tie_within_groups(call: Call, labels: Labels, groups: int) -> Labels:
