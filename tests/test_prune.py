@@ -43,7 +43,7 @@ def test_the_plan_alone_writes_nothing(source, capsys):
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        ([], "Name one .keras file"),
+        ([], "Name one file to prune (.keras, .h5, .hdf5)"),
         (["nowhere.keras", "--ratio=.5", "--output=s.keras"], "no model file 'nowhere.keras'"),
         (["model.keras", "--output=s.keras"], "one of --ratio"),
         (["model.keras", "--ratio=.5", "--macs=.5", "--output=s.keras"], "one of --ratio"),

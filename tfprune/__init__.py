@@ -29,6 +29,7 @@ _PUBLIC = {
     "Profile": "tfprune.cost.profiling",
     "Proof": "tfprune.surgery.proof",
     "export": "tfprune.surgery.exporting",
+    "load": "tfprune.models.model_files",
     "load_pattern": "tfprune.plans.patterns",
     "load_plan": "tfprune.plans.loading",
     "measure_latency": "tfprune.cost.latency",

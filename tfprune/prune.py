@@ -1,4 +1,4 @@
-"""Prunes the channels of a .keras file, and proves that the smaller network computes the same.
+"""Prunes the channels of a network in a file, and proves that the smaller network computes the same.
 
     python -m tfprune.prune model.keras --ratio=0.5 --output=small.keras
 
@@ -49,6 +49,9 @@ def define_flags(values: flags.FlagValues) -> None:
          "after each input of the network) and y.")  # fmt: skip
     flag(flags.DEFINE_string, "loss", None, "For --criterion=taylor: a loss of Keras, unless the network has one.")
     flag(flags.DEFINE_integer, "seed", 0, "For --criterion=random.")
+    flag(flags.DEFINE_list, "import", "", "Python modules to import first, for layers and functions that are no part "
+         "of Keras; the current folder and PYTHONPATH are searched.")  # fmt: skip
+    flag(flags.DEFINE_boolean, "unsafe", False, "Also load layers whose Python code is in the file, which runs it.")
     flag(flags.DEFINE_boolean, "plan_only", False, "Print the plan, and stop.")
     flag(flags.DEFINE_boolean, "latency", True, "Measure the latency of both networks.")
 
@@ -65,11 +68,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
 
     import_tensorflow()
     from tfprune.graph.walk import functional
-    from tfprune.models import load_file
+    from tfprune.models.model_files import load, objects_of
     from tfprune.planning.channels import plan_channels
     from tfprune.surgery.proof import verify
 
-    model = load_file(source, compiled=True)
+    model = load(source, custom_objects=objects_of(values["import"].value), unsafe=values.unsafe)
     data = _load_data(values.data, [tensor.name for tensor in functional(model).inputs]) if values.data else None
 
     def planned(round_to: int):
@@ -106,7 +109,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def _check(values: flags.FlagValues, arguments: list[str]) -> tuple[str, Path, Path]:
     if len(arguments) != 1:
-        raise UsageError(f"Name one .keras file to prune; received {len(arguments)} arguments. See --help.")
+        raise UsageError(
+            f"Name one file to prune (.keras, .h5, .hdf5); received {len(arguments)} arguments. See --help."
+        )
     if not Path(arguments[0]).is_file():
         raise UsageError(f"There is no model file {arguments[0]!r}.")
     if sum(value is not None for value in (values.ratio, values.macs, values.params)) != 1:

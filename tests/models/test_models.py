@@ -5,12 +5,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
 
 import tfprune
 from tests.helpers import convolutions, normalizations, randomize, trainable
-from tfprune.errors import UsageError
-from tfprune.models import MODELS, build_model, load_file
+from tfprune.models import MODELS, build_model
 
 VGG_WIDTHS = {
     "vgg11": [64, 128, 256, 256, 512, 512, 512, 512],
@@ -272,18 +270,3 @@ def test_networks_take_other_image_sizes():
     grey = build_model("resnet20", (28, 28, 1), 4, 0.5)
     assert grey.output_shape == (None, 4)
     assert grey.get_layer("conv_1").kernel.shape == (3, 3, 1, 8)
-
-
-def test_a_class_that_is_not_there_is_named_when_a_file_is_loaded(tmp_path):
-    class Fuzzy(layers.Layer):
-        def call(self, x):
-            return 2 * x
-
-    inputs = keras.Input((3,))
-    keras.Model(inputs, layers.Dense(2)(Fuzzy()(inputs))).save(tmp_path / "fuzzy.keras")
-    with pytest.raises(UsageError) as error:
-        load_file(str(tmp_path / "fuzzy.keras"))
-    message = str(error.value)
-    assert "Could not locate class 'Fuzzy'." in message
-    assert "config" not in message
-    assert len(message) < 500

@@ -21,12 +21,11 @@ import inspect
 import math
 import os
 import re
-import warnings
-import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfprune.errors import UsageError
+from tfprune.models.model_files import SUFFIXES, load
 from tfprune.support.checks import first_line, shown
 from tfprune.support.registry import Registry, unknown_name
 
@@ -62,7 +61,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its reasons in bold
 
 def is_file(name: str) -> bool:
     """Whether a model's name is the path of a user's file rather than a name."""
-    return name.endswith(".keras") or os.sep in name
+    return name.endswith(SUFFIXES) or os.sep in name
 
 
 def check_model(name: str, width: float = 1.0) -> None:
@@ -71,7 +70,7 @@ def check_model(name: str, width: float = 1.0) -> None:
         if not Path(name).is_file():
             raise UsageError(f"There is no model file {name!r}.")
     elif name not in APPLICATIONS and name not in MODELS.names():
-        raise unknown_name("model", name, (*MODELS.names(), *APPLICATIONS, "a path ending in .keras"))
+        raise unknown_name("model", name, (*MODELS.names(), *APPLICATIONS, f"a path ending in {', '.join(SUFFIXES)}"))
     if not 0 < width < math.inf:
         raise UsageError(f"width={width} must be above 0.")
     if width != 1.0 and name not in MODELS.names():
@@ -82,7 +81,7 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
     """Builds or loads a network that gives logits or probabilities of classes.
 
     Args:
-        name: A name in `MODELS`, a constructor of keras.applications, or the path of a `.keras` file.
+        name: A name in `MODELS`, a constructor of keras.applications, or the path of a file of Keras (see `load`).
         input_shape: (height, width, channels) of the images.
         classes: Number of classes.
         width: Width multiplier, for the networks in `MODELS`.
@@ -95,7 +94,7 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
 
     check_model(name, width)
     if is_file(name):
-        model = load_file(name)
+        model = load(name, compiled=False)
     else:
         own = name in MODELS.names()
         builder = MODELS.get(name) if own else getattr(keras.applications, name)
@@ -149,41 +148,3 @@ def build_application(name: str) -> keras.Model:
     make = getattr(keras.applications, name)
     model = make(weights=None)
     return make(weights=None, input_shape=(224, 224, 3)) if None in model.input_shape[1:] else model
-
-
-def _reason(error: Exception) -> str:
-    """Why Keras cannot load something: its own words behind the configs around it, without the configs."""
-    told = [part.partition("Full object config:")[0] for part in str(error).split("Exception encountered:")[1:]]
-    lines = [line for part in told for line in part.splitlines() if line.strip() and not line.startswith("config=")]
-    return " ".join(lines[-1].split()) if lines else first_line(error)
-
-
-def load_file(path: str, compiled: bool = False) -> keras.Model:
-    """Loads a `.keras` file in Keras' safe mode, which runs no code of the file's.
-
-    Args:
-        path: The file.
-        compiled: Compile the model as it was, if Keras can; a warning tells if not.
-
-    Raises:
-        UsageError: If there is no such file, or Keras cannot load it.
-    """
-    import keras
-
-    if not Path(path).is_file():
-        raise UsageError(f"There is no model file {path!r}.")
-    if not zipfile.is_zipfile(path):
-        raise UsageError(f"{path!r} is no .keras file, or one that was cut: it is no archive. Save it with Keras 3.")
-    with zipfile.ZipFile(path) as archive:
-        members = [PurePosixPath(name.replace("\\", "/")) for name in archive.namelist()]
-    if outside := [str(name) for name in members if ".." in name.parts or name.is_absolute()]:
-        raise UsageError(f"{path!r} is no model: its member {outside[0]!r} would be written outside of its folder.")
-    try:
-        return keras.saving.load_model(path, compile=compiled, safe_mode=True)
-    except Exception as error:  # whatever a damaged or foreign file makes Keras raise
-        reason = _reason(error)
-        if not compiled:
-            raise UsageError(f"Keras cannot load {path!r} as a .keras model: {reason}") from error
-    model = load_file(path)
-    warnings.warn(f"{path} has compile settings that Keras cannot load ({reason}); go on without them.", stacklevel=2)
-    return model

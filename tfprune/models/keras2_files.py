@@ -1,0 +1,205 @@
+"""The network in a file of Keras 2, in the words of Keras 3.
+
+Keras 3 refuses most configs that Keras 2 wrote: for arguments that it does not have any more, even where they hold the
+only value that it still knows, for the numbering of nested networks, for names of modules. The weights it reads.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from tfprune.errors import UsageError
+from tfprune.support.checks import shown
+
+# Arguments that Keras 3 does not take, and the value that it computes with; None: whatever they hold does not matter.
+_GONE: dict[str, Any] = {
+    "time_major": False,
+    "softmax_robust_masking": False,
+    "ragged": False,
+    "query_shape": None,
+    "key_shape": None,
+    "value_shape": None,
+    "batch_input_shape": None,
+}
+_ONE_GROUP = ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D",
+              "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")  # fmt: skip
+# Of separable convolutions Keras 2 wrote these beside the ones of the two kernels, and used them for nothing.
+_OF_NO_KERNEL = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+_NETWORKS = ("Functional", "Model", "Sequential")
+_HELD = ("layer", "forward_layer", "backward_layer", "cell")  # layers that the config of another layer holds
+_TENSORFLOW_OPERATIONS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
+
+
+def modernized(entry: dict) -> dict:
+    """The entry of a network as Keras 3 reads it: `{"class_name": ..., "config": ...}`.
+
+    Args:
+        entry: What Keras 2 wrote, in a `.keras` file or as the `model_config` of an HDF5 file.
+
+    Raises:
+        UsageError: For a layer that Keras 3 has no counterpart for.
+    """
+    from keras import layers
+
+    kind = entry["class_name"]
+    config = entry["config"]
+    if kind in _TENSORFLOW_OPERATIONS:
+        called = config.get("function") or config.get("attr_name") or entry.get("name")
+        raise UsageError(
+            f"The operation {config.get('name', entry.get('name'))!r} is TensorFlow's {called!r}, called on a Keras "
+            f"tensor; Keras 3 has no layer for it ({kind}). Build the network with keras.ops, and load its weights."
+        )
+    entry = {key: value for key, value in entry.items() if key != "build_config"}  # layers build themselves when called
+    if kind in _NETWORKS and (isinstance(config, list) or "layers" in config):
+        own = "Sequential" if kind == "Sequential" else "Model"
+        config = _sequential(config) if kind == "Sequential" else _graph(config)
+        return entry | {"module": "keras", "registered_name": None, "class_name": own, "config": config}
+    if kind == "Lambda":
+        entry.pop("module", None)  # for Keras 3 a sign that its code is in the old form
+    elif entry.get("module", "keras.layers") == "keras.layers":
+        if hasattr(
+            layers, kind
+        ):  # HDF5 files name no modules; without one Keras takes "dot" for the function of that name
+            entry |= {"module": "keras.layers", "registered_name": None}
+        elif "module" in entry:
+            raise UsageError(f"Keras 3 has no layer {kind}, which the layer {config.get('name')!r} is.")
+    entry["config"] = _layer(kind, config)
+    return entry
+
+
+def _layer(kind: str, config: dict) -> dict:
+    """The config of a layer without what Keras 3 does not take.
+
+    Raises:
+        UsageError: For a value that Keras 3 has no counterpart for, or computes something else with.
+    """
+    from keras import layers
+
+    config = dict(config)
+    for name in ("activation", "recurrent_activation"):
+        if config.get(name) == "hard_sigmoid":
+            raise UsageError(
+                f"The layer {config.get('name')!r} has {name}='hard_sigmoid': clip(0.2 x + 0.5, 0, 1) in Keras 2, "
+                "relu6(x + 3) / 6 in Keras 3. It would be another network. Build it in Python with a function of your "
+                "own in this place, and load its weights."
+            )
+    if hasattr(layers, kind):  # of what the constructor does not take, what says nothing goes
+        taken = inspect.signature(getattr(layers, kind).__init__).parameters
+        if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+            config = {
+                name: value
+                for name, value in config.items()
+                if name in taken or not (value is None or (name == "trainable" and value is True))
+            }
+    if kind == "InputLayer":
+        config["batch_shape"] = config.get("batch_input_shape", config.get("batch_shape"))
+    gone = dict(_GONE)
+    if kind in _ONE_GROUP:
+        gone["groups"] = 1
+    if kind.startswith("SeparableConv"):
+        gone |= dict.fromkeys(_OF_NO_KERNEL)
+    for name, known in gone.items():
+        if name in config:
+            value = config.pop(name)
+            if known is not None and value != known:
+                raise UsageError(
+                    f"The layer {config.get('name')!r} ({kind}) has {name}={shown(value)}; Keras 3 knows {known} only."
+                )
+    if kind == "BatchNormalization" and isinstance(config.get("axis"), list) and len(config["axis"]) == 1:
+        config["axis"] = config["axis"][0]
+    if kind == "Discretization":
+        config.pop("dtype", None)  # of the bins in Keras 2; Keras 3 would round what it is to sort to whole numbers
+    dtype = config.get("dtype")
+    if isinstance(dtype, dict) and dtype.get("class_name") == "Policy":
+        config["dtype"] = dtype["config"]["name"]
+    for name in _HELD:
+        if isinstance(config.get(name), dict) and "class_name" in config[name]:
+            config[name] = modernized(config[name])
+    if isinstance(config.get("cells"), list):
+        config["cells"] = [modernized(cell) for cell in config["cells"]]
+    return config
+
+
+def _sequential(config: list | dict) -> dict:
+    # A list until Keras 2.2.3.
+    config = {"name": "sequential", "layers": config} if isinstance(config, list) else dict(config)
+    entries = list(config["layers"])
+    shape = entries[0]["config"].get("batch_input_shape") if entries else None
+    if shape is not None and entries[0]["class_name"] != "InputLayer":
+        first = entries[0]["config"]
+        given = {"batch_input_shape": shape, "dtype": first.get("dtype"), "name": f"{first.get('name')}_input"}
+        entries.insert(0, {"class_name": "InputLayer", "config": given})
+    config.pop("build_input_shape", None)
+    config["layers"] = [modernized(entry) for entry in entries]
+    return config
+
+
+def _graph(config: dict) -> dict:
+    config = dict(config)
+    config["layers"] = [modernized(entry) for entry in config["layers"]]
+    # In Keras 2 a nested network of known inputs counted its making as its first call; in Keras 3 it does not, but for
+    # references to functional networks from the ends.
+    counted = {entry["name"]: entry["class_name"] for entry in config["layers"] if _made_by_a_call(entry)}
+    names = {entry["name"] for entry in config["layers"]}
+    for entry in config["layers"]:
+        entry["inbound_nodes"] = [_call(call, names) for call in _one_less(entry["inbound_nodes"], set(counted))]
+    sequential = {name for name, kind in counted.items() if kind == "Sequential"}
+    for ends in ("input_layers", "output_layers"):
+        config[ends] = _one_less(config[ends], sequential)
+        if isinstance(config[ends], list) and len(config[ends]) == 1:  # a network of one tensor, not of a list of one
+            config[ends] = config[ends][0]
+    return config
+
+
+def _call(call: list, names: set[str]) -> list | dict:
+    """A call of a layer; in the form of Keras 3 where tensors are among its keyword arguments, which it else drops."""
+    inputs = [given for given in call if isinstance(given, list)]
+    arguments = inputs[0][3] if inputs and len(inputs[0]) > 3 else {}
+    tensors = _tensors(arguments, names)
+    if tensors == arguments:
+        return call
+    given = [_tensors(reference[:3], names) for reference in inputs]
+    return {"args": given if len(given) == 1 else [given], "kwargs": tensors}
+
+
+def _tensors(value: Any, names: set[str]) -> Any:
+    """References `[name, call, output]` as Keras 3 writes them; it looks their shapes up."""
+    if isinstance(value, dict):
+        return {key: _tensors(part, names) for key, part in value.items()}
+    if not isinstance(value, list):
+        return value
+    if len(value) == 3 and isinstance(value[0], str) and value[0] in names and isinstance(value[1], int):
+        return {"class_name": "__keras_tensor__", "config": {"shape": [], "dtype": "float32", "keras_history": value}}
+    return [_tensors(part, names) for part in value]
+
+
+def _made_by_a_call(entry: dict) -> bool:
+    config = entry["config"]
+    if "layers" not in config or entry["class_name"] not in _NETWORKS:
+        return False
+    return entry["class_name"] != "Sequential" or config["layers"][0]["class_name"] == "InputLayer"
+
+
+def _one_less(value: Any, names: set[str]) -> Any:
+    """References `[name, call, output, ...]` to layers of these names with the number of the call one less."""
+    if isinstance(value, dict):
+        return {key: _one_less(part, names) for key, part in value.items()}
+    if not isinstance(value, list):
+        return value
+    if len(value) >= 3 and isinstance(value[0], str) and value[0] in names and isinstance(value[1], int):
+        value = [value[0], value[1] - 1, *value[2:]]
+    return [_one_less(part, names) for part in value]
+
+
+def entries_in(config: Any) -> Iterator[dict]:
+    """Every `{"class_name": ..., "config": ...}` within a config, from the outside in."""
+    if isinstance(config, dict):
+        if "class_name" in config and "config" in config:
+            yield config
+        for part in config.values():
+            yield from entries_in(part)
+    elif isinstance(config, list):
+        for part in config:
+            yield from entries_in(part)
