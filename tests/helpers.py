@@ -1,11 +1,25 @@
 """What several test files share: random weights and statistics, and small models."""
 
+from collections.abc import Iterable, Mapping
+
 import keras
 import numpy as np
+import pytest
 from keras import layers
+from packaging.version import Version
 
 import tfprune
 from tfprune.plans.channels import ChannelPlan
+
+
+def since(version):
+    """Marks a test of what older versions of Keras do not have."""
+    return pytest.mark.skipif(Version(keras.__version__) < Version(version), reason=f"Keras {version} brought it")
+
+
+def named(names: Iterable[str], newer: Mapping[str, str]) -> list:
+    """Names to run a test with; `newer` has the version of Keras that brought what some of them need."""
+    return [pytest.param(name, marks=since(newer[name])) if name in newer else name for name in names]
 
 
 def randomize(model, seed=0):

@@ -59,7 +59,7 @@ def test_training_of_a_nested_model_goes_down_to_its_layers(outer, inner, told):
     middle = keras.Model(b, lowest(b) if inner is None else lowest(b, training=inner))
     model = keras.Model(c, middle(c) if outer is None else middle(c, training=outer))
     drop, add = Wiring(model).nodes
-    assert drop.filled([3])[1].get("training") is told
+    assert drop.filled([3])[1].get("training") in ((told,) if told else (False, None))  # None from Keras 3.16 on
     assert "training" not in add.filled([3])[1]  # an operation that does not ask
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfprune
-from tests.helpers import plain_cnn, predict, randomize, residual_cnn
+from tests.helpers import plain_cnn, predict, randomize, residual_cnn, since
 from tfprune.errors import ExportError, UsageError
 from tfprune.graph.inputs import random_inputs
 from tfprune.surgery import exporting
@@ -203,6 +203,7 @@ def test_what_only_its_python_code_can_load_is_refused_in_one_line(layer, named,
     assert list(tmp_path.iterdir()) == []
 
 
+@since("3.13")
 def test_a_litert_model_is_compared_too(tmp_path, monkeypatch):
     model = plain_cnn()
     export(model, tmp_path / "out", litert=True)

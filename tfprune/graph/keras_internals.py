@@ -51,11 +51,15 @@ def recorded_calls(model: keras.Model) -> Iterator[tuple[Any, Arguments, Sequenc
     Yields:
         The operation that is called, its arguments, and the KerasTensors that it gives.
     """
+    for operation, arguments, outputs in _recorded(model):
+        yield operation, Arguments(arguments.args, arguments.kwargs, arguments.keras_tensors), outputs
+
+
+def _recorded(model: keras.Model) -> Iterator[tuple[Any, Any, Sequence[Any]]]:
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             if not node.is_input:
-                arguments = node.arguments
-                yield node.operation, Arguments(arguments.args, arguments.kwargs, arguments.keras_tensors), node.outputs
+                yield node.operation, node.arguments, node.outputs
 
 
 def is_functional(operation: Any) -> bool:
@@ -95,6 +99,16 @@ def output_structure(model: keras.Model) -> Any:
 def maker(tensor: keras.KerasTensor) -> Any:
     """The layer or operation that made a KerasTensor."""
     return tensor._keras_history.operation
+
+
+def forget_training_none(model: keras.Model) -> None:
+    """Takes `training=None` out of the recorded calls of a functional model.
+
+    It says nothing. But Keras 3.16 takes it for what the call was given, and passes on no `training` of the model's.
+    """
+    for _, arguments, _ in _recorded(model):
+        if arguments.kwargs.get("training", ...) is None:
+            del arguments.kwargs["training"]
 
 
 def takes_training(operation: Any) -> bool:

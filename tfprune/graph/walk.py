@@ -62,7 +62,9 @@ def _traced(model: keras.Model) -> keras.Model:
         inputs = _inputs(given, dtype)
         try:
             with keras_internals.no_trace_left(model):
-                return keras.Model(inputs, model.call(inputs, **more), name=model.name)
+                traced = keras.Model(inputs, model.call(inputs, **more), name=model.name)
+                keras_internals.forget_training_none(traced)
+                return traced
         except Exception as error:  # whatever the code of others raises on tensors without values
             reason = reason or error_line(error)
     raise PlanError(f"{name} has a call that cannot be traced ({reason[:200]}). {advice}")

@@ -24,6 +24,7 @@ from tfprune.surgery.proof import compare_outputs
 from tfprune.surgery.rebuild import clone
 
 _TOLERANCE = 1e-5
+_LITERT_SINCE = (3, 13)
 _PARTS = ("model.keras", "saved_model", "model.tflite")
 
 
@@ -51,6 +52,8 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
     functional(model)
     folder = path_of("folder", folder)
     custom = sorted(set(_custom_parts(keras.saving.serialize_keras_object(model))))
+    if litert and tuple(map(int, keras.__version__.split(".")[:2])) < _LITERT_SINCE:
+        raise UsageError(f"litert=True needs Keras 3.13 or later; Keras {keras.__version__} is installed.")
     if custom:
         raise UsageError(f"{model.name} has parts that only their Python code can load: {', '.join(custom)}.")
     new = not folder.exists()
@@ -90,7 +93,7 @@ def _write_and_compare(model: keras.Model, folder: Path, litert: bool) -> None:
     _compare(expected, module.serve(*map(tf.constant, inputs)), "saved_model")
 
     if litert:
-        model.export(folder / "model.tflite", format="litert", verbose=False)
+        model.export(str(folder / "model.tflite"), format="litert", verbose=False)
         run = litert_function(folder / "model.tflite", [value.shape for value in inputs])
         _compare(expected, run(inputs), "model.tflite")
 

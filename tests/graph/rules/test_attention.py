@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 import tfprune
-from tests.helpers import network, prove
+from tests.helpers import named, network, prove
 from tfprune.graph.channel_graph import ChannelGraph
 
 SEQUENCE, VIDEO = (5, 4), (3, 6, 6, 2)
@@ -156,7 +156,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", named(NETWORKS, {"grouped_queries": "3.14", "gated_heads": "3.14"}))
 def test_masked_and_removed_agree_and_the_plan_predicts_the_costs(name, scope):
     body, *shapes = NETWORKS[name]
     model = network(body, *shapes)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import tfprune
-from tests.helpers import images, network, predict, prove, randomize, relative_error
+from tests.helpers import images, named, network, predict, prove, randomize, relative_error, since
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.rules import dispatch
@@ -227,7 +227,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", named(NETWORKS, {"channels_first_over_time": "3.14"}))
 def test_masked_and_removed_agree_and_the_plan_predicts_the_costs(name, scope):
     body, *shapes = NETWORKS[name]
     model = network(body, *shapes)
@@ -524,6 +524,14 @@ def test_there_is_a_rule_for_every_layer_of_keras():
     assert len(kinds) > 150
 
 
+# What the newest version has that is out lacks. Take names away when it is there.
+OF_KERAS_3_16 = {
+    "ColumnStack", "Copysign", "Cov", "FloatPower", "Gammainc", "Lgamma", "MatrixPower", "Mosaic", "ReconstructPatches",
+    "TernaryDense",
+}  # fmt: skip
+
+
+@since("3.15")
 def test_every_name_of_a_rule_is_a_class_of_keras():
     """A misspelled name would leave an operation without its rule."""
     from keras.src.ops.operation import Operation
@@ -533,7 +541,8 @@ def test_every_name_of_a_rule_is_a_class_of_keras():
         kind = kinds.pop()
         names.add(kind.__name__)
         kinds += kind.__subclasses__()
-    assert set(dispatch._BY_NAME) <= names | {"LayerScale", "CustomScaleLayer"}
+    others = {"LayerScale", "CustomScaleLayer"}  # of networks of keras.applications, which are not imported here
+    assert set(dispatch._BY_NAME) <= names | others | OF_KERAS_3_16
 
 
 def test_what_is_frozen_over_time_is_frozen_with_its_reason():

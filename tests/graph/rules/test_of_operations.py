@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import tfprune
-from tests.helpers import network, prove, randomize
+from tests.helpers import named, network, prove, randomize, since
 from tfprune.graph.channel_graph import ChannelGraph
 
 IMAGE, SEQUENCE = (6, 6, 3), (6, 4)
@@ -114,8 +114,11 @@ NETWORKS = {
 }
 
 
+NEWER = {"elementwise": "3.15", "parts": "3.14", "blocks": "3.14", "reduced": "3.14", "stacked": "3.14"}
+
+
 @pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", named(NETWORKS, NEWER))
 def test_masked_and_removed_agree_and_the_plan_predicts_the_costs(name, scope):
     body, *shapes = NETWORKS[name]
     model = network(body, *shapes)
@@ -124,6 +127,7 @@ def test_masked_and_removed_agree_and_the_plan_predicts_the_costs(name, scope):
     prove(model, plan)
 
 
+@since("3.13")
 def test_rearranging_takes_the_same_from_all_heads():
     """Keras rearranges batches of a known size only."""
     inputs = keras.Input(batch_shape=(2, 4, 5, 3))
@@ -157,6 +161,7 @@ def test_channels_go_together_where_positions_stand_side_by_side():
     prove(model, plan)
 
 
+@since("3.14")
 def test_channels_of_a_block_go_together():
     def body(x):
         return layers.Conv2D(2, 1)(ops.depth_to_space(layers.Conv2D(12, 1, name="wide")(x), 2))

@@ -7,14 +7,15 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.dispatch import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule_of_keras
 from tfprune.graph.rules.reshaping import run_on_labels, varying
 
 
-@rule(
+@rule_of_keras(
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum",
     "Divide", "TrueDivide", "DivideNoNan", "Power", "Where", "Mod", "Arctan2",
     "Fmax", "Fmin", "Hypot", "Logaddexp", "Logaddexp2", "FloorDivide", "Fmod", "Heaviside", "Nextafter", "Ldexp",
+    "Copysign", "FloatPower", "Gammainc",
     "Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual", "Isclose", "FullLike", "Select",
     "LogicalAnd", "LogicalOr", "LogicalXor", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Gcd", "Lcm",
     "BitwiseLeftShift", "BitwiseRightShift", "LeftShift", "RightShift",
@@ -58,10 +59,10 @@ def _constants(call: Call) -> list:
     return [value for value in arguments if not isinstance(value, (keras.KerasTensor, str, type(None)))]
 
 
-_FIXED_AXES = {"Hstack": 1, "Vstack": 0, "Dstack": 2}
+_FIXED_AXES = {"Hstack": 1, "ColumnStack": 1, "Vstack": 0, "Dstack": 2}
 
 
-@rule("Concatenate", "Stack", "Append", "Hstack", "Vstack", "Dstack")
+@rule_of_keras("Concatenate", "Stack", "Append", "Hstack", "ColumnStack", "Vstack", "Dstack")
 def _join(call: Call) -> Labels | list[Labels]:
     """Channels stand side by side; where positions do, or tensors, all of them lose the same channels."""
     axis = _FIXED_AXES.get(type(call.operation).__name__, getattr(call.operation, "axis", None))

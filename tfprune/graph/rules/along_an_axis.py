@@ -6,7 +6,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.dispatch import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule_of_keras
 from tfprune.graph.rules.reshaping import axes_of, narrow
 
 # Operations that have no choice of axes.
@@ -19,7 +19,7 @@ _FIXED_AXES: dict[str, int | tuple[int, ...]] = {
 }
 
 
-@rule("Softmax", "LogSoftmax", "Sparsemax")
+@rule_of_keras("Softmax", "LogSoftmax", "Sparsemax")
 def _softmax(call: Call) -> Labels:
     """A softmax normalizes over an axis; over the channels a removed one would change all others."""
     labels = call.inputs[0]
@@ -28,7 +28,7 @@ def _softmax(call: Call) -> Labels:
     return labels
 
 
-@rule(
+@rule_of_keras(
     "Cumsum", "Cumprod", "Nancumsum", "Nancumprod", "Sort", "Argsort", "Argpartition", "Diff", "Roll",
     "TopK", "Tril", "Triu", "Hsplit", "Dsplit", "ArraySplit",
 )  # fmt: skip
@@ -40,7 +40,7 @@ def _along(call: Call) -> list[Labels]:
     return [labels] * len(call.output_shapes)
 
 
-@rule("Glu")
+@rule_of_keras("Glu")
 def _gated(call: Call) -> Labels:
     """One half of the channels gates the other, so a channel goes with its gate."""
     labels, axis = call.inputs[0], call.operation.axis
@@ -51,7 +51,7 @@ def _gated(call: Call) -> Labels:
     return one
 
 
-@rule("Moments")
+@rule_of_keras("Moments")
 def _moments(call: Call) -> list[Labels]:
     """Mean and variance, of every channel for itself."""
     labels = call.inputs[0]

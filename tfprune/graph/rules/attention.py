@@ -12,12 +12,12 @@ from tfprune.graph import keras_internals
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.add_and_concatenate import constant_per_channel
-from tfprune.graph.rules.dispatch import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule_of_keras
 
 _SOURCES = ("query", "value", "key")  # in the order of the positional arguments
 
 
-@rule("MultiHeadAttention")
+@rule_of_keras("MultiHeadAttention")
 def _multi_head_attention(call: Call) -> list[Labels]:
     """Heads are created and mixed by the output projection; what they project from is mixed as well."""
     layer = call.operation
@@ -34,7 +34,7 @@ def _multi_head_attention(call: Call) -> list[Labels]:
     return [call.place(labels), *_scores(call, heads)]
 
 
-@rule("GroupedQueryAttention")
+@rule_of_keras("GroupedQueryAttention")
 def _grouped_query_attention(call: Call) -> list[Labels]:
     """A head of keys and values goes with all the heads of queries that read it.
 
@@ -104,7 +104,7 @@ def _length_of(shape: tuple) -> int:
     return int(np.prod([size or 1 for size in shape[1:-1]], dtype=np.int64))
 
 
-@rule("Attention", "AdditiveAttention")
+@rule_of_keras("Attention", "AdditiveAttention")
 def _attention(call: Call) -> Labels | list[Labels]:
     """Sums over the channels of queries and keys; those of the values pass.
 
@@ -125,7 +125,7 @@ def _attention(call: Call) -> Labels | list[Labels]:
     return [call.place(values), scores]
 
 
-@rule("DotProductAttention")
+@rule_of_keras("DotProductAttention")
 def _dot_product_attention(call: Call) -> Labels | list[Labels]:
     """`keras.ops.dot_product_attention` on (batch, length, heads, width): heads pass, widths stay."""
     if call.input_names != ["0", "1", "2"] or constant_per_channel(call):

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.dispatch import rule
+from tfprune.graph.rules.dispatch import rule_of_keras
 from tfprune.graph.rules.elementwise import activated
 
 
@@ -24,7 +24,7 @@ def positions(shape: tuple, axis: int) -> int:
     return int(np.prod([size or 1 for size in sizes[1:]], dtype=np.int64))
 
 
-@rule("Conv1D", "Conv2D", "Conv3D")
+@rule_of_keras("Conv1D", "Conv2D", "Conv3D")
 def _convolution(call: Call) -> Labels:
     layer, axis = call.operation, channel_axis(call)
     rank = len(layer.kernel.shape)
@@ -84,7 +84,7 @@ def _tie_within_groups(call: Call, labels: Labels, groups: int) -> Labels:
     return parts[:, 0]
 
 
-@rule("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+@rule_of_keras("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 def _transposed_convolution(call: Call) -> Labels:
     layer, axis = call.operation, channel_axis(call)
     rank = len(layer.kernel.shape)
@@ -95,7 +95,7 @@ def _transposed_convolution(call: Call) -> Labels:
     return activated(call, call.place(created, axis))
 
 
-@rule("DepthwiseConv1D", "DepthwiseConv2D")
+@rule_of_keras("DepthwiseConv1D", "DepthwiseConv2D")
 def _depthwise_convolution(call: Call) -> Labels:
     layer, axis = call.operation, channel_axis(call)
     source = call.channels(0, axis)
@@ -105,7 +105,7 @@ def _depthwise_convolution(call: Call) -> Labels:
     return activated(call, call.place(repeated, axis))
 
 
-@rule("SeparableConv1D", "SeparableConv2D")
+@rule_of_keras("SeparableConv1D", "SeparableConv2D")
 def _separable_convolution(call: Call) -> Labels:
     layer, axis = call.operation, channel_axis(call)
     rank = len(layer.depthwise_kernel.shape)
@@ -119,7 +119,7 @@ def _separable_convolution(call: Call) -> Labels:
     return activated(call, call.place(created, axis))
 
 
-@rule("Dense")
+@rule_of_keras("Dense")
 def _dense(call: Call) -> Labels:
     layer = call.operation
     source, created = call.mix(0), call.create(layer.units)
@@ -129,7 +129,7 @@ def _dense(call: Call) -> Labels:
     return activated(call, call.place(created))
 
 
-@rule("Embedding")
+@rule_of_keras("Embedding")
 def _embedding(call: Call) -> Labels:
     layer = call.operation
     call.freeze(call.inputs[0], f"indices into {call.record.name}")

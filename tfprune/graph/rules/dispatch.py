@@ -57,19 +57,40 @@ def rule(*kinds: str | type, flops: Flops | None = None) -> Callable[[_RuleT], _
             raise UsageError(f"rule({shown(kind)}) names no class; use it as @tfprune.rule(MyLayer).")
         if isinstance(kind, str) and kind not in _names_of_keras():
             raise UsageError(f"rule({kind!r}): Keras has no such class; for a class of your own give the class itself.")
-        if isinstance(kind, str) and kind in _BY_NAME:
-            raise UsageError(f"There is a rule for {kind} already: {_BY_NAME[kind].rule.__name__}.")
+    names = [kind for kind in kinds if isinstance(kind, str)]
+    for_names = rule_of_keras(*names, flops=flops)
     if flops is not None and not callable(flops):
         raise UsageError(f"rule(flops={shown(flops)}) is no function; give one of the call, as flops=lambda call: 1.")
 
     def register(function: _RuleT) -> _RuleT:
         if not callable(function):
             raise UsageError(f"The rule for {shown(kinds[0])} is no function, but {shown(function)}.")
+        for_names(function)
         for kind in kinds:
-            if isinstance(kind, str):
-                _BY_NAME[kind] = _Known(function, flops)
-            else:
+            if not isinstance(kind, str):
                 _BY_CLASS[kind] = _checked(function, flops, kind)
+        return function
+
+    return register
+
+
+def rule_of_keras(*names: str, flops: Flops | None = None) -> Callable[[_RuleT], _RuleT]:
+    """Registers a rule for classes of Keras by name, also for those that other versions of Keras have.
+
+    Args:
+        *names: Names of classes of layers or operations.
+        flops: As of `rule`.
+
+    Raises:
+        UsageError: If one of them has a rule already.
+    """
+    for name in names:
+        if name in _BY_NAME:
+            raise UsageError(f"There is a rule for {name} already: {_BY_NAME[name].rule.__name__}.")
+
+    def register(function: _RuleT) -> _RuleT:
+        for name in names:
+            _BY_NAME[name] = _Known(function, flops)
         return function
 
     return register

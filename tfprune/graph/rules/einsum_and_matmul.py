@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.rules.dispatch import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule_of_keras
 from tfprune.graph.rules.elementwise import activated
 
 
@@ -82,7 +82,7 @@ def _count_products(call: Call, letters: str, arrays: list[Labels], sizes: list[
     call.macs(count)
 
 
-@rule("Matmul")
+@rule_of_keras("Matmul")
 def _matmul(call: Call) -> Labels | list[Labels]:
     """Rows of one by columns of the other: sums over the axis that both share, as attention does."""
     ranks = [labels.ndim for labels in call.inputs]
@@ -93,7 +93,7 @@ def _matmul(call: Call) -> Labels | list[Labels]:
     return contract(call, [f"{one}XY", f"{other}YZ"], f"{batch}XZ")
 
 
-@rule("Einsum")
+@rule_of_keras("Einsum")
 def _einsum(call: Call) -> Labels | list[Labels]:
     constant = not all(isinstance(value, keras.KerasTensor) for value in call.node.arguments.args)
     if constant or "->" not in call.operation.subscripts:
@@ -101,7 +101,7 @@ def _einsum(call: Call) -> Labels | list[Labels]:
     return contract(call, *_letters(call.operation.subscripts, [labels.ndim for labels in call.inputs]))
 
 
-@rule("Dot")
+@rule_of_keras("Dot")
 def _dot(call: Call) -> Labels | list[Labels]:
     """The layer; normalizing to length one is no obstacle, since a zero adds nothing to a length."""
     if not isinstance(call.operation, keras.layers.Layer):
@@ -118,7 +118,7 @@ def _dot(call: Call) -> Labels | list[Labels]:
     return labels.reshape(len(call.output_shape) * (1,))  # two vectors make one number, with an axis of its own
 
 
-@rule("EinsumDense")
+@rule_of_keras("EinsumDense")
 def einsum_dense(call: Call) -> Labels:
     """A kernel whose axes are given by an equation.
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.dispatch import rule
+from tfprune.graph.rules.dispatch import rule_of_keras
 
 # Operations of TensorFlow that give for each element what follows from it alone, or from scalars.
 _POINTWISE = frozenset(
@@ -158,8 +158,8 @@ def _one_of_a_relu(call: Call) -> int:
     return int(is_relu or function is keras.activations.relu)
 
 
-@rule("ReLU", flops=_one_of_a_relu)
-@rule(
+@rule_of_keras("ReLU", flops=_one_of_a_relu)
+@rule_of_keras(
     # layers
     "LeakyReLU", "ELU", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity",
     "ActivityRegularization", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
@@ -169,7 +169,7 @@ def _one_of_a_relu(call: Call) -> int:
     "TanhShrink", "HardTanh", "HardShrink", "Threshold", "Absolute", "Abs", "Ceil", "Clip", "Cos", "Cosh", "Exp",
     "Expm1", "Floor", "Log", "Log10", "Log1p", "Log2", "Negative", "Reciprocal", "Round", "Rsqrt", "Sign", "Sin",
     "Sinh", "Sqrt", "Square", "Tan", "Tanh", "Erf", "Erfc", "Erfinv", "Exp2", "Cbrt", "I0", "Sinc", "Trunc", "Fabs",
-    "Arccos", "Arccosh", "Arcsin", "Arcsinh", "Arctan", "Arctanh", "Deg2rad", "Rad2deg",
+    "Lgamma", "Arccos", "Arccosh", "Arcsin", "Arcsinh", "Arctan", "Arctanh", "Deg2rad", "Rad2deg",
     "Angle", "Conj", "Conjugate", "Real", "Imag", "Signbit", "LogicalNot", "BitwiseInvert", "BitwiseNot",
     "Isfinite", "Isinf", "Isnan", "Isneginf", "Isposinf", "Isreal", "OnesLike", "ZerosLike", "EmptyLike",
     "Cast", "SaturateCast", "ConvertToTensor", "StopGradient", "NanToNum", "Copy",
@@ -179,12 +179,12 @@ def elementwise(call: Call) -> Labels:
     return call.inputs[0]
 
 
-@rule("Activation", flops=_one_of_a_relu)
+@rule_of_keras("Activation", flops=_one_of_a_relu)
 def _activation(call: Call) -> Labels:
     return activated(call, call.inputs[0])
 
 
-@rule("PReLU")
+@rule_of_keras("PReLU")
 def _prelu(call: Call) -> Labels:
     """Slopes of the shape of one example, 1 along shared axes."""
     layer, labels = call.operation, call.inputs[0]
@@ -198,7 +198,7 @@ def _prelu(call: Call) -> Labels:
     return labels
 
 
-@rule("Rescaling")
+@rule_of_keras("Rescaling")
 def _rescaling(call: Call) -> Labels:
     constants = (call.operation.scale, call.operation.offset)
     if any(np.size(constant) > 1 for constant in constants):
@@ -206,7 +206,7 @@ def _rescaling(call: Call) -> Labels:
     return call.inputs[0]
 
 
-@rule("LayerScale")
+@rule_of_keras("LayerScale")
 def _layer_scale(call: Call) -> Labels:
     """ConvNeXt's scale per channel."""
     channels = call.channels(0, -1)

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.rules.dispatch import rule
+from tfprune.graph.rules.dispatch import rule_of_keras
 from tfprune.graph.rules.reshaping import axes_of, narrow
 
 
@@ -16,7 +16,7 @@ def _scale_and_shift(call: Call) -> int:
     return 2 if len(call.output_shape) > 2 else 0
 
 
-@rule("BatchNormalization", flops=_scale_and_shift)
+@rule_of_keras("BatchNormalization", flops=_scale_and_shift)
 def _batch_normalization(call: Call) -> Labels:
     layer = call.operation
     source = call.channels(0, layer.axis)
@@ -44,7 +44,7 @@ def _view(call: Call, source: Labels) -> Labels:
     return view
 
 
-@rule("GroupNormalization")
+@rule_of_keras("GroupNormalization")
 def _group_normalization(call: Call) -> Labels:
     """Statistics over groups of channels change with every channel, unless a group is one channel."""
     layer, size = call.operation, call.input_shapes[0][call.operation.axis]
@@ -62,7 +62,7 @@ def _group_normalization(call: Call) -> Labels:
     return call.place(source, layer.axis)
 
 
-@rule("LayerNormalization", "RMSNormalization", "UnitNormalization", "LayerNorm", "RMSNorm", "Normalize")
+@rule_of_keras("LayerNormalization", "RMSNormalization", "UnitNormalization", "LayerNorm", "RMSNorm", "Normalize")
 def _over_channels(call: Call) -> Labels:
     """Normalizes over axes; frozen when channels are among them."""
     labels = call.inputs[0]
@@ -85,7 +85,7 @@ def _narrows(call: Call, labels: Labels) -> bool:
     return True
 
 
-@rule("Normalization")
+@rule_of_keras("Normalization")
 def _feature_normalization(call: Call) -> Labels:
     """Constants of the data, per feature: they belong to inputs, which are frozen anyway."""
     call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")

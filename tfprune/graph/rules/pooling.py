@@ -7,7 +7,7 @@ import math
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.convolutions_and_dense import channel_axis
-from tfprune.graph.rules.dispatch import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule_of_keras
 from tfprune.graph.rules.reshaping import axes_of, narrow
 
 
@@ -16,11 +16,11 @@ def _window(call: Call) -> int:
     return math.prod(call.operation.pool_size)
 
 
-@rule(
+@rule_of_keras(
     "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
     flops=_window,
 )  # fmt: skip
-@rule(
+@rule_of_keras(
     "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D",
     "UpSampling1D", "UpSampling2D", "UpSampling3D", "Resizing", "CenterCrop", "MaxPool", "AveragePool",
     "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
@@ -36,7 +36,7 @@ def _spatial(call: Call) -> Labels:
     return call.place(call.channels(0, axis), axis)
 
 
-@rule(
+@rule_of_keras(
     "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
     "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
 )  # fmt: skip
@@ -45,7 +45,7 @@ def _global_pooling(call: Call) -> Labels:
     return call.place(call.channels(0, axis), axis if call.operation.keepdims else -1)
 
 
-@rule(
+@rule_of_keras(
     "Mean", "Max", "Min", "Sum", "Var", "Std", "Prod", "Amax", "Amin", "Median", "Ptp", "All", "Any", "Logsumexp",
     "Argmax", "Argmin", "CountNonzero", "Norm", "Nanargmax", "Nanargmin", "Nanmax", "Nanmean", "Nanmedian", "Nanmin",
     "Nanprod", "Nanstd", "Nansum", "Nanvar",

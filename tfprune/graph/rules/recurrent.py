@@ -10,14 +10,14 @@ import numpy as np
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.convolutions_and_dense import channel_axis, positions
-from tfprune.graph.rules.dispatch import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule_of_keras
 from tfprune.graph.rules.elementwise import activated
 from tfprune.graph.rules.wrappers import inner_setting
 
 _GATES = {keras.layers.LSTMCell: 4, keras.layers.GRUCell: 3, keras.layers.SimpleRNNCell: 1}
 
 
-@rule("LSTM", "GRU", "SimpleRNN")
+@rule_of_keras("LSTM", "GRU", "SimpleRNN")
 def _recurrent(call: Call) -> list[Labels]:
     units = call.create(call.operation.units)
     _cell(call, call.operation.cell, units, call.mix(0))
@@ -25,7 +25,7 @@ def _recurrent(call: Call) -> list[Labels]:
     return _outputs(call, units)
 
 
-@rule("RNN")
+@rule_of_keras("RNN")
 def _recurrent_with_a_cell(call: Call) -> list[Labels]:
     """The layer around one of Keras' own cells; any other cell may do anything."""
     cell = call.operation.cell
@@ -39,7 +39,7 @@ def _recurrent_with_a_cell(call: Call) -> list[Labels]:
     return _outputs(call, units)
 
 
-@rule("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+@rule_of_keras("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 def _convolutional(call: Call) -> list[Labels]:
     """An LSTM whose two kernels are convolutions."""
     layer = call.operation
@@ -84,7 +84,7 @@ def _states(call: Call) -> list[int]:
     return [i for i, name in enumerate(names) if name == "initial_state" or (name in ("0", "1") and i > 0)]
 
 
-@rule("Bidirectional")
+@rule_of_keras("Bidirectional")
 def _bidirectional(call: Call) -> list[Labels]:
     """Both directions have the same units, so they are pruned alike."""
     wrapper = call.operation

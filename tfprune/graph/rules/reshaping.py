@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.rules.convolutions_and_dense import channel_axis
-from tfprune.graph.rules.dispatch import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule_of_keras
 
 
 def run_on_labels(call: Call) -> list[Labels]:
@@ -60,7 +60,7 @@ def narrow(call: Call, axes: int | Sequence[int] | None) -> bool:
     return True
 
 
-@rule(
+@rule_of_keras(
     "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Flip",
     "Ravel", "Fliplr", "Flipud", "Rot90", "Tile", "SpaceToDepth",
 )  # fmt: skip
@@ -73,7 +73,7 @@ def _movement(call: Call) -> list[Labels]:
     return moved
 
 
-@rule("Repeat")
+@rule_of_keras("Repeat")
 def _repeat(call: Call) -> list[Labels]:
     """Repeats elements: all of them alike, or each as often as a list says, whose places are no channels'."""
     operation = call.operation
@@ -84,7 +84,7 @@ def _repeat(call: Call) -> list[Labels]:
     return _movement(call)
 
 
-@rule("BroadcastTo")
+@rule_of_keras("BroadcastTo")
 def _broadcast_to(call: Call) -> Labels | list[Labels]:
     """The size that is asked for along the channels follows them."""
     labels, sizes = call.inputs[0], tuple(call.operation.shape)
@@ -98,7 +98,7 @@ def _broadcast_to(call: Call) -> Labels | list[Labels]:
     return labels
 
 
-@rule("DepthToSpace")
+@rule_of_keras("DepthToSpace")
 def _depth_to_space(call: Call) -> Labels | list[Labels]:
     """All the channels that become one, side by side, go together."""
     (moved,) = run_on_labels(call)
@@ -109,12 +109,12 @@ def _depth_to_space(call: Call) -> Labels | list[Labels]:
     return call.place(channels, axis)
 
 
-@rule("RepeatVector")
+@rule_of_keras("RepeatVector")
 def _repeat_vector(call: Call) -> Labels:
     return call.inputs[0][:, None]
 
 
-@rule("Reshape")
+@rule_of_keras("Reshape")
 def _reshape(call: Call) -> Labels | list[Labels]:
     """The layer and the operation; a hard-coded size follows the labels along its axis."""
     key = "target_shape" if isinstance(call.operation, keras.layers.Layer) else "newshape"
@@ -152,7 +152,7 @@ def _reshaped(call: Call) -> Labels:
     return compress(whole.reshape([size or 1 for size in call.output_shape]))
 
 
-@rule("Pad")
+@rule_of_keras("Pad")
 def _pad(call: Call) -> Labels | list[Labels]:
     """`keras.ops.pad`; padding of the channel axis brings channels of their own, constant zero."""
     operation, labels = call.operation, call.inputs[0]
@@ -175,7 +175,7 @@ def _pad(call: Call) -> Labels | list[Labels]:
     return call.place(np.concatenate([before, channels, after]), axis)
 
 
-@rule("Rearrange")
+@rule_of_keras("Rearrange")
 def _rearrange(call: Call) -> list[Labels]:
     """`keras.ops.rearrange`; channels that are taken apart, as into heads, go alike from all of the parts."""
     given, pattern = call.node.arguments.kwargs, call.argument(1, "pattern")

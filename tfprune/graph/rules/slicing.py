@@ -9,11 +9,11 @@ import numpy as np
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.rules.dispatch import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule_of_keras
 from tfprune.graph.rules.reshaping import run_on_labels, varying
 
 
-@rule("Split")
+@rule_of_keras("Split")
 def _split(call: Call) -> list[Labels]:
     """`keras.ops.split`; along the channels, the places of the cuts follow the labels."""
     axis = call.operation.axis % call.inputs[0].ndim
@@ -31,7 +31,7 @@ def _split(call: Call) -> list[Labels]:
     return parts
 
 
-@rule("GetItem")
+@rule_of_keras("GetItem")
 def _get_item(call: Call) -> Labels | list[Labels]:
     """Indexing; a slice of the channels begins and ends where its kept channels do."""
     key = call.argument(1, "key")
@@ -81,7 +81,7 @@ def _key_of_axis(keys: list, axis: int, rank: int) -> int | None:
     return None
 
 
-@rule("Slice")
+@rule_of_keras("Slice")
 def _slice(call: Call) -> Labels | list[Labels]:
     """`keras.ops.slice`: a start and a size for every axis; -1 is a size up to the end."""
     labels, sizes = call.inputs[0], tuple(call.operation.shape)
@@ -106,7 +106,7 @@ def _slice(call: Call) -> Labels | list[Labels]:
     return call.place(part, axis)
 
 
-@rule("Take")
+@rule_of_keras("Take")
 def _take(call: Call) -> Labels | list[Labels]:
     """Positions may be picked, also by a tensor; channels may not."""
     axis, labels = call.operation.axis, call.inputs[0]
@@ -121,7 +121,7 @@ def _take(call: Call) -> Labels | list[Labels]:
     return labels.reshape(labels.shape[:axis] + (1,) * added + labels.shape[axis + 1 :])
 
 
-@rule("Unstack")
+@rule_of_keras("Unstack")
 def _unstack(call: Call) -> list[Labels]:
     labels, axis = call.inputs[0], call.operation.axis
     if labels.shape[axis] > 1:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tfprune.graph.calls import Call
 from tfprune.graph.ledger import Labels
-from tfprune.graph.rules.dispatch import give_up, rule
+from tfprune.graph.rules.dispatch import give_up, rule_of_keras
 
 _REASONS = {
     "looks at all channels": (
-        "Masking", "Cross", "Corrcoef", "Correlate", "CDist", "SSIM", "PSNR", "ExtractPatches", "Unfold", "Fold",
+        "Masking", "Cross", "Corrcoef", "Correlate", "Cov", "CDist", "SSIM", "PSNR", "ExtractPatches",
+        "ReconstructPatches", "Unfold", "Fold", "MatrixPower",
         "Inner", "Kron", "Outer", "Tensordot", "Vdot", "Trace", "Diag", "Diagflat", "Diagonal", "Vander",
         "FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT", "ExtractSequences", "ViewAsComplex", "ViewAsReal",
         "STFTSpectrogram", "MelSpectrogram", "Percentile", "Quantile", "Nanpercentile", "Nanquantile", "Trapezoid",
@@ -17,7 +18,7 @@ _REASONS = {
     ),
     "works on the colours of images": (
         "AugMix", "AutoContrast", "ContrastLimitedAdaptiveHistogramEqualization", "CutMix", "Equalization", "MixUp",
-        "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast",
+        "Mosaic", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast",
         "RandomErasing", "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPosterization", "RandomSaturation",
         "RandomSharpness", "Solarization", "RGBToGrayscale", "RGBToHSV", "HSVToRGB", "SobelEdges",
     ),
@@ -33,7 +34,7 @@ _REASONS = {
     ),
     "has a kernel that is a tensor": ("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv"),
     "has statistics that are tensors": ("BatchNorm",),
-    "normalizes a whole kernel": ("SpectralNormalization",),
+    "normalizes a whole kernel": ("SpectralNormalization", "TernaryDense"),
     "computes a loss": (
         "BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy", "CTCLoss", "CTCDecode",
     ),
@@ -48,7 +49,7 @@ _REASONS = {
 _REASON_OF = {kind: reason for reason, kinds in _REASONS.items() for kind in kinds}
 
 
-@rule(*_REASON_OF)
+@rule_of_keras(*_REASON_OF)
 def _unprunable(call: Call) -> list[Labels]:
     kinds = (kind.__name__ for kind in type(call.operation).__mro__)
     return give_up(call, f"{call.record.name} {next(_REASON_OF[kind] for kind in kinds if kind in _REASON_OF)}")

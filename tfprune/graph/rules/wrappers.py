@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call, Kernel, Record, Shape
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.rules.dispatch import find_rule, give_up, rule
+from tfprune.graph.rules.dispatch import find_rule, give_up, rule_of_keras
 
 
 def inner_setting(call: Call, key: str, changes: Callable[[Kept], dict], labels: Labels) -> None:
@@ -26,7 +26,7 @@ def inner_setting(call: Call, key: str, changes: Callable[[Kept], dict], labels:
     call.setting(key, edited, labels)
 
 
-@rule("TimeDistributed")
+@rule_of_keras("TimeDistributed")
 def _time_distributed(call: Call) -> Labels | list[Labels]:
     """The rule of the layer inside, on one time step."""
     inner = call.operation.layer
