@@ -16,6 +16,7 @@ from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
 from tfprune.graph.inside import Step
 from tfprune.graph.keras_internals import Arguments
+from tfprune.graph.over_time import taken_apart
 from tfprune.support.checks import error_line
 
 
@@ -167,7 +168,10 @@ class Wiring:
         numbers = dict(zip(map(id, model.inputs), inputs, strict=True))
         for operation, arguments, outputs in keras_internals.recorded_calls(model):
             made: Sequence[int]
-            if isinstance(operation, keras.Sequential) or keras_internals.is_functional(operation):
+            apart = self._apart(operation, arguments)
+            if apart is not None:
+                made = self._unfold(apart, [numbers[id(tensor)] for tensor in arguments.tensors], training)
+            elif isinstance(operation, keras.Sequential) or keras_internals.is_functional(operation):
                 given = arguments.args[0] if arguments.args else arguments.kwargs["inputs"]
                 read = [numbers.get(id(tensor)) for tensor in tree.flatten(given)]
                 entering = [number for number in read if number is not None]
@@ -190,6 +194,13 @@ class Wiring:
                 )
             numbers.update(zip(map(id, outputs), made, strict=True))
         return [numbers[id(tensor)] for tensor in model.outputs]
+
+    def _apart(self, operation: Any, arguments: Arguments) -> keras.Model | None:
+        """The layers of a network in a TimeDistributed, each in one of its own; None for all other operations."""
+        over_time = isinstance(operation, keras.layers.TimeDistributed) and isinstance(operation.layer, keras.Model)
+        if not over_time or len(arguments.tensors) != 1:
+            return None
+        return taken_apart(operation, Wiring, arguments.tensors[0])
 
     def replay(self, inputs: Any, run: Callable[[Node, list[Any]], Any]) -> list[Any]:
         """Runs the graph once, with every operation's call replaced.

@@ -602,3 +602,68 @@ def test_what_varies_over_the_steps_stays_but_the_layer_inside_is_pruned_and_cou
     assert "varies over the steps" in plan.frozen["single"]
     assert len(plan.keep["inside"]) == 3
     prove(model, plan)
+
+
+def test_units_that_become_positions_and_channels_lose_whole_channels():
+    """A decoder: of the 4 x 5 x 6 units, those of a channel go at all positions."""
+
+    def body(x):
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Dense(4 * 5 * 6, name="units")(x)))
+        return layers.Conv2DTranspose(2, 3, name="head")(layers.Reshape((-1, 5, 6))(x))
+
+    model = network(body, (7,))
+    plan = tfprune.ChannelPlan.from_removed(model, {"units": [2]})
+    assert plan.keep["units"] == tuple(unit for unit in range(120) if unit % 6 != 2)
+    prove(model, plan)
+    assert tfprune.plan_channels(model, 0.5).sizes()["units"] == (120, 60)
+
+
+def test_channels_that_become_positions_go_with_those_beside_them():
+    """Pixel shuffle by hand, of 2 x 2 pixels and 3 channels."""
+
+    def body(x):
+        x = layers.Reshape((6, 6, 2, 2, 3))(layers.Conv2D(12, 3, padding="same", name="conv")(x))
+        return layers.Conv2D(2, 3)(layers.Reshape((12, 12, 3))(layers.Permute((1, 3, 2, 4, 5))(x)))
+
+    model = network(body, (6, 6, 3))
+    plan = tfprune.ChannelPlan.from_removed(model, {"conv": [1]})
+    assert plan.keep["conv"] == (0, 2, 3, 5, 6, 8, 9, 11)
+    prove(model, plan)
+
+
+def frames(inside):
+    """A network over the frames of a film, and an LSTM over what it gives."""
+    one = keras.Input((10, 10, 3))
+    tower = keras.Model(one, layers.GlobalAveragePooling2D()(inside(one)), name="tower")
+    return lambda x: layers.Dense(2)(layers.LSTM(6, name="lstm")(layers.TimeDistributed(tower, name="frames")(x)))
+
+
+def residual_frame(x):
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, name="conv")(x))
+    return layers.Add()([x, layers.Conv2D(8, 3, padding="same", name="branch")(layers.ReLU()(x))])
+
+
+@pytest.mark.parametrize("time", [3, None])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_network_over_time_is_pruned_layer_by_layer(time, scope):
+    model = network(frames(residual_frame), (time, 10, 10, 3))
+    nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
+    plan = tfprune.plan_channels(model, 0.5, scope=scope)
+    assert {"conv", "branch", "lstm"} <= set(plan.keep)
+    assert plan.frozen.keys() == {"dense"} or set(plan.frozen) == {model.layers[-1].name}
+    prove(model, plan)
+    assert nodes == [len(layer._inbound_nodes) for layer in model._flatten_layers()]  # it stays as it was
+    own = {id(weight) for weight in model.weights}
+    assert own.isdisjoint(id(weight) for weight in plan.apply(model).weights)
+
+
+def test_a_network_over_time_that_cannot_be_taken_apart_stays_whole():
+    def inside(x):
+        x = layers.Conv2D(8, 3, name="conv")(x)
+        return layers.Conv2D(4, 1)(ops.where(x > 0, x, 0.1 * x))
+
+    model = network(frames(inside), (3, 10, 10, 3))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert "conv" not in plan.keep
+    assert plan.sizes()["lstm"] == (6, 3)
+    prove(model, plan)
