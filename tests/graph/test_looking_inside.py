@@ -521,3 +521,114 @@ def test_names_stay_unique_where_a_layer_becomes_the_layers_inside():
 class Plain(Wide):
     def call(self, x):
         return ops.relu(self.dense(x))
+
+
+@keras.saving.register_keras_serializable("looking")
+class Listed(layers.Layer):
+    """Weights in a list and in a dictionary; it notes its calls, and adds a loss."""
+
+    def __init__(self, width=12, **options):
+        super().__init__(**options)
+        self.width, self.calls = width, []
+
+    def build(self, shape):
+        self.kernels = [self.add_weight(shape=(shape[-1], self.width)), self.add_weight(shape=(self.width, 6))]
+        self.scales = {"last": self.add_weight(shape=(6,))}
+
+    def call(self, x):
+        self.calls.append("called")
+        self.add_loss(ops.mean(x))
+        return ops.relu(x @ self.kernels[0]) @ self.kernels[1] * self.scales["last"]
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+def test_weights_in_lists_are_weights_and_nothing_that_a_call_does_is_left():
+    model = network(lambda x: layers.Dense(2)(Listed(name="listed")(layers.Dense(8, name="first")(x))), (5,))
+    layer = model.get_layer("listed")
+    calls, kernels, losses = list(layer.calls), list(layer.kernels), len(model.losses)
+    plan = tfprune.plan_channels(model, 0.5)
+    assert sorted(size for size in plan.sizes().values() if size[0] > size[1]) == [(8, 4), (12, 6)]
+    proof = tfprune.verify(model, plan, power=True)
+    assert (proof <= 1e-5, proof.unnoticed) == (True, ())
+    small = plan.apply(model)
+    assert layer.calls == calls
+    assert all(one is other for one, other in zip(layer.kernels, kernels, strict=True))
+    assert len(model.losses) == losses
+    small(np.ones((3, 5), "float32"))
+    assert len(small.losses) == 1  # the layer stays the layer that adds it
+
+
+@keras.saving.register_keras_serializable("looking")
+class Renamed(layers.LSTM):
+    def __init__(self, units, **options):
+        super().__init__(units, **options)
+        self.note = "mine"
+
+
+@keras.saving.register_keras_serializable("looking")
+class Enlarged(layers.Dense):
+    """A config of it makes another layer: twice as wide again."""
+
+    def __init__(self, units, **options):
+        super().__init__(2 * units, **options)
+
+
+@keras.saving.register_keras_serializable("looking")
+class Negated(layers.Dense):
+    def call(self, x):
+        return -super().call(x)
+
+
+def test_a_subclass_with_another_constructor_alone_is_what_its_base_is():
+    def body(x):
+        x = Renamed(8, name="mine", return_sequences=True)(layers.Dense(6, name="first")(x))
+        return layers.Dense(2)(Negated(10, name="negated")(x))
+
+    model = network(body, (4, 5))
+    records = ChannelGraph(model).records
+    assert not records["mine"].looked_into
+    assert records["negated"].looked_into
+    plan = tfprune.plan_channels(model, 0.5)
+    assert plan.sizes()["mine"] == (8, 4)
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+    assert type(plan.apply(model).get_layer("mine")) is Renamed
+
+
+def test_a_subclass_that_its_config_does_not_make_is_not_taken_for_its_base():
+    model = network(lambda x: layers.Dense(2)(Enlarged(4, name="wide")(layers.Dense(6, name="first")(x))), (5,))
+    with pytest.raises(PlanError, match=r"wide \(Enlarged\) has no field in its config for this width"):
+        tfprune.plan_channels(model, 0.5)
+
+
+def test_a_subclass_of_a_layer_normalization_is_narrowed():
+    own = type("Own", (layers.LayerNormalization,), {})
+    model = network(lambda x: layers.Dense(2)(own(name="norm")(layers.Dense(8, name="first")(x))), (5,))
+    plan = tfprune.plan_channels(model, 0.5, normalization="narrowed")
+    assert plan.sizes()["first"] == (8, 4)
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+@pytest.mark.parametrize("skip", ["block", "bl*", "block/*"])
+def test_a_layer_that_is_skipped_by_its_own_name_keeps_all_that_is_inside(skip):
+    model = network(lambda x: layers.Dense(2)(layers.Dense(8, name="after")(Listed(name="block")(x))), (5,))
+    plan = tfprune.plan_channels(model, 0.5, skip=[skip])
+    assert {layer for layer, (before, after) in plan.sizes().items() if before > after} == {"after"}
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_layers_of_ones_own_in_sixteen_bits_are_proved(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = network(lambda x: layers.Dense(2)(Listed(name="block")(layers.Dense(8)(x))), (5,))
+        plan = tfprune.plan_channels(model, 0.5)
+        assert tfprune.verify(model, plan) <= 1e-5
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_weight_plans_are_proved_beside_a_layer_of_ones_own():
+    model = network(lambda x: layers.Dense(2)(Block(8, name="block")(layers.Dense(8)(x))), (5,))
+    assert "exactly zero" in tfprune.plan_weights(model, 0.5, dense=True).prove(model)

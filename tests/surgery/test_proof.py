@@ -391,3 +391,20 @@ def test_a_network_that_takes_no_size_that_is_tried_asks_for_inputs():
     with pytest.raises(PlanError, match=r"leaves sizes of its inputs open, and takes none of 32, 16.* Give inputs= of"):
         inputs_that_work(model, 2)
     assert inputs_that_work(keras.Model(inputs, layers.Dense(5)(inputs)), 2)[0].shape == (2, 32, 4)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        (np.zeros((4, 7), "float32"), r"takes inputs of \(None, 6\); received \(4, 7\)"),
+        ([np.zeros((4, 6)), np.zeros((4, 6))], r"takes inputs of \(None, 6\); received \(4, 6\), \(4, 6\)"),
+        (np.full((4, 6), np.nan), "hold values that are no finite numbers"),
+        ("abc", "does not take these inputs"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_told(inputs, told):
+    given = keras.Input((6,))
+    model = keras.Model(given, layers.Dense(2)(layers.Dense(8)(given)))
+    plan = tfprune.plan_channels(model, 0.5)
+    with pytest.raises(PlanError, match=told):
+        tfprune.verify(model, plan, inputs=inputs)

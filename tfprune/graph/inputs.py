@@ -93,3 +93,27 @@ def own_inputs(model: keras.Model, inputs: Any) -> list:
         return [keras.ops.convert_to_numpy(value) for value in flat_inputs(model, inputs)]
     except (ValueError, TypeError, AttributeError) as error:
         raise PlanError(f"{model.name!r} does not take these inputs: {' '.join(str(error).split())}") from error
+
+
+def inputs_that_tell(model: keras.Model, inputs: Any) -> list:
+    """As `own_inputs`, of the shapes of the model's inputs and of finite numbers, so that outputs can be compared.
+
+    Raises:
+        PlanError: If they are not.
+    """
+    arrays = own_inputs(model, inputs)
+    shapes = [tuple(tensor.shape) for tensor in functional(model).inputs]
+    if isinstance(inputs, (list, tuple)) and all(hasattr(value, "shape") for value in inputs):
+        arrays += list(inputs)[len(shapes) :]  # more than there are inputs; Keras drops them
+    fits = len(arrays) == len(shapes) and all(
+        array.ndim == len(shape) and all(own in (None, size) for size, own in zip(array.shape, shape, strict=True))
+        for array, shape in zip(arrays, shapes, strict=True)
+    )
+    if not fits or len({array.shape[0] for array in arrays}) > 1:
+        received = ", ".join(str(array.shape) for array in arrays)
+        raise PlanError(f"{model.name!r} takes inputs of {', '.join(map(str, shapes))}; received {received}.")
+    if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
+        raise PlanError(
+            f"The inputs for {model.name!r} hold values that are no finite numbers; nothing follows of them."
+        )
+    return arrays

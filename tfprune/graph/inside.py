@@ -54,6 +54,7 @@ class Inside:
         constants: Number of a tensor -> its value, of constants that layers inside are called with.
         outputs: Numbers of the tensors that leave.
         output_shapes: Their shapes.
+        adds_losses: Whether a layer in it adds losses of its own.
     """
 
     steps: Sequence[Step]
@@ -62,6 +63,7 @@ class Inside:
     constants: dict[int, Any]
     outputs: Sequence[int]
     output_shapes: Sequence[tuple[int, ...]]
+    adds_losses: bool
 
 
 def look_inside(
@@ -97,15 +99,15 @@ def look_inside(
     if "training" in inspect.signature(layer.call).parameters:
         kwargs["training"] = training
     try:
-        outputs, variables, constants, calls = _traced(layer, args, kwargs, entering, is_known, True, training)
+        outputs, variables, met, calls = _traced(layer, args, kwargs, entering, is_known, True, training)
     except Exception:  # whatever the code of others raises: some layers give what Keras cannot record, such as None
         try:
-            outputs, variables, constants, calls = _traced(layer, args, kwargs, entering, is_known, False, training)
+            outputs, variables, met, calls = _traced(layer, args, kwargs, entering, is_known, False, training)
         except PlanError:
             raise
         except Exception as error:  # and on tensors without values
             raise PlanError(f"cannot be looked into ({error_line(error)[:200]})") from error
-    known = [*entering, *(tensor for tensor, _ in variables), *(tensor for tensor, _ in constants)]
+    known = [*entering, *(tensor for tensor, _ in variables), *(tensor for tensor, _ in met.constants)]
     numbers = {id(tensor): number for number, tensor in enumerate(known)}
     steps = _steps(calls, numbers)
     first = len(entering)
@@ -113,9 +115,10 @@ def look_inside(
         steps,
         range(first),
         {first + place: variable for place, (_, variable) in enumerate(variables)},
-        {first + len(variables) + place: value for place, (_, value) in enumerate(constants)},
+        {first + len(variables) + place: value for place, (_, value) in enumerate(met.constants)},
         [numbers[id(tensor)] for tensor in outputs],
         [tuple(tensor.shape) for tensor in outputs],
+        met.adds_losses,
     )
 
 
@@ -127,20 +130,20 @@ def _traced(
     is_known: Callable[[Any], bool],
     whole: bool,
     training: bool,
-) -> tuple[list[Any], list, list, list]:
+) -> tuple[list[Any], list, keras_internals.Inlined, list]:
     """Runs the call; `whole`: layers inside that are not known and have no weights are recorded as they are.
 
     Returns:
-        What it gives; own variables and constants, each with the tensor in its place; and the calls that lead there.
+        What it gives; own variables, each with the tensor in its place; what else was met; the calls that lead there.
     """
     inner = [own for own in keras_internals.layers_within(layer) if own is layer or not is_known(own)]
     inlined = keras_internals.calls_inlined(layer, is_known, whole, training)
-    with _variables_as_tensors(inner) as variables, inlined as constants:
+    with _variables_as_tensors(inner) as variables, inlined as met:
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
-        known = [*entering, *(tensor for tensor, _ in variables), *(tensor for tensor, _ in constants)]
-        return outputs, variables, constants, keras_internals.calls_behind(outputs, known)
+        known = [*entering, *(tensor for tensor, _ in variables), *(tensor for tensor, _ in met.constants)]
+        return outputs, variables, met, keras_internals.calls_behind(outputs, known)
 
 
 def _steps(calls: Sequence[tuple[Any, Arguments, Sequence[Any]]], numbers: dict[int, int]) -> list[Step]:
@@ -162,15 +165,52 @@ def fixed(shape: Sequence[int | None], batch: int = BATCH, length: int = LENGTH)
 
 @contextlib.contextmanager
 def _variables_as_tensors(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
-    """Puts symbolic tensors in the places of the variables that layers have as attributes; gives both, in pairs."""
+    """Puts symbolic tensors in the places of the variables that layers have as attributes, or in lists.
+
+    Gives both, in pairs. At the end all is as it was, also what `call` has set or appended.
+    """
     before = [(layer, dict(vars(layer))) for layer in layers]
-    own = {id(value): value for _, values in before for value in values.values() if isinstance(value, keras.Variable)}
-    tensors = {key: keras.KerasTensor(value.shape, value.dtype) for key, value in own.items()}
+    attributes = [
+        value for _, values in before for name, value in values.items() if not keras_internals.of_every_layer(name)
+    ]
+    held = [(own, dict(own) if isinstance(own, dict) else dict(enumerate(own))) for own in _containers(attributes)]
+    found = [*attributes, *(value for _, content in held for value in content.values())]
+    variables = {id(value): value for value in found if isinstance(value, keras.Variable)}
+    tensors = {key: keras.KerasTensor(value.shape, value.dtype) for key, value in variables.items()}
+
+    def replaced(values: dict) -> dict:
+        return {name: tensors.get(id(value), value) for name, value in values.items()}
+
     try:
         for layer, values in before:  # past Keras, which would track what is set
-            vars(layer).update({name: tensors[id(value)] for name, value in values.items() if id(value) in tensors})
-        yield [(tensors[key], value) for key, value in own.items()]
-    finally:  # also of what `call` has set
+            vars(layer).update(replaced(values))
+        for container, content in held:
+            _fill(container, replaced(content))
+        yield [(tensors[key], value) for key, value in variables.items()]
+    finally:
         for layer, values in before:
             vars(layer).clear()
             vars(layer).update(values)
+        for container, content in held:
+            _fill(container, content)
+
+
+def _containers(values: Sequence[Any]) -> Iterator[list | dict]:
+    """The lists and dictionaries among values, at any depth."""
+    waiting, seen = list(values), set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (list, dict)) and id(value) not in seen:
+            seen.add(id(value))
+            yield value
+            waiting += value.values() if isinstance(value, dict) else value
+
+
+def _fill(container: list | dict, content: dict) -> None:
+    """Puts values in the place of those of a list (content: place -> value) or a dictionary, past what Keras tracks."""
+    if isinstance(container, dict):
+        dict.clear(container)
+        dict.update(container, content)
+    else:
+        list.clear(container)
+        list.extend(container, content.values())

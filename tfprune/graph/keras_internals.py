@@ -9,6 +9,7 @@ for which all of it was tried.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import re
 from collections import Counter
@@ -188,24 +189,40 @@ def no_trace_left(layer: keras.Layer) -> Iterator[None]:
             del own._inbound_nodes[inbound:], own._outbound_nodes[outbound:]
 
 
+@dataclasses.dataclass
+class Inlined:
+    """What was met while a layer ran with those inside of it inlined.
+
+    Attributes:
+        constants: Constants that known layers with weights were called with, each with the tensor in its place.
+        adds_losses: Whether a layer adds losses of its own, which symbolic tensors cannot.
+    """
+
+    constants: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
+    adds_losses: bool = False
+
+
 @contextlib.contextmanager
 def calls_inlined(
     layer: keras.Layer, is_known: Callable[[Any], bool], whole: bool, training: bool
-) -> Iterator[list[tuple[Any, Any]]]:
+) -> Iterator[Inlined]:
     """Has layers inside of a layer that are not known run their `call` at once; `whole`: if they have weights.
 
     All are called with `training`, unless they are told themselves. Known ones with weights that are called with
-    constants are called with symbolic tensors instead; both are given, in pairs. All of them forget these calls at the
-    end.
+    constants are called with symbolic tensors instead; both are given, in pairs. Losses are not added. All of them
+    forget these calls at the end.
     """
     own = set(map(id, layers_within(layer)))
-    original, constants = keras.Layer.__call__, []
+    original, adding, met = keras.Layer.__call__, keras.Layer.add_loss, Inlined()
 
     def symbolic(value: Any) -> Any:
         if not keras.ops.is_tensor(value) and not isinstance(value, np.ndarray):
             return value
-        constants.append((keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)), value))
-        return constants[-1][0]
+        met.constants.append((keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)), value))
+        return met.constants[-1][0]
+
+    def added(self: Any, loss: Any) -> None:
+        met.adds_losses = True
 
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is layer:
@@ -228,12 +245,20 @@ def calls_inlined(
                 leaf._shape = spec.shape
         return outputs
 
-    keras.Layer.__call__ = called
+    keras.Layer.__call__, keras.Layer.add_loss = called, added
     try:
         with no_trace_left(layer):
-            yield constants
+            yield met
     finally:
-        keras.Layer.__call__ = original
+        keras.Layer.__call__, keras.Layer.add_loss = original, adding
+
+
+def of_every_layer(name: str) -> bool:
+    """Whether an attribute is one that Keras, or TensorFlow, keeps for every layer."""
+    return name in _OF_EVERY_LAYER or name.startswith("_self_")
+
+
+_OF_EVERY_LAYER = frozenset(vars(keras.Layer()))
 
 
 def names_within(layer: keras.Layer) -> dict[int, str]:

@@ -93,9 +93,13 @@ def _with_masked_weights(record: Record, kept: Any, args: tuple, kwargs: dict[st
         return record.operation(*args, **kwargs)
 
 
+_NARROWED = ("LayerNormalization", "RMSNormalization", "RMSNorm", "Mean", "Var", "Moments")
+
+
 def narrowed(call: Call, value: Any, kept: Any) -> Any:
     """What a normalization over the channels, or a mean or variance of them, gives over those that are left."""
-    operation, kind = call.node.operation, type(call.operation).__name__
+    operation = call.node.operation
+    kind = next(base.__name__ for base in type(operation).__mro__ if base.__name__ in _NARROWED)
     value = keras.ops.convert_to_tensor(value)
     own = value.dtype
     value = keras.ops.cast(value, "float32") if keras.backend.standardize_dtype(own).endswith("float16") else value

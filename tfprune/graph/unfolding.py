@@ -50,6 +50,7 @@ def _holds_for_all(call: Call) -> bool:
     if (
         call.inside is None
         or call.inside.constants
+        or call.inside.adds_losses  # they would be lost
         or any(inner is None or inner.of_weights for inner, _ in call.steps)
     ):
         return False

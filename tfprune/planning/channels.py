@@ -63,7 +63,7 @@ def plan_channels(
         scope: `"layer"` ranks the channels of each layer, `"global"` those of all layers together.
         ratios: Layer -> the fraction to remove there, in [0, 1), instead of `ratio`; only with `scope="layer"`. Given
             alone, other layers keep everything.
-        skip: Names or wildcards (`"block_1_*"`) of layers that keep all of their channels.
+        skip: Names or wildcards (`"block_1_*"`) of layers that keep all channels, also of the layers inside of them.
         views: Batch normalizations that select for themselves among the channels of a stream that others read too, as
             in PreResNet and DenseNet; only `"gamma"` scores their channels.
         normalization: `"frozen"`: layer and RMS normalizations keep the channels that they run over. `"narrowed"`: they
@@ -289,7 +289,7 @@ def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str
             raise PlanError(f"ratios names {layer!r}, whose channels cannot be removed: {reason}.")
     skipped = set()
     for name in skip:
-        matches = [name] if name in makers else fnmatch.filter(makers, name)
+        matches = [name] if name in makers else [maker for maker in makers if _is_named(maker, name)]
         if not matches:
             raise PlanError(f"skip={name!r} fits no layer that creates channels. Valid: {', '.join(makers)}.")
         skipped.update(matches)
@@ -305,6 +305,12 @@ def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str
         )
     _check_ratios(pools, ratios)
     return pools
+
+
+def _is_named(layer: str, pattern: str) -> bool:
+    """Whether a wildcard fits the name of a layer, or of a layer around it: that of `block/dense` is `block`."""
+    parts = layer.split("/")
+    return any(fnmatch.fnmatchcase("/".join(parts[:count]), pattern) for count in range(1, len(parts) + 1))
 
 
 def _check_ratios(pools: Sequence[Pool], ratios: Mapping[str, float]) -> None:

@@ -18,7 +18,7 @@ from keras import tree
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.inputs import inputs_that_work, own_inputs
+from tfprune.graph.inputs import inputs_that_tell, inputs_that_work
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.masked import masked_outputs
@@ -100,7 +100,7 @@ def verify(
             `DesignPlan` prove themselves.
     """
     _check_verify(model, plan, examples, seed, tolerance)
-    inputs = inputs_that_work(model, examples, seed) if inputs is None else own_inputs(model, inputs)
+    inputs = inputs_that_work(model, examples, seed) if inputs is None else inputs_that_tell(model, inputs)
     model = _in_full_precision(model)
     comparison = _Comparison(model, plan, inputs, tolerance)
     found = {} if random_weights else {"own": comparison.run({})}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -191,13 +192,41 @@ def find_rule(operation: Any) -> Rule | None:
     """The rule for a layer or operation, by its class or the nearest base class that has one.
 
     Names stand for Keras' own classes (and tfprune's, which extend them): a user's subclass of Dense may
-    compute anything, so it is not taken for a Dense. It needs a rule of its own.
+    compute anything, so it is not taken for a Dense, unless all that it changes is the constructor.
     """
     bases = type(operation).__mro__
     own = next((_BY_CLASS[base].rule for base in bases if base in _BY_CLASS), None)
-    if own is not None or not _is_of_keras(type(operation)):
+    if own is not None or not (_is_of_keras(type(operation)) or _computes_as_its_base(operation)):
         return own
     return next((_BY_NAME[base.__name__].rule for base in bases if base.__name__ in _BY_NAME), None)
+
+
+# What a subclass may have of its own, and compute as its base does all the same.
+_CONSTRUCTION = frozenset(("__init__", "get_config", "from_config", "__module__", "__doc__", "__qualname__"))
+_SUBCLASSES: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def _computes_as_its_base(operation: Any) -> bool:
+    """Whether a layer of a user's class is Keras' layer with another constructor, and can be made from its config."""
+    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model):
+        return False
+    if operation not in _SUBCLASSES:
+        _SUBCLASSES[operation] = _changes_nothing(operation)
+    return _SUBCLASSES[operation]
+
+
+def _changes_nothing(layer: keras.Layer) -> bool:
+    bases = type(layer).__mro__
+    first = next(place for place, kind in enumerate(bases) if _is_of_keras(kind))
+    known = set(dir(bases[first])) - _CONSTRUCTION
+    own = {name for kind in bases[:first] for name in vars(kind)}
+    if bases[first] is keras.Layer or own & known or own & {"call", "build"} or "call" in vars(layer):
+        return False
+    try:
+        config = layer.get_config()
+        return type(layer).from_config(dict(config)).get_config() == config
+    except Exception:  # whatever the constructor of others raises on the config
+        return False
 
 
 def has_rule(operation: Any) -> bool:

@@ -7,6 +7,7 @@ decides: `tfprune.graph.made_again`.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -333,6 +334,8 @@ def _joined(call: Call, step: Step, inputs: list[Any], view: _View) -> list[Labe
 def _of_weight(call: Call, step: Step | None, inputs: list[Labels], variable: Any) -> InnerCall:
     """A call of which a weight of the layer's own is the kernel."""
     parts, name = call.record.parts, variable.name.replace("/", "_")
+    if re.fullmatch(r"variable(_\d+)?", name):  # Keras' own name, which counts on from network to network
+        name = f"variable_{next(place for place, own in enumerate(call.record.weights) if own is variable)}"
     if id(variable) not in parts:
         stand_in = types.SimpleNamespace(name=name, weights=[variable])
         parts[id(variable)] = Record(f"{call.record.name}/{name}", stand_in, call.record.model, whole=call.record)

@@ -76,8 +76,8 @@ def _over_channels(call: Call) -> Labels:
 def _narrows(call: Call, labels: Labels) -> bool:
     """Whether it can run over the channels that are left; then its weights go with them."""
     layer = call.operation
-    known = ("LayerNormalization", "RMSNormalization")
-    if type(layer).__name__ not in known or getattr(layer, "rms_scaling", False) or not narrow(call, layer.axis):
+    known = (keras.layers.LayerNormalization, keras.layers.RMSNormalization)
+    if not isinstance(layer, known) or getattr(layer, "rms_scaling", False) or not narrow(call, layer.axis):
         return False
     for variable in (getattr(layer, name, None) for name in ("gamma", "beta", "scale")):
         if isinstance(variable, keras.Variable):
