@@ -1,10 +1,12 @@
 """The report on the networks of a library, on a library of our own."""
 
+import functools
+
 import keras
 import pytest
 from keras import layers
 
-from tfprune.experiments import library_coverage
+from tfprune.experiments import libraries, library_coverage
 
 
 def encoder(vocabulary_size, hidden_dim, intermediate_dim, dropout=0.1):
@@ -25,7 +27,7 @@ def failing(unheard_of):
 
 @pytest.fixture
 def mine(monkeypatch):
-    own = {"Encoder": encoder, "Failing": failing, "Frozen": frozen}
+    own = {name.__name__.title(): functools.partial(libraries._small, "", name) for name in (encoder, failing, frozen)}
     monkeypatch.setitem(library_coverage.LIBRARIES, "mine", lambda: iter(own.items()))
 
 

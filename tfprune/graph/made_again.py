@@ -24,7 +24,7 @@ from tfprune.graph.masking import run_masked
 from tfprune.graph.rules.dispatch import has_rule
 from tfprune.support.checks import error_line
 
-_TRIES = 16
+_TRIES, _MOST = 32, 4096  # how many values of the fields are tried, of how many
 _OF_EVERY_LAYER = ("name", "trainable", "dtype", "autocast", "activity_regularizer")
 Path = tuple[str | int, ...]
 # Layer -> what was tried of it -> the fields and their values; None: in vain. By layer, because a layer may have
@@ -167,15 +167,27 @@ def _search(
         sizes.setdefault(old, set()).add(new)
     fields = {path: _candidates(value, sizes) for path, value in _whole_numbers(config)}
     fields = {path: values for path, values in fields.items() if len(values) > 1}
-    if len({(old, new) for old, new in made - given if old != new}) > len(fields):
+    needed = len({(old, new) for old, new in made - given if old != new})
+    if needed > len(fields):
         return None  # a field has one value, and so serves one width
-    choices = itertools.islice(itertools.product(*fields.values()), _TRIES)
-    for values in choices:
+    # By Keras' own means, so that what is saved can be loaded; unless the layer as it is could not be loaded either.
+    make = _by_keras if is_loadable(record) else from_config
+    choices = list(itertools.islice(itertools.product(*fields.values()), _MOST))
+    current = [value for path, value in _whole_numbers(config) if path in fields]
+
+    def changes(values: Sequence[int]) -> int:
+        return sum(new != old for new, old in zip(values, current, strict=True))
+
+    # As many fields as widths are the likeliest: another number may be the same by chance.
+    for values in sorted(choices, key=lambda values: abs(changes(values) - needed))[:_TRIES]:
         found = dict(zip(fields, values, strict=True))
-        # By Keras' own means, so that what is saved can be loaded.
-        if _makes(record, _with(config, found), wanted, entering, kept, lambda kind, own: kind.from_config(own)):
+        if _makes(record, _with(config, found), wanted, entering, kept, make):
             return found
     return None
+
+
+def _by_keras(kind: Any, config: dict[str, Any]) -> Any:
+    return kind.from_config(config)
 
 
 def _candidates(value: int, sizes: dict[int, set[int]]) -> list[int]:
