@@ -632,3 +632,32 @@ def test_layers_of_ones_own_in_sixteen_bits_are_proved(policy):
 def test_weight_plans_are_proved_beside_a_layer_of_ones_own():
     model = network(lambda x: layers.Dense(2)(Block(8, name="block")(layers.Dense(8)(x))), (5,))
     assert "exactly zero" in tfprune.plan_weights(model, 0.5, dense=True).prove(model)
+
+
+@keras.saving.register_keras_serializable("looking")
+class Forgetful(layers.Layer):
+    """It cannot be traced, and its config forgets the width."""
+
+    def __init__(self, width=4, **options):
+        super().__init__(**options)
+        self.width = width
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], self.width), name="kernel")
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.width)
+
+    def call(self, x):
+        return tf.numpy_function(np.matmul, (x, self.kernel), tf.float32)
+
+    def get_config(self):
+        return {key: value for key, value in super().get_config().items() if key != "width"}
+
+
+def test_a_layer_that_its_config_does_not_make_is_told_before_a_plan_is_promised():
+    model = network(lambda x: layers.Dense(2)(layers.Dense(8)(Forgetful(6, name="forgetful")(x))), (5,))
+    with pytest.raises(PlanError, match=r"forgetful \(Forgetful\) cannot be made again: .* of other weights"):
+        tfprune.plan_channels(model, 0.5)
+    whole = network(lambda x: layers.Dense(2)(layers.Dense(8, name="wide")(Forgetful(4, name="whole")(x))), (5,))
+    assert tfprune.plan_channels(whole, 0.5).sizes()["wide"] == (8, 4)

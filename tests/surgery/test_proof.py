@@ -13,7 +13,8 @@ from tfprune.graph.inputs import inputs_that_work, random_inputs
 from tfprune.graph.rules import dispatch
 from tfprune.plans.channels import ChannelPlan
 from tfprune.surgery.masked import MaskedModel, masked_outputs
-from tfprune.surgery.proof import compare_outputs, random_values
+from tfprune.surgery.proof import compare_outputs
+from tfprune.surgery.random_weights import random_values
 
 
 def attentive(x):
@@ -226,8 +227,10 @@ def test_every_rolled_kernel_is_noticed_where_the_networks_own_weights_hide_it(b
         lambda: keras.applications.ConvNeXtTiny(weights=None, input_shape=(64, 64, 3), classes=7),
         lambda: keras.applications.DenseNet121(weights=None, input_shape=(64, 64, 3), classes=7),
         lambda: keras.applications.ResNet50V2(weights=None, input_shape=(64, 64, 3), classes=7),
+        lambda: keras.applications.MobileNetV3Small(weights=None, input_shape=(32, 32, 3), classes=7),
+        lambda: keras.applications.EfficientNetB0(weights=None, input_shape=(32, 32, 3), classes=7),
     ],
-    ids=["MobileNetV2", "ConvNeXtTiny", "DenseNet121", "ResNet50V2"],
+    ids=["MobileNetV2", "ConvNeXtTiny", "DenseNet121", "ResNet50V2", "MobileNetV3Small", "EfficientNetB0"],
 )
 def test_every_rolled_kernel_of_a_published_network_is_noticed(make):
     keras.utils.set_random_seed(0)
@@ -408,3 +411,32 @@ def test_inputs_that_do_not_fit_are_told(inputs, told):
     plan = tfprune.plan_channels(model, 0.5)
     with pytest.raises(PlanError, match=told):
         tfprune.verify(model, plan, inputs=inputs)
+
+
+@pytest.mark.parametrize("random_weights", [True, False])
+def test_rounding_that_a_network_makes_larger_is_no_difference(random_weights):
+    def body(x):
+        x = layers.Dense(600, activation="relu")(layers.Dense(600, activation="relu")(x))
+        return ops.sin(layers.Dense(3)(x) * 1e3)
+
+    model = randomize(network(body, (16,)))
+    plan = tfprune.plan_channels(model, 0.5)
+    graph = plan.graph(model)
+    inputs = np.random.default_rng(0).normal(size=(4, 16)).astype("float32")
+    (masked,) = masked_outputs(graph, plan.kept(graph), [inputs])
+    small = predict(plan.apply(model), inputs)[0]
+    assert np.abs(np.asarray(masked) - small).max() > 1e-5  # in float32 it would have failed
+    assert tfprune.verify(model, plan, random_weights=random_weights) < 1e-7
+
+
+def test_a_network_that_is_wrong_is_wrong_in_float64_too():
+    model = plain_cnn()
+    plan = tfprune.plan_channels(model, 0.5)
+    known = dispatch._BY_NAME["ReLU"]
+    dispatch._BY_NAME["ReLU"] = dispatch._Known(lambda call: call.inputs[0][..., ::-1], known.flops)
+    try:
+        with pytest.raises((VerificationError, PlanError)):
+            tfprune.verify(model, tfprune.ChannelPlan.from_removed(model, {"conv_a": [0]}))
+    finally:
+        dispatch._BY_NAME["ReLU"] = known
+    assert tfprune.verify(model, plan) <= 1e-5

@@ -102,12 +102,12 @@ def _keras_cv() -> Iterator[tuple[str, Maker]]:
     def resnet() -> Any:
         return models.ResNetBackbone(
             stackwise_filters=[16, 32, 64, 128], stackwise_blocks=[1, 1, 1, 1], stackwise_strides=[1, 2, 2, 2],
-            include_rescaling=False, input_shape=(64, 64, 3), block_type="basic_block",
+            include_rescaling=False, input_shape=(64, 64, 3), block_type="block",
         )  # fmt: skip
 
     def mit() -> Any:
         return models.MiTBackbone(
-            include_rescaling=False, depths=[1, 1, 1, 1], embedding_dims=[16, 32, 64, 64], input_shape=(64, 64, 3)
+            include_rescaling=False, depths=[1, 1, 1, 1], embedding_dims=[16, 32, 64, 128], input_shape=(64, 64, 3)
         )
 
     for name, backbone in (("YOLOV8Backbone", yolo), ("CSPDarkNetBackbone", darknet)):

@@ -65,6 +65,30 @@ def changed_config(record: Record, kept: Kept) -> dict[str, Any]:
     return _with(config, fields)
 
 
+def check_made_whole(record: Record) -> None:
+    """Checks that a layer that keeps all of its channels, because it could not be looked into, can be made again.
+
+    Raises:
+        PlanError: If its config makes no layer, or one of other weights.
+    """
+    layer = record.operation
+    if not isinstance(layer, keras.Layer) or not record.weights or type(layer).__module__.startswith("keras."):
+        return
+    try:
+        made = from_config(type(layer), layer.get_config())
+        for call in record.calls:
+            tensors = call.node.arguments.tensors
+            given = [keras.ops.zeros(fixed(tuple(one.shape)), one.dtype) for one in tensors]
+            args, kwargs = call.node.arguments.filled(given)
+            made(*args, **kwargs)
+    except Exception as error:  # whatever the code of others raises
+        raise PlanError(
+            f"{_named(record)} cannot be made again from its config ({error_line(error)[:120]})."
+        ) from error
+    if [tuple(weight.shape) for weight in made.weights] != record.shapes:
+        raise PlanError(f"{_named(record)} cannot be made again: its config makes a layer of other weights.")
+
+
 def is_loadable(record: Record) -> bool:
     """Whether Keras can make the layer of its own config, as when a file is loaded."""
     try:

@@ -18,6 +18,7 @@ import numpy as np
 from tfprune.cost.profiling import unsized
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph, Pool
+from tfprune.graph.made_again import check_made_whole
 from tfprune.planning.criteria import AGGREGATES, CRITERIA, NEED_DATA, Evidence, group_scores
 from tfprune.planning.criteria.batches import as_batches, as_loss
 from tfprune.planning.cutting import Cut
@@ -276,8 +277,12 @@ def prunable_pools(graph: ChannelGraph, skip: Sequence[str], ratios: Mapping[str
         ratios: Layer -> ratio; its layers must be ones that can be pruned.
 
     Raises:
-        PlanError: For a name that fits no layer, or if nothing can be pruned (with the reasons).
+        PlanError: For a name that fits no layer, if nothing can be pruned (with the reasons), or if a layer that stays
+            whole cannot be made again.
     """
+    for record in graph.records.values():
+        if record.given_up and record.whole is None:
+            check_made_whole(record)
     makers = [record.name for record in graph.producers()]
     pools = graph.pools()
     free = {name for pool in pools for name in pool.layers}

@@ -9,25 +9,25 @@ import contextlib
 import math
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import tree
 
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
-from tfprune.graph.calls import Record
-from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.inputs import inputs_that_tell, inputs_that_work
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.masked import masked_outputs
 from tfprune.surgery.provable import ChannelRemoval, Provable
+from tfprune.surgery.random_weights import masked_with_own_statistics, random_values
 from tfprune.surgery.rebuild import Built, clone
 
 # An output that varies by less of its size says little: rounding is about 1e-7 of its size, the tolerance 1e-5 of what
 # it varies by.
 _VARIES = 0.05
+_FAR = 10  # a broken kernel has to make a difference so many times that of rounding
 
 
 class Proof(float):
@@ -71,7 +71,8 @@ def verify(
 
     The masked original has the removed channels zero at the input of every layer that mixes channels. The smaller
     network is the one that `plan.apply(model)` builds, with the weights that the model has now. Networks of 16-bit
-    precision are proved with their layers in float32: in 16 bits the order of a sum alone makes a difference.
+    precision are proved with their layers in float32: in 16 bits the order of a sum alone makes a difference. What is
+    above the tolerance in float32 is compared in float64 again, where nothing is left of rounding.
 
     It is proved with the model's own weights and with random ones. For in the model's own a wrong channel may be lost:
     where all outputs are nearly the same (an untrained network, a detector that begins with the same score everywhere),
@@ -101,10 +102,17 @@ def verify(
     """
     _check_verify(model, plan, examples, seed, tolerance)
     inputs = inputs_that_work(model, examples, seed) if inputs is None else inputs_that_tell(model, inputs)
-    model = _in_full_precision(model)
+    if any(_is_short(layer.dtype_policy) for layer in layers_within(model)):
+        model = _in_precision(model, "float32")
     comparison = _Comparison(model, plan, inputs, tolerance)
-    found = {} if random_weights else {"own": comparison.run({})}
-    found["random"] = comparison.run(random_values(comparison.graph, seed), own="own" in found)
+    found: dict[str, tuple[float, bool]] = {}
+    for weights, drawn in (("own", None), ("random", seed)):
+        if random_weights and weights == "own":
+            continue
+        try:
+            found[weights] = comparison.run(drawn, own="own" in found)
+        except VerificationError as error:
+            found[weights] = comparison.in_double(plan, drawn, error)
     errors = {weights: error for weights, (error, varies) in found.items() if varies}
     if not errors:
         raise NothingProvedError(
@@ -128,6 +136,22 @@ def _check_verify(model: keras.Model, plan: Any, examples: int, seed: int, toler
         raise PlanError(f"tolerance={tolerance!r} is no number in (0, 1).")
 
 
+class _Compared(NamedTuple):
+    """What was compared, and with which weights.
+
+    Attributes:
+        values: Those in the places of the model's own.
+        masked: Outputs of the masked network.
+        scales: What differences of each output are relative to.
+        error: The largest one.
+    """
+
+    values: Mapping[int, np.ndarray]
+    masked: list[np.ndarray]
+    scales: list[float]
+    error: float
+
+
 class _Comparison:
     """The masked original and the smaller network on the same inputs.
 
@@ -148,13 +172,13 @@ class _Comparison:
         self._small = Built(self.graph, self._kept)
         self._masked: list[np.ndarray] = []
         self._scales: list[float] = []
-        self._compared: list[tuple[Mapping[int, np.ndarray], list[np.ndarray], list[float]]] = []
+        self._compared: list[_Compared] = []
 
-    def run(self, values: Mapping[int, np.ndarray], own: bool = False) -> tuple[float, bool]:
-        """Compares, with other values in the places of weights.
+    def run(self, seed: int | None = None, own: bool = False) -> tuple[float, bool]:
+        """Compares, with the model's own weights or with random ones in their places.
 
         Args:
-            values: Identity of a variable of the model -> the value that it has meanwhile.
+            seed: Of random weights; None: the model's own.
             own: Whether it was compared with the model's own weights. Then outputs that are no numbers with others (a
                 logarithm of what is never negative in the model itself) prove nothing, and are no error.
 
@@ -164,8 +188,12 @@ class _Comparison:
         Raises:
             VerificationError: If the error is above the tolerance.
         """
-        with _fresh_states(self._model), self._with(values):
-            masked = masked_outputs(self.graph, self._kept, self._inputs)
+        values: dict[int, np.ndarray] = {} if seed is None else random_values(self.graph, seed)
+        with _fresh_states(self._model):
+            if seed is None:
+                masked = masked_outputs(self.graph, self._kept, self._inputs)
+            else:
+                masked = masked_with_own_statistics(self.graph, self._kept, self._inputs, values, seed)
         outputs = [_exact(output) for output in masked]
         if own and not all(np.isfinite(output).all() for output in outputs):
             return 0.0, False
@@ -181,10 +209,28 @@ class _Comparison:
         least = [size / 4 if is_lively else size for size, is_lively in zip(sizes, lively, strict=True)]
         self._scales = [max(spread, size) for spread, size in zip(varied, least, strict=True)]
         self._small.hand_on(values)
-        error, varies = self._error(), any(lively) if values else all(lively)
+        error, varies = self._error(math.inf), any(lively) if values else all(lively)
         if varies:
-            self._compared.append((values, self._masked, self._scales))
-        return error, varies
+            self._compared.append(_Compared(values, self._masked, self._scales, error))
+        return self._error(self._tolerance), varies
+
+    def in_double(self, plan: ChannelRemoval, seed: int | None, error: VerificationError) -> tuple[float, bool]:
+        """Compares in float64: where a deep network only makes rounding larger, nothing is found there.
+
+        Args:
+            plan: What goes.
+            seed: As of `run`.
+            error: What was found in float32; it is raised where the network is none in float64, or differs there.
+        """
+        try:
+            model = _in_precision(self._model, "float64")
+            inputs = [value.astype("float64") if value.dtype.kind == "f" else value for value in self._inputs]
+            found = _Comparison(model, plan, inputs, self._tolerance).run(seed)
+        except Exception:  # a layer of others may know one precision only
+            raise error from None
+        if found[0] > self._tolerance / 100:  # in float64 nothing is left of rounding
+            raise error
+        return found
 
     def _whole(self, values: Mapping[int, np.ndarray]) -> list[np.ndarray]:
         """What the network gives with nothing removed."""
@@ -204,12 +250,12 @@ class _Comparison:
         with keras.StatelessScope(state_mapping=mapping):
             yield
 
-    def _error(self) -> float:
+    def _error(self, tolerance: float) -> float:
         """The error of the smaller network as it is; raises a VerificationError above the tolerance."""
         with _fresh_states(self._small.model):
             received = tree.flatten(self._small.model(pack_inputs(self._model, self._inputs), training=False))
         what = "the masked and the smaller network"
-        return compare_outputs(self._masked, received, self._tolerance, what, VerificationError, self._scales)
+        return compare_outputs(self._masked, received, tolerance, what, VerificationError, self._scales)
 
     def roll_every_kernel(self) -> tuple[int, list[str]]:
         """Rolls every kernel of the smaller network by one channel, one at a time, with all weights that tell anything.
@@ -218,9 +264,10 @@ class _Comparison:
             How many there are, and the layers of those that make no difference above the tolerance.
         """
         noticed: dict[str, bool] = {}
-        for values, masked, scales in self._compared:
-            self._masked, self._scales = masked, scales
-            self._small.hand_on(values)
+        for compared in self._compared:
+            self._masked, self._scales = compared.masked, compared.scales
+            self._small.hand_on(compared.values)
+            tolerance = max(self._tolerance, _FAR * compared.error)
             for variable in self._small.model.variables:
                 value = keras.ops.convert_to_numpy(variable)
                 rolled = _rolled(variable.name, value)
@@ -228,7 +275,7 @@ class _Comparison:
                     continue
                 variable.assign(rolled)
                 try:
-                    self._error()
+                    self._error(tolerance)
                     noticed[variable.path] = False
                 except VerificationError:
                     noticed[variable.path] = True
@@ -254,47 +301,6 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max(initial=0.0))
 
 
-def random_values(graph: ChannelGraph, seed: int) -> dict[int, np.ndarray]:
-    """Random weights and statistics of a network: identity of each variable -> a value.
-
-    They keep the signal alive from layer to layer: what scales it is about 1, and a kernel is drawn for the number of
-    inputs that each of its outputs sums.
-    """
-    generator = np.random.default_rng(seed)
-    values: dict[int, np.ndarray] = {}
-    layers = layers_within(graph.model)
-    fixed = {id(variable) for layer in layers if hasattr(layer, "finalize_state") for variable in layer.weights}
-    fixed |= {id(state) for layer in layers if getattr(layer, "stateful", False) for state in layer.states}
-    owners = {id(variable): record for record in graph.records.values() for variable in record.weights}
-    for variable in graph.model.variables:
-        shape, name = tuple(variable.shape), variable.name
-        if id(variable) in fixed or "float" not in variable.dtype:
-            continue
-        if name.endswith(("gamma", "scale")):
-            value = generator.uniform(0.5, 1.5, shape)
-        elif name == "moving_variance":
-            value = generator.uniform(0.5, 2.0, shape)
-        elif len(shape) < 2:
-            value = generator.normal(0.0, 0.3, shape)
-        else:
-            value = generator.normal(0.0, (2.0 / _inputs_of(shape, owners.get(id(variable)))) ** 0.5, shape)
-        values[id(variable)] = np.asarray(value)
-    return values
-
-
-def _inputs_of(shape: tuple[int, ...], record: Record | None) -> int:
-    """How many inputs each output of a kernel sums."""
-    layer = None if record is None else record.operation
-    if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
-        return max(1, math.prod(shape[:-2]))
-    if isinstance(layer, keras.layers.EinsumDense):
-        source, _, result = layer.equation.partition("->")
-        letters = source.partition(",")[2].strip()
-        if len(letters) == len(shape):
-            return max(1, math.prod(size for size, letter in zip(shape, letters, strict=True) if letter not in result))
-    return max(1, math.prod(shape[:-1]))
-
-
 @contextlib.contextmanager
 def _fresh_states(model: keras.Model) -> Iterator[None]:
     """Lets stateful recurrent layers begin anew, as those of the smaller network do, and gives the states back."""
@@ -309,19 +315,23 @@ def _fresh_states(model: keras.Model) -> Iterator[None]:
         state.assign(value)
 
 
-def _in_full_precision(model: keras.Model) -> keras.Model:
-    """The model, or a twin in float32 of one that has layers of 16 bits."""
+def _in_precision(model: keras.Model, wanted: str) -> keras.Model:
+    """A twin of a model whose layers of 16 or 32 bits are of another precision."""
 
-    def widened(config: Any) -> Any:
+    def changed(config: Any) -> Any:
         if not isinstance(config, dict):
             return config
         return {
-            key: "float32" if key == "dtype" and _is_short(value) else widened(value) for key, value in config.items()
+            key: wanted if key == "dtype" and (_is_short(value) or _is_single(value)) else changed(value)
+            for key, value in config.items()
         }
 
-    if not any(_is_short(layer.dtype_policy) for layer in layers_within(model)):
-        return model
-    return clone(model, lambda record, config: (type(record.operation), widened(config)))
+    return clone(model, lambda record, config: (type(record.operation), changed(config)))
+
+
+def _is_single(dtype: Any) -> bool:
+    """Whether a dtype or policy, an object or its config, is float32."""
+    return keras.dtype_policies.get(dtype).name == "float32"
 
 
 def _is_short(dtype: Any) -> bool:

@@ -667,3 +667,15 @@ def test_a_network_over_time_that_cannot_be_taken_apart_stays_whole():
     assert "conv" not in plan.keep
     assert plan.sizes()["lstm"] == (6, 3)
     prove(model, plan)
+
+
+def test_a_reshape_of_open_size_serves_inputs_of_several_sizes():
+    """As the heads of detectors, on every level of a pyramid."""
+    flat, head = layers.Reshape((-1, 4), name="flat"), layers.Conv2D(8, 1, name="head")
+
+    def body(x):
+        levels = [layers.Conv2D(6, 3, strides=stride, padding="same")(x) for stride in (1, 2, 4)]
+        return layers.Concatenate(axis=1)([flat(head(level)) for level in levels])
+
+    model = network(body, (8, 8, 3))
+    prove(model, tfprune.plan_channels(model, 0.5))

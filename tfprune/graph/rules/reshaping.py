@@ -140,8 +140,6 @@ def _reshape(call: Call) -> Labels | list[Labels]:
     labels = moved.take([0], axes[0]).ravel() if len(axes) == 2 else moved.ravel()
     if axes and sizes[axes[-1] - first] != -1:
         position = axes[-1] - first
-        if len(axes) == 2 and sizes[axes[0] - first] == -1:
-            sizes[axes[0] - first] = moved.shape[axes[0]]
 
         def resized(kept: Kept) -> tuple[int, ...]:
             return tuple(int(kept[labels].sum()) if index == position else n for index, n in enumerate(sizes))

@@ -1,0 +1,98 @@
+"""Random weights for a proof: they keep the signal alive from layer to layer, so that what is wrong shows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.graph.calls import Call, Record
+from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.keras_internals import layers_within
+from tfprune.graph.masking import run_masked
+
+
+def random_values(graph: ChannelGraph, seed: int) -> dict[int, np.ndarray]:
+    """Random weights and statistics of a network: identity of each variable -> a value.
+
+    They keep the signal alive from layer to layer: what scales it is about 1, and a kernel is drawn for the number of
+    inputs that each of its outputs sums.
+    """
+    generator = np.random.default_rng(seed)
+    values: dict[int, np.ndarray] = {}
+    layers = layers_within(graph.model)
+    fixed = {id(variable) for layer in layers if hasattr(layer, "finalize_state") for variable in layer.weights}
+    fixed |= {id(state) for layer in layers if getattr(layer, "stateful", False) for state in layer.states}
+    owners = {id(variable): record for record in graph.records.values() for variable in record.weights}
+    for variable in graph.model.variables:
+        shape, name = tuple(variable.shape), variable.name
+        if id(variable) in fixed or "float" not in variable.dtype:
+            continue
+        if name.endswith(("gamma", "scale")):
+            value = generator.uniform(0.5, 1.5, shape)
+        elif name == "moving_variance":
+            value = generator.uniform(0.5, 2.0, shape)
+        elif len(shape) < 2:
+            value = generator.normal(0.0, 0.3, shape)
+        else:
+            value = generator.normal(0.0, (2.0 / _inputs_of(shape, owners.get(id(variable)))) ** 0.5, shape)
+        values[id(variable)] = np.asarray(value)
+    return values
+
+
+def _inputs_of(shape: tuple[int, ...], record: Record | None) -> int:
+    """How many inputs each output of a kernel sums."""
+    layer = None if record is None else record.operation
+    if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
+        return max(1, math.prod(shape[:-2]))
+    if isinstance(layer, keras.layers.EinsumDense):
+        source, _, result = layer.equation.partition("->")
+        letters = source.partition(",")[2].strip()
+        if len(letters) == len(shape):
+            return max(1, math.prod(size for size, letter in zip(shape, letters, strict=True) if letter not in result))
+    return max(1, math.prod(shape[:-1]))
+
+
+def masked_with_own_statistics(
+    graph: ChannelGraph, kept: Any, inputs: list, values: dict[int, np.ndarray], seed: int
+) -> list:
+    """The outputs of the masked network; its batch normalizations get statistics that are about those of their inputs.
+
+    With others a deep network drowns: gates close and outputs hardly depend on most of its kernels.
+
+    Args:
+        graph: The channel graph of the model.
+        kept: (labels,) bool array.
+        inputs: One array per model input.
+        values: Identity of a variable -> its value; the statistics are put in.
+        seed: Of what they differ from those of the inputs by.
+
+    Returns:
+        The outputs, flat.
+    """
+    generator = np.random.default_rng(seed)
+    mapping = [(own, keras.ops.cast(values[id(own)], own.dtype)) for own in graph.model.variables if id(own) in values]
+    done: set[str] = set()
+
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+
+        def run(call: Call, tensors: list[Any]) -> Any:
+            layer = call.operation
+            if isinstance(layer, keras.layers.BatchNormalization) and call.record.name not in done:
+                done.add(call.record.name)
+                axes = [axis for axis in range(len(tensors[0].shape)) if axis != layer.axis % len(tensors[0].shape)]
+                mean, variance = (
+                    keras.ops.convert_to_numpy(keras.ops.cast(one, "float32"))
+                    for one in keras.ops.moments(keras.ops.cast(tensors[0], "float32"), axes)
+                )
+                size = max(float(variance.mean()), 1e-6)
+                spread = variance * generator.uniform(0.5, 2.0, variance.shape) + 0.01 * size
+                shifted = mean + 0.3 * np.sqrt(spread) * generator.normal(size=mean.shape)
+                for variable, value in ((layer.moving_mean, shifted), (layer.moving_variance, spread)):
+                    values[id(variable)] = value
+                    scope.add_update((variable, keras.ops.cast(value, variable.dtype)))
+            return run_masked(call, tensors, kept, None)
+
+        return graph.replay([keras.ops.convert_to_tensor(value) for value in inputs], run)
