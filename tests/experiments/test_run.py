@@ -11,6 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.commands import REGIMES, forbid_training, read, smoke, studies
@@ -387,25 +388,43 @@ def test_a_run_that_was_killed_goes_on_where_it_was(small, tmp_path, trained):
     check_results(read(tmp_path), tmp_path)
 
 
+@pytest.mark.parametrize(("model", "as_before"), [("resnet50_cifar", True), ("resnet20", False), ("resnet110", False)])
+def test_weights_of_a_network_with_another_order_of_channels_are_not_taken_for_its_own(model, as_before, tmp_path):
+    # Versions that put half of the zero channels before the others knew these networks by their names alone.
+    (study,) = studies(tmp_path, f"--model={model}", "--width=.0625", "--method=uniform")
+    for stage in (study.stages.large(0, sparse=False), study.stages.plan(0)):
+        assert (stage.config["model"] == model) == as_before
+        assert stage.name.startswith(f"{stage.kind}-synthetic-{model}-")
+
+
 # One trainer for networks of one shape.
 
 
 @pytest.mark.slow
 def test_the_trainer_of_one_pruned_network_is_used_for_another_only_if_it_computes_the_same(tmp_path):
-    # In a ResNet the zero channels of the shortcuts lie elsewhere when other channels go: the same shapes of
-    # weights, another network.
-    (study,) = studies(tmp_path, "--model=resnet20", "--width=.5", "--method=random", "--ratio=.4")
+    # Where zeros lie on both sides of a shortcut, other channels that go move them: the same shapes of weights, another
+    # network.
+    inputs = keras.Input((32, 32, 1))
+    stem = layers.Conv2D(8, 3, strides=4, padding="same", name="stem")(inputs)
+    short = keras.ops.pad(stem, ((0, 0), (0, 0), (0, 0), (4, 4)))
+    x = layers.Add()([short, layers.Conv2D(16, 3, padding="same", name="wide")(layers.ReLU()(stem))])
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
+    keras.Model(inputs, layers.Dense(10, name="logits")(x)).save(tmp_path / "padded.keras")
+    (study,) = studies(tmp_path, f"--model={tmp_path / 'padded.keras'}", "--method=random", "--ratio=.4")
+    before = set()
     data = study.data
     images = ((data.test_images / 255 - data.mean) / data.std).astype(np.float32)
     for seed in range(4):
         plan = study.method.plan(study.network.architecture, study.method_settings(seed))
         small = randomize(plan.apply(study.network.architecture), 0)
+        before.add(sum(channel < 4 for channel in plan.keep["wide"]))
         loss = trainer_of(study, small).evaluate(small.get_weights())["val_loss"]
         outputs = np.asarray(small(images, training=False), np.float64)
         outputs -= outputs.max(-1, keepdims=True)
         chosen = outputs[np.arange(len(outputs)), data.test_labels]
         expected = (np.log(np.exp(outputs).sum(-1)) - chosen).mean()
         assert loss == pytest.approx(expected, rel=1e-4), seed
+    assert len(before) > 1
 
 
 def test_networks_of_one_shape_share_a_trainer(tmp_path, small):

@@ -86,11 +86,10 @@ def test_resnet20_streams_by_hand():
     graph = ChannelGraph(build_model("resnet20", (32, 32, 3), 10, 0.25))  # 4, 8, 16 channels
     first, second, third = ("conv_1", "conv_3", "conv_5", "conv_7"), (9, 11, 13), (15, 17, 19)
     expected = {(name, 1) for name in first}
-    expected |= {(f"conv_{n}", 2 + 1) for n in second}  # 2 zeros before the 4 of stage 1
-    expected |= {(f"conv_{n}", 4 + 2 + 1) for n in third}  # and 4 before the 8 of stage 2
+    expected |= {(f"conv_{n}", 1) for n in (*second, *third)}  # zeros come after the channels of a stage
     assert coupled(graph, "conv_1", 1) == expected
-    assert coupled(graph, "conv_9", 0) == {(f"conv_{n}", 0) for n in second} | {(f"conv_{n}", 4) for n in third}
-    assert coupled(graph, "conv_15", 0) == {(f"conv_{n}", 0) for n in third}
+    assert coupled(graph, "conv_9", 4) == {(f"conv_{n}", 4) for n in (*second, *third)}
+    assert coupled(graph, "conv_15", 8) == {(f"conv_{n}", 8) for n in third}
     for inner in (*range(2, 7, 2), *range(8, 13, 2), *range(14, 19, 2)):
         assert coupled(graph, f"conv_{inner}", 0) == {(f"conv_{inner}", 0)}
     assert frozen(graph) == {"logits": "model output"}

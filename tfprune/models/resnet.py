@@ -13,10 +13,10 @@ _WIDTHS = (16, 32, 64)
 def resnet(name: str, input_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> keras.Model:
     """Builds `resnet20`, `resnet32`, `resnet56` or `resnet110`, or `resnet50_cifar` with other shortcuts.
 
-    The shortcut into a stage that is wider and half the size is an average pool and zero channels on both
-    sides ("option A"). It is made of operations that have a gradient; in the paper's code the padding cut the
-    gradient of the shortcut at both stage changes. `resnet50_cifar`, the "ResNet-50" of the lottery-ticket
-    study on CIFAR, has a 1x1 convolution with batch normalization there ("option B").
+    The shortcut into a stage that is wider and half the size is an average pool and zero channels after its own
+    ("option A"), the order of the paper's code. It is made of operations that have a gradient; in that code the
+    padding cut the gradient of the shortcut at both stage changes. `resnet50_cifar`, the "ResNet-50" of the
+    lottery-ticket study on CIFAR, has a 1x1 convolution with batch normalization there ("option B").
 
     Args:
         name: One of the five names; depth = 6n + 2 for n blocks a stage.
@@ -56,6 +56,5 @@ def _narrow_shortcut(x: keras.KerasTensor, filters: int, stage: int) -> keras.Ke
     missing = filters - x.shape[-1]
     if not missing:
         return x
-    before = missing // 2
     # `keras.ops.pad` is saved with the model like any layer, and needs nothing of ours to be loaded.
-    return keras.ops.pad(x, ((0, 0), (0, 0), (0, 0), (before, missing - before)))
+    return keras.ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))

@@ -79,8 +79,7 @@ class _Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x
         if self.stride > 1:
-            before = self.missing // 2
-            shortcut = functional.pad(functional.avg_pool2d(x, 2), (0, 0, 0, 0, before, self.missing - before))
+            shortcut = functional.pad(functional.avg_pool2d(x, 2), (0, 0, 0, 0, 0, self.missing))
         return functional.relu(self.body(x) + shortcut, inplace=True)
 
 

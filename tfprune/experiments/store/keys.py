@@ -14,6 +14,10 @@ from tfprune.experiments.store.stage import Stage, Store
 from tfprune.models import is_file
 from tfprune.training.regimes import Regime
 
+# Networks that compute something else than they once did under the same name: weights that an older version trained are
+# of the same shapes, and would be taken for theirs without an error.
+_CHANGED = dict.fromkeys(("resnet20", "resnet32", "resnet56", "resnet110"), "zero channels last")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingKey:
@@ -131,7 +135,7 @@ class StudyStages:
 
 
 def _model_identity(name: str) -> str:
-    """A model's name; a file is known by its content, wherever it lies."""
+    """A model's name, with what has changed in it; a file is known by its content, wherever it lies."""
     if not is_file(name):
-        return name
+        return f"{name}:{_CHANGED[name]}" if name in _CHANGED else name
     return f"{os.path.basename(name)}:{hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]}"

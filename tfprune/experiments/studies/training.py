@@ -31,7 +31,7 @@ def trainer_of(study: Study, model: keras.Model, edit: Edit | None = None, purpo
     config = TrainingConfig(
         batch_size=s.batch_size, weight_decay=s.weight_decay, nesterov=s.nesterov, precision=s.precision, xla=s.xla
     )
-    # Networks of equal weights may still differ, in their padded shortcuts.
+    # Networks of weights of the same shapes may still differ: in where the zeros of a padded shortcut are.
     key = model.to_json(), config, study.data, None if edit is None else (s, purpose)
     return study.shared.trainers.get(key, lambda: Trainer(model, study.data, config, study.strategy, edit))
 
