@@ -128,6 +128,18 @@ def profile_graph(graph: ChannelGraph, kept: Kept, nonzero: Callable[[Record], S
     return Profile(tuple(_profile_record(record, kept, nonzero) for record in records))
 
 
+def selecting_flops(graph: ChannelGraph, kept: Kept) -> int:
+    """FLOPs that normalizations with a view of a stream save by computing only what they select.
+
+    Args:
+        graph: The channel graph of the network.
+        kept: (labels,) bool.
+    """
+    views = [graph.records[name] for name in graph.views]
+    whole, selected = ([_profile_record(view, of, None).flops for view in views] for of in (graph.keep_all(), kept))
+    return sum(whole) - sum(selected)
+
+
 def _count_nonzero(record: Record) -> list[int]:
     return [int(np.count_nonzero(keras.ops.convert_to_numpy(weight))) for weight in record.weights]
 

@@ -79,10 +79,10 @@ def _cost(settings: Settings) -> float:
     asked = MethodSettings.of(settings, 0)
     method = METHODS.get(settings.method).configured(asked)
     plan, _ = method.expected(model, asked)
-    large, small = plan.flops
+    (large, small), (before, after) = plan.flops, plan.budget_flops
     passes = large * settings.epochs * (1 + method.trains_sparse)
     for regime in settings.regime_list:
-        epochs = regime.epochs(settings.epochs, settings.finetune_epochs, large / small, settings.budget_cap)
+        epochs = regime.epochs(settings.epochs, settings.finetune_epochs, before / after, settings.budget_cap)
         passes += small * epochs
     return float(_PASSES * passes * examples * len(settings.seeds))
 

@@ -88,6 +88,11 @@ class Plan(Provable, Generic[R]):
         """Layer -> how much of the plan's `unit` it has before and after, of the layers that may lose any."""
 
     @property
+    def budget_flops(self) -> Pair:
+        """FLOPs before and after as Scratch-B's budget counts them: `flops`, unless a kind of plan says otherwise."""
+        return self.flops
+
+    @property
     def nonzero(self) -> Pair:
         """Parameters before, and after those that are not masked."""
         return self.params

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from tfprune.cost.profiling import PER_POSITION, profile_graph, unsized
+from tfprune.cost.profiling import PER_POSITION, profile_graph, selecting_flops, unsized
 from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import NORMALIZATIONS, ChannelGraph
@@ -40,6 +40,8 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         bypass: Addition -> the operand that it passes on alone; the branches behind the others are removed.
         grouped: Grouped convolutions that lose groups as a whole.
         normalization: What normalizations over the channels do: "frozen" or "narrowed", as of `ChannelGraph`.
+        selecting_flops: FLOPs that the paper's code counts beside `flops[1]`: its normalizations that select stay as
+            wide as their streams. 0 in plans of files from before this was told.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -49,6 +51,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
     bypass: Mapping[str, int] = dataclasses.field(default_factory=dict)
     grouped: tuple[str, ...] = ()
     normalization: str = "frozen"
+    selecting_flops: int = 0
 
     unit = "channels"
     inherits = True
@@ -65,9 +68,10 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         "bypass": {str: int},
         "grouped": [str],
         "normalization": str,
+        "selecting_flops": int,
         **TOLD,
     }
-    file_defaults: ClassVar[Mapping[str, Any]] = {"grouped": [], "normalization": "frozen"}
+    file_defaults: ClassVar[Mapping[str, Any]] = {"grouped": [], "normalization": "frozen", "selecting_flops": 0}
     how_to_edit = "to remove other channels use ChannelPlan.from_removed"
 
     @classmethod
@@ -154,6 +158,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
             bypass=graph.bypass,
             grouped=graph.grouped,
             normalization=graph.normalization,
+            selecting_flops=selecting_flops(graph, kept),
             notes=tuple(notes),
             origin=dict(origin or {}),
         )
@@ -184,6 +189,11 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         if before.flops != self.flops[0]:
             why = "The model has another input size, or other layers in between."
         self._check_costs(graph.model, before, after, paired(before, after), why)
+        if self.selecting_flops not in (0, real := selecting_flops(graph, kept)):
+            raise PlanError(
+                f"The plan does not fit {graph.model.name!r}: it tells {self.selecting_flops:,} selecting_flops, the "
+                f"model has {real:,}. {why}"
+            )
         return kept
 
     def _check_widths(self, whole: ChannelGraph) -> None:
@@ -266,6 +276,12 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
             origin=second.origin,
         )
 
+    @property
+    def budget_flops(self) -> Pair:
+        """FLOPs before and after as the paper's code counts them, where normalizations that select stay whole."""
+        before, after = self.flops
+        return before, after + self.selecting_flops
+
     def sizes(self) -> dict[str, Pair]:
         """Layer -> channels before and after, of the layers that can be pruned."""
         return {layer: (self.widths[layer], len(self.keep[layer])) for layer in self.widths if layer not in self.frozen}
@@ -301,8 +317,9 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
 
     def _content(self) -> dict[str, Any]:
         content = super()._content()
-        if self.normalization == "frozen":  # what older versions write, and read
-            del content["normalization"]
+        for name in ("normalization", "selecting_flops"):  # where they say nothing: what older versions write, and read
+            if content[name] == self.file_defaults[name]:
+                del content[name]
         return content
 
     def _shown(self) -> list[ChannelRow]:

@@ -70,9 +70,12 @@ def _budget_lines(study: Study, plan: Plan, about: str) -> Iterator[str]:
         yield "budget    Scratch-B trains for the epochs of the large network, which is Scratch-E"
     elif "scratch_b" in s.regimes:
         cap, ratio = "" if s.budget_cap is None else f", capped at {s.budget_cap:g}", flops_ratio(plan)
-        more = f"{about}{ratio:.2f} x"
+        before, after = plan.flops
+        fewer, more = f"{about}{before / after:.2f} x", f"{about}{ratio:.2f} x"
+        counted = f" ({more} as the paper's code counts: normalizations that select stay whole)"
+        counted = "" if plan.budget_flops == plan.flops else counted
         extra = ", and for those of fine-tuning" if s.budget == "flops_plus_finetune" else ""
-        yield f"budget    {more} fewer FLOPs, so Scratch-B trains for {more} the epochs{cap}{extra}"
+        yield f"budget    {fewer} fewer FLOPs{counted}, so Scratch-B trains for {more} the epochs{cap}{extra}"
 
 
 def _stage_steps(study: Study) -> list[Step]:

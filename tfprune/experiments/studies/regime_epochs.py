@@ -21,8 +21,12 @@ def first_epoch(settings: Settings, regime: Regime) -> int:
 
 
 def flops_ratio(plan: Plan) -> float:
-    """How many times fewer FLOPs the pruned network has; what Scratch-B multiplies the epochs by."""
-    before, after = plan.flops
+    """How many times fewer FLOPs the pruned network has as the paper's code counts; Scratch-B's factor of the epochs.
+
+    Raises:
+        PlanError: If there are no fewer.
+    """
+    before, after = plan.budget_flops
     if after >= before:  # the code of the paper counted before it masked: Scratch-B was Scratch-E
         raise PlanError(f"The plan saves no FLOPs ({before:,} -> {after:,}), so Scratch-B has no budget. Prune more.")
     return before / after
