@@ -6,7 +6,7 @@ import keras
 import pytest
 from keras import layers
 
-from tfprune.experiments import libraries, library_coverage
+from tfprune.experiments import coverage, libraries
 
 
 def encoder(vocabulary_size, hidden_dim, intermediate_dim, dropout=0.1):
@@ -28,12 +28,12 @@ def failing(unheard_of):
 @pytest.fixture
 def mine(monkeypatch):
     own = {name.__name__.title(): functools.partial(libraries._small, "", name) for name in (encoder, failing, frozen)}
-    monkeypatch.setitem(library_coverage.LIBRARIES, "mine", lambda: iter(own.items()))
+    monkeypatch.setitem(libraries.LIBRARIES, "mine", lambda: iter(own.items()))
 
 
 def test_every_network_is_planned_proved_and_rebuilt_or_told(mine, tmp_path, capsys):
     output = tmp_path / "results" / "mine.md"
-    assert library_coverage.main(["--library=mine", f"--output={output}"]) == 0
+    assert coverage.main(["--library=mine", f"--output={output}"]) == 0
     text = output.read_text(encoding="utf-8")
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| Enc")]
     frozen_row, narrowed = ([cell.strip() for cell in row] for row in rows)
@@ -57,7 +57,7 @@ def test_every_network_is_planned_proved_and_rebuilt_or_told(mine, tmp_path, cap
     ],
 )
 def test_a_mistake_is_told_in_one_line(argv, told, mine, monkeypatch, capsys):
-    monkeypatch.setitem(library_coverage.LIBRARIES, "gone", lambda: iter([__import__("not_there")]))
-    assert library_coverage.main(argv) == 2
+    monkeypatch.setitem(libraries.LIBRARIES, "gone", lambda: iter([__import__("not_there")]))
+    assert coverage.main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line

@@ -1,8 +1,10 @@
-"""Plans, prunes and proves every network of keras.applications, and writes down what came of it.
+"""Plans, prunes and proves the networks of a library, and writes down what came of it.
 
     python -m tfprune.experiments.coverage --output=experiments/results/coverage.md
+    python -m tfprune.experiments.coverage --library=keras_hub --output=experiments/results/keras_hub.md
 
-The networks have random weights and random batch normalization statistics; nothing is downloaded.
+The networks have random weights; nothing is downloaded. Those of keras.applications are measured as well. Another
+library has to be installed; its networks are made small, backbones with a head of ten classes.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from absl import flags
 from tabulate import tabulate
 
 from tfprune.errors import TfpruneError, UsageError
+from tfprune.experiments.libraries import LIBRARIES
+from tfprune.experiments.library_coverage import KERAS_APPLICATIONS, run_on_library
 from tfprune.experiments.memory import reset_peak, resident
 from tfprune.models import APPLICATIONS, build_application
 from tfprune.support.command import run_command
@@ -65,7 +69,8 @@ class _Speed:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of `tfprune.experiments.coverage`."""
-    flags.DEFINE_list("only", "", "Names of keras.applications; all of them if empty.", flag_values=values)
+    flags.DEFINE_string("library", KERAS_APPLICATIONS, f"Or one of {', '.join(LIBRARIES)}.", flag_values=values)
+    flags.DEFINE_list("only", "", "Names of its networks; all of them if empty.", flag_values=values)
     flags.DEFINE_float("ratio", 0.5, "Fraction of channels to remove, in (0, 1).", flag_values=values)
     flags.DEFINE_string("output", None, "The Markdown file to write; none if not given.", flag_values=values)
 
@@ -74,11 +79,14 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     """Runs the report.
 
     Raises:
-        UsageError: For an unknown network or a stray argument.
+        UsageError: For an unknown library or network, or a stray argument.
         TfpruneError: At the end, if a network failed its proof or could not be planned.
     """
     if arguments:
         raise UsageError(f"Unexpected argument {arguments[0]!r}: networks are named by --only=A,B.")
+    if values.library != KERAS_APPLICATIONS:
+        run_on_library(values)
+        return
     for name in values.only:
         if name not in APPLICATIONS:
             raise unknown_name("network", name, APPLICATIONS)

@@ -1,20 +1,13 @@
-"""Plans, proves and rebuilds the networks of other people's libraries, and writes down what came of it.
-
-    python -m tfprune.experiments.library_coverage --library=keras_hub --output=experiments/results/keras_hub.md
-
-The library has to be installed. Its networks are made small, with random weights; nothing is downloaded. Backbones get
-a head of ten classes on what they give, because a model's outputs keep all of their channels.
-"""
+"""The networks of other people's libraries in `tfprune.experiments.coverage`."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +17,12 @@ from tabulate import tabulate
 from tfprune.errors import TfpruneError, UsageError
 from tfprune.experiments.libraries import LIBRARIES, Maker
 from tfprune.support.checks import error_line
-from tfprune.support.command import run_command
 from tfprune.support.registry import unknown_name
 
 if TYPE_CHECKING:
     import keras
 
+KERAS_APPLICATIONS = "keras_applications"
 _HEADER = (
     "network",
     "params",
@@ -53,23 +46,17 @@ class _Found:
     gone: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of `tfprune.experiments.library_coverage`."""
-    flags.DEFINE_string("library", "keras_hub", f"Its name: one of {', '.join(LIBRARIES)}.", flag_values=values)
-    flags.DEFINE_list("only", "", "Names of its networks; all of them if empty.", flag_values=values)
-    flags.DEFINE_string("output", None, "The Markdown file to write; none if not given.", flag_values=values)
+def run_on_library(values: flags.FlagValues) -> None:
+    """Plans, proves and rebuilds the networks of a library, prints what came of it, and writes it down.
 
-
-def run(values: flags.FlagValues, arguments: list[str]) -> None:
-    """Runs the report.
+    Args:
+        values: The flags of `tfprune.experiments.coverage`.
 
     Raises:
-        UsageError: For an unknown library or network, one that is not installed, or a stray argument.
+        UsageError: For an unknown library or network, or a library that is not installed.
     """
-    if arguments:
-        raise UsageError(f"Unexpected argument {arguments[0]!r}: networks are named by --only=A,B.")
     if values.library not in LIBRARIES:
-        raise unknown_name("library", values.library, tuple(LIBRARIES))
+        raise unknown_name("library", values.library, (KERAS_APPLICATIONS, *LIBRARIES))
     from tfprune.support.startup import import_tensorflow
 
     import_tensorflow()
@@ -85,15 +72,15 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     for name, make in networks.items():
         if values.only and name not in values.only:
             continue
-        for row in _rows(name, make, found):
+        for row in _rows(name, make, values.ratio, found):
             rows.append(row)
             print(*row, sep="  ", flush=True)
         if values.output:
-            _write(Path(values.output), values.library, rows, found)
+            _write(Path(values.output), values.library, values.ratio, rows, found)
     print(_summary(found))
 
 
-def _rows(name: str, make: Maker, found: _Found) -> Iterator[tuple]:
+def _rows(name: str, make: Maker, ratio: float, found: _Found) -> Iterator[tuple]:
     """The lines of the table for one network, one for each meaning of normalizations."""
     start = time.perf_counter()
     try:
@@ -106,20 +93,23 @@ def _rows(name: str, make: Maker, found: _Found) -> Iterator[tuple]:
     for normalization in ("frozen", "narrowed"):
         head = (name, f"{model.count_params():,}", f"{seconds:.2f}", normalization)
         try:
-            yield (*head, *_came_of(model, normalization, found))
+            yield (*head, *_came_of(model, ratio, normalization, found))
         except TfpruneError as error:
             found.gone.setdefault(normalization, []).append(0.0)
             yield (*head, *[""] * 5, f"refused: {_short(str(error))}")
+        except Exception as error:  # a fault of ours, which should not hide what came of the others
+            found.gone.setdefault(normalization, []).append(0.0)
+            yield (*head, *[""] * 5, f"RAW ERROR: {error_line(error)[:200]}")
 
 
-def _came_of(model: keras.Model, normalization: str, found: _Found) -> tuple:
-    """What came of pruning a model by half, in the columns behind the normalization."""
+def _came_of(model: keras.Model, ratio: float, normalization: str, found: _Found) -> tuple:
+    """What came of pruning a model, in the columns behind the normalization."""
     import keras
 
     import tfprune
 
     start = time.perf_counter()
-    plan = tfprune.plan_channels(model, 0.5, normalization=normalization)
+    plan = tfprune.plan_channels(model, ratio, normalization=normalization)
     seconds = time.perf_counter() - start
     proof = tfprune.verify(model, plan, power=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -155,22 +145,13 @@ def _summary(found: _Found) -> str:
     return "\n".join(lines)
 
 
-def _write(path: Path, library: str, rows: list[tuple], found: _Found) -> None:
+def _write(path: Path, library: str, ratio: float, rows: list[tuple], found: _Found) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f"# Channel surgery on the networks of {library}\n\n"
-        "With random weights, backbones with a head of ten classes; half of the channels of every layer removed.\n\n"
+        f"With random weights, backbones with ten classes as a head; {ratio:.0%} of the channels of every layer gone.\n\n"
         f"{_summary(found)}\n\n"
         f"{tabulate(rows, _HEADER, 'github', disable_numparse=True)}\n\n"
-        f"Made by `python -m tfprune.experiments.library_coverage --library={library} --output={path}`.\n",
+        f"Made by `python -m tfprune.experiments.coverage --library={library} --output={path}`.\n",
         encoding="utf-8",
     )
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.experiments.library_coverage", __doc__, define_flags, run, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -105,14 +105,7 @@ def verify(
     if any(_is_short(layer.dtype_policy) for layer in layers_within(model)):
         model = _in_precision(model, "float32")
     comparison = _Comparison(model, plan, inputs, tolerance)
-    found: dict[str, tuple[float, bool]] = {}
-    for weights, drawn in (("own", None), ("random", seed)):
-        if random_weights and weights == "own":
-            continue
-        try:
-            found[weights] = comparison.run(drawn, own="own" in found)
-        except VerificationError as error:
-            found[weights] = comparison.in_double(plan, drawn, error)
+    found = comparison.run_with_all(plan, seed, random_weights)
     errors = {weights: error for weights, (error, varies) in found.items() if varies}
     if not errors:
         raise NothingProvedError(
@@ -173,6 +166,27 @@ class _Comparison:
         self._masked: list[np.ndarray] = []
         self._scales: list[float] = []
         self._compared: list[_Compared] = []
+
+    def run_with_all(self, plan: ChannelRemoval, seed: int, random_weights: bool) -> dict[str, tuple[float, bool]]:
+        """Compares with the model's own weights, unless it is to be random ones alone, and with random ones.
+
+        Args:
+            plan: What goes.
+            seed: Of the random weights.
+            random_weights: Whether it is to be random ones alone.
+
+        Returns:
+            "own" and "random" -> what `run` gives.
+        """
+        found: dict[str, tuple[float, bool]] = {}
+        for weights, drawn in (("own", None), ("random", seed)):
+            if random_weights and weights == "own":
+                continue
+            try:
+                found[weights] = self.run(drawn, own="own" in found)
+            except VerificationError as error:
+                found[weights] = self.in_double(plan, drawn, error)
+        return found
 
     def run(self, seed: int | None = None, own: bool = False) -> tuple[float, bool]:
         """Compares, with the model's own weights or with random ones in their places.
