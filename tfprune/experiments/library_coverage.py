@@ -149,7 +149,7 @@ def _write(path: Path, library: str, ratio: float, rows: list[tuple], found: _Fo
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f"# Channel surgery on the networks of {library}\n\n"
-        f"With random weights, backbones with ten classes as a head; {ratio:.0%} of the channels of every layer gone.\n\n"
+        f"With random weights, backbones with a head of ten classes. {ratio:.0%} of every layer's channels go.\n\n"
         f"{_summary(found)}\n\n"
         f"{tabulate(rows, _HEADER, 'github', disable_numparse=True)}\n\n"
         f"Made by `python -m tfprune.experiments.coverage --library={library} --output={path}`.\n",
