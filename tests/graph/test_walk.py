@@ -6,8 +6,9 @@ import pytest
 from keras import layers, ops
 
 import tfprune
-from tests.helpers import residual_cnn
+from tests.helpers import prove, randomize, residual_cnn
 from tfprune.errors import PlanError
+from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.walk import Wiring, flat_inputs, pack_inputs, pack_outputs
 
 
@@ -93,3 +94,64 @@ def test_structures_of_inputs_and_outputs_are_the_models():
     outputs = Wiring(model).replay(flat, call_it)
     assert set(pack_outputs(model, outputs)) == {"sum", "pair"}
     assert len(pack_outputs(model, outputs)["pair"]) == 2
+
+
+def tower(name):
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(8, activation="relu", name="dense")(inputs)
+    return keras.Model(inputs, layers.Dense(8, name="out")(hidden), name=name)
+
+
+def two_towers():
+    """Two nested networks with equal layer names, which an input and a layer of the outer network have, too."""
+    a, b = keras.Input((4,), name="dense"), keras.Input((4,), name="b")
+    joined = layers.Concatenate()([tower("one")(a), tower("two")(b)])
+    return randomize(keras.Model([a, b], layers.Dense(2, name="out")(joined), name="towers"))
+
+
+def test_layers_of_the_outer_network_keep_their_names_beside_equal_ones_in_nested_networks():
+    model = two_towers()
+    graph = ChannelGraph(model)
+    assert graph.records["out"].operation is model.get_layer("out")
+    assert [record.name for record in graph.producers()] == ["dense_2", "out_2", "dense_3", "out_3", "out"]
+    plan = tfprune.plan_channels(model, 0.5, skip=["out"])
+    assert {name: len(plan.keep[name]) for name in ("out_2", "out_3", "out")} == {"out_2": 4, "out_3": 4, "out": 2}
+    model.compile("sgd", {"out": "mse"}, metrics={"out": ["mae"]})
+    small = prove(model, plan)
+    assert small.output_names == ["out"]
+    assert {"dense", "b", "out"} <= {layer.name for layer in small.layers}
+    results = small.evaluate([np.ones((2, 4))] * 2, np.zeros((2, 2)), verbose=0, return_dict=True)
+    assert set(results) == {"loss", "mae"}
+
+
+def test_an_output_of_a_nested_network_keeps_its_name_beside_layers_of_that_name_inside():
+    inputs = keras.Input((4,))
+    body = layers.Dense(8, activation="relu", name="head")(inputs)
+    head = keras.Model(inputs, layers.Dense(3, name="last")(body), name="head")
+    same = keras.Sequential([inputs, layers.Dense(8, activation="relu"), layers.Dense(3, name="same")], name="same")
+    given = keras.Input((4,))
+    model = randomize(keras.Model(given, [head(given), same(given)]))
+    small = prove(model, tfprune.plan_channels(model, 0.5))
+    assert small.output_names == model.output_names == ["head", "same"]
+    assert "same" in ChannelGraph(model).records
+
+
+def test_a_bypass_of_the_outer_network_leaves_an_addition_of_that_name_in_a_nested_one():
+    def block(x, name):
+        return layers.Add(name="add")([x, layers.Conv2D(4, 3, padding="same", name=name)(x)])
+
+    given, inputs = keras.Input((8, 8, 4)), keras.Input((8, 8, 4))
+    nested = keras.Model(given, block(given, "inner"), name="nested")
+    model = randomize(keras.Model(inputs, block(nested(inputs), "branch")))
+    plan = tfprune.ChannelPlan.from_removed(model, {}, bypass={"add": 0})
+    assert [name for name, channels in plan.keep.items() if channels] == ["inner"]
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+def test_a_sequential_model_keeps_its_name():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(8)], name="inner")
+    model = randomize(keras.Sequential([keras.Input((4,)), inner, layers.Dense(2)], name="mine"))
+    assert tfprune.plan_channels(model, 0.5).apply(model).name == "mine"
+    assert tfprune.plan_weights(model, 0.5, dense=True).apply(model).name == "mine"
+    with pytest.raises(PlanError, match="'mine'"):
+        tfprune.plan_channels(model, 0.5, skip=["*"])

@@ -30,7 +30,7 @@ from tfprune.graph.calls import Call, Record
 from tfprune.graph.ledger import Kept, Labels, Ledger
 from tfprune.graph.made_again import unmakeable
 from tfprune.graph.rules import trace
-from tfprune.graph.walk import Node, Wiring, functional
+from tfprune.graph.walk import Node, Wiring, free_name, functional
 from tfprune.support.checks import one_of
 
 
@@ -152,7 +152,7 @@ class ChannelGraph:
 
         def run(node: Node, labels: list[Labels]) -> Sequence[Labels | None]:
             if not needed[node.number]:
-                nothing = Record(node.operation.name, node.operation, self.model)
+                nothing = Record(self.wiring.names[id(node.operation)], node.operation, self.model)
                 self.calls.append(Call(node, [], nothing, ledger, removed=True))
                 return [None] * len(node.outputs)
             if id(node.operation) not in known:
@@ -170,23 +170,16 @@ class ChannelGraph:
             ledger.freeze(labels, "model output")
 
     def _new_record(self, operation: Any) -> Record:
-        name = self._free_name(operation.name)
+        name = self.wiring.names[id(operation)]
         record = Record(name, operation, self.model, is_view=name in self.views, loses_groups=name in self.grouped)
         self.records[name] = record
         return record
-
-    def _free_name(self, wanted: str) -> str:
-        """A name that no record has yet: two nested models may both have a "conv"."""
-        name, number = wanted, 2
-        while name in self.records:
-            name, number = f"{wanted}_{number}", number + 1
-        return name
 
     def _take_in(self, record: Record) -> None:
         """Puts what has weights inside of a layer among the records, under a name of its own."""
         for part in record.parts.values():
             if part.weights and self.records.get(part.name) is not part:
-                part.name = self._free_name(part.name)
+                part.name = free_name(part.name, self.records)
                 self.records[part.name] = part
             self._take_in(part)
 

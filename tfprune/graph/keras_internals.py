@@ -69,8 +69,14 @@ def is_functional(operation: Any) -> bool:
 
 
 def functional_of_sequential(model: keras.Sequential) -> keras.Model | None:
-    """The functional model behind a Sequential one; None as long as that has no input shape."""
-    return getattr(model, "_functional", None)
+    """The functional model behind a Sequential one; None as long as that has no input shape.
+
+    Keras calls it "functional_7" or the like. It gets the name of the model, which is the one that people know.
+    """
+    inner = getattr(model, "_functional", None)
+    if inner is not None:
+        inner.name = model.name
+    return inner
 
 
 def build_shapes(model: keras.Model) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ from keras import tree
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
 from tfprune.graph.inside import Step
-from tfprune.graph.keras_internals import Arguments
+from tfprune.graph.keras_internals import Arguments, maker
 from tfprune.graph.over_time import taken_apart
 from tfprune.support.checks import error_line
 
@@ -135,6 +135,14 @@ class Node:
         return args, kwargs
 
 
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """The name that is wanted, or with a number behind it the first that is not taken."""
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}_{number}", number + 1
+    return name
+
+
 class Wiring:
     """The calls of a model and the tensors between them, each of which has a number.
 
@@ -147,6 +155,8 @@ class Wiring:
         nodes: The calls, in an order in which they can be run.
         inputs: Numbers of the tensors at the model's inputs.
         outputs: Numbers of the tensors at the model's outputs.
+        names: Identity of an operation -> its name, which nothing else has: two nested models may both have a "conv".
+            What is no part of a nested model keeps its own, for by that losses, metrics and users know it.
 
     Raises:
         PlanError: If the model is of a kind whose graph cannot be known.
@@ -158,6 +168,7 @@ class Wiring:
         self._tensor_count = 0
         self.inputs: Sequence[int] = self._new_tensors(len(model.inputs))
         self.outputs: Sequence[int] = self._unfold(model, self.inputs, None)
+        self.names = self._named(model)
 
     def _new_tensors(self, count: int) -> Sequence[int]:
         self._tensor_count += count
@@ -202,6 +213,22 @@ class Wiring:
             return None
         return taken_apart(operation, Wiring, arguments.tensors[0])
 
+    def _named(self, model: keras.Model) -> dict[int, str]:
+        model, operations = functional(model), {id(node.operation): node.operation for node in self.nodes}
+        called = [operation for operation, _, _ in keras_internals.recorded_calls(model) if id(operation) in operations]
+        own = {operation.name: id(operation) for operation in [*map(maker, model.inputs), *called]}
+        makers = {number: node.operation for node in self.nodes for number in node.outputs}
+        for tensor, number in zip(model.outputs, self.outputs, strict=True):
+            # The output of a nested model has its name, which only the layer that makes the output may have as well.
+            own.setdefault(maker(tensor).name, id(makers.get(number)))
+        names: dict[int, str] = {}
+        taken = set(own)
+        for key, operation in operations.items():
+            keeps = own.get(operation.name) == key
+            names[key] = operation.name if keeps else free_name(operation.name, taken)
+            taken.add(names[key])
+        return names
+
     def replay(self, inputs: Any, run: Callable[[Node, list[Any]], Any]) -> list[Any]:
         """Runs the graph once, with every operation's call replaced.
 
@@ -233,7 +260,7 @@ class Wiring:
             if wanted.isdisjoint(node.outputs):
                 continue
             needed[node.number] = True
-            alone = bypass.get(node.operation.name)
+            alone = bypass.get(self.names[id(node.operation)])
             wanted.update(number for index, number in enumerate(node.inputs) if alone in (None, index))
         return needed
 
@@ -248,7 +275,7 @@ def stream_normalizations(model: keras.Model) -> list[str]:
     readers = wiring.readers()
     merged = {number for node in wiring.nodes if len(node.inputs) > 1 for number in node.outputs}
     return [
-        node.operation.name
+        wiring.names[id(node.operation)]
         for node in wiring.nodes
         if isinstance(node.operation, keras.layers.BatchNormalization)
         and (readers[node.inputs[0]] > 1 or node.inputs[0] in merged)

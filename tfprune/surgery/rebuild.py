@@ -33,7 +33,7 @@ from tfprune.graph.keras_internals import (
 from tfprune.graph.ledger import Kept
 from tfprune.graph.made_again import changed_config, from_config
 from tfprune.graph.unfolding import needs_unfolding, reshape_sizes
-from tfprune.graph.walk import pack_inputs, pack_outputs
+from tfprune.graph.walk import free_name, pack_inputs, pack_outputs
 from tfprune.support.checks import first_line
 from tfprune.surgery.layers import plain_weights
 
@@ -77,6 +77,7 @@ class Built:
         self._kept, self._edit = kept, edit
         self._seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
         self._taken = {record.name for record in graph.records.values() if record.whole is None}
+        self._taken |= {maker(tensor).name for tensor in graph.model.inputs}
         self._made: dict[str, Any] = {}  # operation -> the one that takes its place
         self._records: dict[str, Record] = {}
         model = graph.model
@@ -121,9 +122,7 @@ class Built:
 
     def _name(self, name: str) -> str:
         """A name that Keras takes, and that nothing else in the network has; names of inner layers have slashes."""
-        plain, number = name.replace("/", "_"), 2
-        while plain != name and plain in self._taken:
-            plain, number = f"{name.replace('/', '_')}_{number}", number + 1
+        plain = name if "/" not in name else free_name(name.replace("/", "_"), self._taken)
         self._taken.add(plain)
         return plain
 
