@@ -5,6 +5,7 @@ import pytest
 import tfprune
 from tests.helpers import plain_cnn, predict
 from tfprune import prune
+from tfprune.cost import latency
 from tfprune.experiments import coverage
 from tfprune.graph.inputs import random_inputs
 from tfprune.planning.criteria import CRITERIA, NEED_DATA
@@ -32,6 +33,26 @@ def test_a_file_becomes_a_smaller_file_with_its_plan_and_proof(source, capsys):
 def test_latency_of_both_networks_is_told(source, capsys):
     assert prune.main(["model.keras", "--macs=0.5", "--output=small.keras"]) == 0
     assert "x faster" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("after", "rounded", "told"),
+    [
+        ((10e-3, 0.5e-3), (8e-3, 0.5e-3), True),
+        ((10e-3, 0.5e-3), (8e-3, 5.7e-3), False),
+        ((10e-3, 5.7e-3), (8e-3, 0.5e-3), False),
+        ((10e-3, 1.1e-3), (8e-3, 1.1e-3), False),
+        ((10e-3, 0.0), (9.8e-3, 0.0), False),
+        ((8e-3, 0.0), (10e-3, 0.0), False),
+    ],
+)
+def test_the_hint_is_given_where_the_difference_stands_out_of_the_spread_of_both(
+    after, rounded, told, source, capsys, monkeypatch
+):
+    measured = [latency.Latency(*one, n=50) for one in ((20e-3, 0.1e-3), after, rounded)]
+    monkeypatch.setattr(latency, "measure_latency", lambda *networks: measured)
+    assert prune.main(["model.keras", "--ratio=0.3", "--output=small.keras"]) == 0
+    assert ("hint: --round_to=8 makes it 2.50 x faster" in capsys.readouterr().out) == told
 
 
 def test_the_plan_alone_writes_nothing(source, capsys):

@@ -11,13 +11,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from tfprune.errors import PlanError, UsageError
 from tfprune.support.command import run_command
 from tfprune.support.files import check_writable, replacing
+
+if TYPE_CHECKING:
+    from tfprune.cost.latency import Latency
 
 # Rounding widths is worth telling when it makes the network faster by more than this.
 _WORTH_TELLING = 0.05
@@ -159,9 +162,15 @@ def _tell_latency(model, small, rounded_plan) -> None:
     networks = [model, small] + ([rounded_plan.apply(model)] if rounded_plan else [])
     before, after, *rounded = measure_latency(*networks)
     print(f"latency, batch 1: {before} -> {after}: {before.median / after.median:.2f} x faster")
-    if rounded and after.median > (1 + _WORTH_TELLING) * rounded[0].median:
+    if rounded and _is_faster(rounded[0], after):
         gain = before.median / rounded[0].median
         print(f"hint: --round_to={_ROUND_TO} makes it {gain:.2f} x faster ({rounded[0]}), with more channels kept")
+
+
+def _is_faster(latency: Latency, than: Latency) -> bool:
+    """Whether a median is lower by enough to tell, and by more than both spread together."""
+    gain = than.median - latency.median
+    return gain > _WORTH_TELLING * latency.median and gain > latency.iqr + than.iqr
 
 
 def main(argv: Sequence[str]) -> int:

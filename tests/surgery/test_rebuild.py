@@ -300,6 +300,51 @@ def test_compile_settings_survive_with_an_optimizer_of_its_own(loss, weights):
     small.fit(x, y, verbose=0)
 
 
+def decayed(model):
+    """Which trainable variables the weight decay of a model's optimizer moves, when all gradients are zero."""
+    variables = model.trainable_variables
+    before = [variable.numpy().copy() for variable in variables]
+    model.optimizer.apply([keras.ops.zeros(variable.shape) for variable in variables], variables)
+    return [not np.array_equal(old, new.numpy()) for old, new in zip(before, variables, strict=True)]
+
+
+@pytest.mark.parametrize("make", [
+    lambda model: tfprune.plan_channels(model, 0.5).apply(model),
+    lambda model: tfprune.plan_weights(model, 0.5).apply(model),
+])  # fmt: skip
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_the_optimizer_excludes_from_weight_decay_stays_excluded(make, wrapped):
+    model = plain_cnn()
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay([model.get_layer("conv_b").kernel], ["bias", "gamma"])
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer) if wrapped else optimizer, "mse")
+    small = make(model)
+    names = [variable.path for variable in small.trainable_variables]
+    excluded = [name == "conv_b/kernel" or name.endswith(("bias", "gamma")) for name in names]
+    assert decayed(small) == [not own for own in excluded]
+    assert decayed(model) == [not own for own in excluded]
+
+
+def test_what_was_changed_of_an_optimizer_that_was_given_by_name_survives():
+    model = plain_cnn()
+    model.compile("adamw", "mse")
+    model.optimizer.learning_rate = 0.5
+    model.optimizer.exclude_from_weight_decay(var_names=["kernel"])
+    small = tfprune.plan_channels(model, 0.5).apply(model)
+    assert float(small.optimizer.learning_rate) == 0.5
+    names = [variable.path for variable in small.trainable_variables]
+    assert decayed(small) == [not name.endswith("kernel") for name in names]
+
+
+def test_variables_excluded_from_weight_decay_that_have_no_copy_are_told():
+    model = plain_cnn()
+    optimizer = keras.optimizers.AdamW()
+    optimizer.exclude_from_weight_decay([model.get_layer("conv_b").kernel])
+    model.compile(optimizer, "mse")
+    with pytest.warns(UserWarning, match="excludes conv_b/kernel from weight decay"):
+        tfprune.DesignPlan.beside(model, plain_cnn()).apply(model, "fresh")
+
+
 def test_compile_settings_that_cannot_be_copied_are_told():
     model = plain_cnn()
     model.compile("sgd", "mse", metrics=[keras.metrics.MeanMetricWrapper(lambda targets, outputs: outputs)])

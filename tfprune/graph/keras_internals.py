@@ -144,8 +144,42 @@ def seed_generators(model: keras.Model) -> list[Any]:
 
 
 def compile_settings(model: keras.Model) -> dict[str, Any]:
-    """The arguments with which a model was compiled."""
-    return dict(model._compile_config.config)
+    """The arguments with which a model was compiled; the optimizer is the one in use, also where its name was given."""
+    settings, used = dict(model._compile_config.config), getattr(model, "optimizer", None)
+    scales = keras.optimizers.LossScaleOptimizer
+    if isinstance(used, scales) and not isinstance(settings.get("optimizer"), scales):
+        used = used.inner_optimizer  # around which Keras itself has put the scaling, and will again
+    return settings if used is None else {**settings, "optimizer": used}
+
+
+def carry_over_decay(
+    old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer, copies: Mapping[int, Any], variables: Sequence
+) -> list[Any]:
+    """Excludes from a new optimizer's weight decay what an old one excludes, which its config does not tell.
+
+    Args:
+        old: An optimizer, or one around others.
+        new: One of the same kind, not yet built.
+        copies: Identity of a variable that the old one trains -> the variable that the new one trains in its place.
+        variables: Those that the old one trains.
+
+    Returns:
+        The variables that the old one excludes by themselves and that have no copy.
+    """
+    lost: list[Any] = []
+    for name in ("inner_optimizer", "optimizers"):
+        pairs = zip(tree.flatten(getattr(old, name, [])), tree.flatten(getattr(new, name, [])), strict=True)
+        for one, other in pairs:
+            lost += carry_over_decay(one, other, copies, variables)
+    pattern = getattr(old, "_exclude_from_weight_decay_pattern", None)
+    own = getattr(old, "_exclude_from_weight_decay", ())
+    excluded = [variable for variable in variables if own and old._var_key(variable) in own]
+    if excluded or pattern is not None:
+        new.exclude_from_weight_decay(
+            [copies[id(variable)] for variable in excluded if id(variable) in copies],
+            None if pattern is None else [pattern.pattern],
+        )
+    return lost + [variable for variable in excluded if id(variable) not in copies]
 
 
 def wrapped_functions(value: Any) -> list[Any]:

@@ -206,7 +206,7 @@ def _rows(
 
 def _measure(masked: MaskedModel, model: keras.Model, evaluate: Any) -> Callable[[], float]:
     if callable(evaluate):
-        compile_alike(masked, model)
+        compile_alike(masked, model, {id(variable): variable for variable in model.variables})
         return lambda: _number(evaluate(masked))
     # Keras measures nothing without a loss.
     masked.compile(loss=lambda targets, outputs: keras.ops.zeros(()), metrics=["accuracy"])

@@ -23,7 +23,7 @@ from tfprune.plans.rows import ChannelRow, Pair, paired
 from tfprune.support.checks import by_layer, names, several
 from tfprune.surgery.proof import verify
 from tfprune.surgery.provable import ChannelRemoval
-from tfprune.surgery.rebuild import compile_alike, rebuild
+from tfprune.surgery.rebuild import Built, compile_alike
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,9 +239,9 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         """
         check_weights(weights, seed)
         graph = self.graph(model)
-        small = rebuild(graph, self.kept(graph), weights, seed)
-        compile_alike(small, model)
-        return small
+        built = Built(graph, self.kept(graph), weights, seed)
+        compile_alike(built.model, model, built.copies())
+        return built.model
 
     def then(self, model: keras.Model, second: ChannelPlan) -> ChannelPlan:
         """The plan that removes at once what this one and then another remove.

@@ -25,7 +25,7 @@ from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_mod
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import Pair, Row
 from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS, HoldMasks, mask_edit
-from tfprune.surgery.rebuild import Edit, compile_alike, rebuild
+from tfprune.surgery.rebuild import Built, Edit, compile_alike
 
 
 def kernels_of(graph: ChannelGraph, dense: bool = False) -> dict[str, Record]:
@@ -208,14 +208,15 @@ class WeightPlan(Plan[WeightRow]):
         graph = ChannelGraph(model)
         records = self._check_fits(graph)
         seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
-        made = rebuild(graph, graph.keep_all(), weights, seed)
+        built = Built(graph, graph.keep_all(), weights, seed)
+        made = built.model
         for layer, mask in self.arrays().items():
             kernel = made.get_layer(layer).kernel
             values = kernel.numpy()
             if rescale:
                 values = _rescaled(mask, _inputs(records[layer]), np.random.default_rng([seed, *layer.encode()]))
             kernel.assign(np.where(mask, values, np.float32(0)))
-        compile_alike(made, model)
+        compile_alike(made, model, built.copies())
         return made
 
     def prove(self, model: keras.Model) -> str:

@@ -24,6 +24,7 @@ from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.keras_internals import (
+    carry_over_decay,
     compile_settings,
     lambda_output_shape,
     layers_within,
@@ -99,6 +100,16 @@ class Built:
             record.values = values
             _hand_on_weights(record, operation, self._kept, inherit=True)
             record.values = {}
+
+    def copies(self) -> dict[int, Any]:
+        """Identity of a variable of the model -> the one that has taken its place in the network."""
+        pairs = [(self._records[name], plain_weights(made)) for name, made in self._made.items()]
+        return {
+            id(old): new
+            for record, own in pairs
+            if record.weights and len(own) == len(record.weights)
+            for old, new in zip(record.weights, own, strict=True)
+        }
 
     def _run(self, call: Call, values: list[Any]) -> Any:
         """What takes the place of one call."""
@@ -295,11 +306,17 @@ def _seeded(config: Any, seed: int, path: str) -> Any:
     return seeded
 
 
-def compile_alike(small: keras.Model, model: keras.Model) -> None:
+def compile_alike(small: keras.Model, model: keras.Model, copies: Mapping[int, Any] | None = None) -> None:
     """Compiles a network as another: the same losses, new metrics and a new optimizer of the same settings.
 
     Nothing is done if the other is not compiled. What cannot be carried over is told in a warning: metrics that Keras
-    cannot copy, and the methods of a subclass (`train_step`), for the small network is a plain functional one.
+    cannot copy, the methods of a subclass (`train_step`), for the small network is a plain functional one, and
+    variables that the optimizer excludes from weight decay, if nothing is known of their copies.
+
+    Args:
+        small: The network.
+        model: The other.
+        copies: Identity of a variable of the other -> the one in its place, as of `Built.copies`.
     """
     if type(model).__module__.partition(".")[0] != "keras" and type(small).__module__.startswith("keras"):
         warnings.warn(
@@ -318,8 +335,12 @@ def compile_alike(small: keras.Model, model: keras.Model) -> None:
                 own[thing.__name__] = thing
 
     def again(value: Any) -> Any:
-        has_state = isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric))
-        return type(value).from_config(value.get_config()) if has_state else value
+        if not isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric)):
+            return value
+        made = type(value).from_config(value.get_config())
+        if isinstance(value, keras.optimizers.Optimizer):
+            _tell_of_decay(model, carry_over_decay(value, made, copies or {}, model.variables))
+        return made
 
     try:
         with keras.saving.custom_object_scope(own):
@@ -328,6 +349,16 @@ def compile_alike(small: keras.Model, model: keras.Model) -> None:
         warnings.warn(
             f"{model.name} has compile settings that cannot be copied ({first_line(error)}); compile anew.",
             stacklevel=3,
+        )
+
+
+def _tell_of_decay(model: keras.Model, lost: list) -> None:
+    if lost:
+        names = ", ".join(variable.path for variable in lost)
+        warnings.warn(
+            f"The optimizer of {model.name} excludes {names} from weight decay; what takes their place is not known, "
+            "so the new optimizer decays it. Call exclude_from_weight_decay anew.",
+            stacklevel=5,
         )
 
 

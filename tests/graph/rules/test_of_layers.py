@@ -679,3 +679,18 @@ def test_a_reshape_of_open_size_serves_inputs_of_several_sizes():
 
     model = network(body, (8, 8, 3))
     prove(model, tfprune.plan_channels(model, 0.5))
+
+
+@since("3.14")
+@pytest.mark.parametrize("trainable", [True, False])
+def test_batch_normalization_with_renormalization_loses_channels_of_all_its_weights(trainable):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(renorm=True, name="bn")(layers.Conv2D(6, 3, name="conv")(inputs))
+    x = layers.TimeDistributed(layers.BatchNormalization(renorm=True))(layers.ReLU()(x))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x))))
+    model.get_layer("bn").trainable = trainable
+    plan = tfprune.plan_channels(model, 0.5)
+    small, kept = prove(model, plan), list(plan.keep["conv"])
+    for weight, left in zip(model.get_layer("bn").weights, small.get_layer("bn").weights, strict=True):
+        np.testing.assert_array_equal(left, weight.numpy()[kept])
+    assert tfprune.profile(model).layers[1].params == 12  # gamma and beta; all others are statistics

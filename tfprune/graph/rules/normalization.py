@@ -22,10 +22,12 @@ def _batch_normalization(call: Call) -> Labels:
     source = call.channels(0, layer.axis)
     if call.record.is_view:
         source = _view(call, source)
-    for variable in (layer.gamma, layer.beta):
+    parameters = [variable for variable in (layer.gamma, layer.beta) if variable is not None]
+    for variable in parameters:
         call.weight(variable, {0: source})
-    for variable in (layer.moving_mean, layer.moving_variance):
-        call.weight(variable, {0: source}, state=True)
+    for variable in layer.non_trainable_weights:  # statistics; with renorm=True there are more of them
+        if tuple(variable.shape) == (len(source),) and not any(variable is own for own in parameters):
+            call.weight(variable, {0: source}, state=True)
     return call.place(source, layer.axis)
 
 
