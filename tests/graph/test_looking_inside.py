@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import tfprune
-from tests.helpers import network, predict, randomize
+from tests.helpers import network, predict, prove, randomize
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.keras_internals import layers_within
@@ -661,3 +661,26 @@ def test_a_layer_that_its_config_does_not_make_is_told_before_a_plan_is_promised
         tfprune.plan_channels(model, 0.5)
     whole = network(lambda x: layers.Dense(2)(layers.Dense(8, name="wide")(Forgetful(4, name="whole")(x))), (5,))
     assert tfprune.plan_channels(whole, 0.5).sizes()["wide"] == (8, 4)
+
+
+class SplitBias(keras.layers.Layer):
+    """Adds halves of a weight of its own to what a layer inside makes."""
+
+    def __init__(self, **config):
+        super().__init__(**config)
+        self.inner = layers.Dense(4)
+
+    def build(self, shape):
+        self.inner.build(shape)
+        self.bias = self.add_weight(shape=(2, 4), name="bias")
+
+    def call(self, x):
+        one, two = ops.split(self.bias, 2, axis=0)
+        return ops.relu(self.inner(x) + ops.squeeze(one, 0)) + ops.squeeze(two, 0)
+
+
+def test_a_weight_that_is_cut_apart_hinders_nothing_else():
+    model = network(lambda x: layers.Dense(3, name="head")(SplitBias()(layers.Dense(6, name="wide")(x))), (6,))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert len(plan.keep["wide"]) == 3
+    prove(model, plan)

@@ -8,7 +8,8 @@ The paper's FLOPs (Liu et al., ICLR 2019, from its published code): a multiply-a
 pruned (zero) weights count nothing, a bias 1 per output, batch normalization of images 2 and a ReLU 1 per
 element, pooling the size of its window per output. Everything else (additions, normalization of vectors,
 global pooling to one value) counts nothing. MACs count multiplications by kernels, zeros included, and the products
-of tensors with each other that attention is made of (`matmul`, `einsum`, `Dot`), which are FLOPs as well.
+of tensors with each other that attention is made of (`matmul`, `einsum`, `Dot`), which are FLOPs as well. What the
+channel graph has given up counts as well (`tfprune.cost.given_up`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import keras
 import numpy as np
 from tabulate import tabulate
 
+from tfprune.cost.given_up import inside, multiplies, uncounted
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.inside import BATCH
 from tfprune.graph.ledger import Kept
 
 PER_POSITION = "sizes of the input are unknown: MACs and FLOPs are per position"
@@ -58,7 +61,7 @@ class Profile:
 
     Attributes:
         layers: One for each operation.
-        notes: What to know about the numbers: of what the sizes are unknown.
+        notes: What to know about the numbers: that sizes are unknown, and which layers count as 0.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -102,15 +105,29 @@ def profile(model: keras.Model) -> Profile:
     """
     graph = ChannelGraph(model)
     costs = profile_graph(graph, graph.keep_all(), _count_nonzero)
-    return dataclasses.replace(costs, notes=(PER_POSITION,) if unsized(graph) else ())
+    return dataclasses.replace(costs, notes=tuple(cost_notes(graph)))
+
+
+def cost_notes(graph: ChannelGraph) -> list[str]:
+    """What to know about the costs of a network: that sizes are unknown, and which layers count as 0."""
+    notes = [PER_POSITION] if unsized(graph) else []
+    unknown = dict.fromkeys(name for record in _top(graph) for name in uncounted(record))
+    if unknown:
+        notes.append(f"what these layers compute is not known, and counts as 0 MACs: {', '.join(unknown)}")
+    return notes
+
+
+def _top(graph: ChannelGraph) -> list[Record]:
+    """The operations of the graph itself, without those inside of them."""
+    return [record for record in graph.records.values() if record.whole is None]
 
 
 def unsized(graph: ChannelGraph) -> list[str]:
     """The layers whose MACs depend on sizes that are unknown, each of which counts as 1."""
 
     def unknown(call: Call) -> bool:
-        shapes = [*call.input_shapes, *call.output_shapes] if call.kernels or call.products else []
-        return any(size is None for shape in shapes for size in shape[1:])
+        shapes = [*call.input_shapes, *call.output_shapes]
+        return any(size is None for shape in shapes for size in shape[1:]) and multiplies(call)
 
     return [record.name for record in graph.records.values() if any(map(unknown, record.calls))]
 
@@ -124,8 +141,7 @@ def profile_graph(graph: ChannelGraph, kept: Kept, nonzero: Callable[[Record], S
         nonzero: Gives the number of nonzero elements of each weight of a layer. Unless given, every element
             counts as nonzero.
     """
-    records = (record for record in graph.records.values() if record.whole is None)
-    return Profile(tuple(_profile_record(record, kept, nonzero) for record in records))
+    return Profile(tuple(_profile_record(record, kept, nonzero) for record in _top(graph)))
 
 
 def selecting_flops(graph: ChannelGraph, kept: Kept) -> int:
@@ -150,22 +166,35 @@ def _profile_record(record: Record, kept: Kept, count: Callable[[Record], Sequen
     parts = [_profile_record(part, kept, count) for part in record.parts.values()]
     macs, flops = sum(part.macs for part in parts), sum(part.flops for part in parts)
     for call in record.calls:
-        for index, positions, zeros in call.kernels:
-            macs += sizes[index] * positions
-            flops += 2 * (sizes if zeros else nonzero)[index] * positions
-        products = sum(product(kept) for product in call.products)
-        macs += products
-        flops += 2 * products
-        per_output = call.output_flops
-        if call.kernels and getattr(record.operation, "use_bias", False):
-            per_output += 1
-        if per_output:
-            flops += per_output * _output_size(call, kept)
+        own_macs, own_flops = _cost_of_call(call, kept, sizes, nonzero)
+        macs, flops = macs + own_macs, flops + own_flops
+        for work in inside(call).works:
+            one = _profile_record(work.record, work.kept, None if work.is_copy else count)
+            macs, flops = macs + work.times * one.macs, flops + work.times * one.flops
     params = sum(size for index, size in enumerate(sizes) if index not in record.state)
     nonzero_params = sum(size for index, size in enumerate(nonzero) if index not in record.state)
     channels = 0 if record.created is None else int(np.count_nonzero(kept[record.created]))
     kind = type(record.operation).__name__
     return LayerProfile(record.name, kind, channels, params, nonzero_params, macs, flops)
+
+
+def _cost_of_call(call: Call, kept: Kept, sizes: Sequence[int], nonzero: Sequence[int]) -> tuple[int, int]:
+    """MACs and FLOPs of one call, without those of what is inside of it; `sizes`, `nonzero`: of the weights."""
+    products = inside(call).products + sum(product(kept) for product in call.products)
+    macs, flops = products, 2 * products
+    for index, positions, zeros in call.kernels:
+        macs += sizes[index] * positions
+        flops += 2 * (sizes if zeros else nonzero)[index] * positions
+    per_output = call.output_flops
+    if call.kernels and getattr(call.record.operation, "use_bias", False):
+        per_output += 1
+    if per_output:
+        flops += per_output * _output_size(call, kept)
+    first = call.output_shape[0]
+    if call.record.whole is None or first is None:
+        return macs, flops
+    # Inside of a layer, where the batch may have become part of another axis, or lies elsewhere.
+    return macs * first // BATCH, flops * first // BATCH
 
 
 def _output_size(call: Call, kept: Kept) -> int:

@@ -52,6 +52,7 @@ class Call:
         output_flops: FLOPs of each element of the (first) output beside those of multiply-accumulates and biases.
         arguments: How the arguments of the call follow from the labels that are kept, where they do:
             `arguments(kept, args, kwargs)` returns the new ones.
+        given_up: Its rule froze all that it touches; what it costs no kernel tells, but `tfprune.cost.given_up`.
         told: The weights (by index) and settings (by key) of which this call told how they follow from labels.
         narrowed: Of a normalization over channels of which some may go, or of their mean or variance: their labels.
         passes: The operand that a merging operation passes on alone, where the plan's graph bypasses it.
@@ -73,6 +74,7 @@ class Call:
     products: list[Callable[[Kept], int]] = dataclasses.field(default_factory=list)
     output_flops: int = 0
     arguments: Callable[[Kept, tuple, dict[str, Any]], tuple[tuple, dict[str, Any]]] | None = None
+    given_up: bool = False
     told: set[int | str] = dataclasses.field(default_factory=set)
     narrowed: Labels | None = None
     passes: int | None = None

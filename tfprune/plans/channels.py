@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from tfprune.cost.profiling import PER_POSITION, profile_graph, selecting_flops, unsized
+from tfprune.cost.profiling import cost_notes, profile_graph, selecting_flops
 from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import NORMALIZATIONS, ChannelGraph
@@ -333,7 +333,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
 
 def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
     """What a plan tells of the model itself, beside the layers that are frozen."""
-    notes = [PER_POSITION] if unsized(graph) else []
+    notes = cost_notes(graph)
     if narrowed := graph.narrowed():
         notes.append(
             f"normalization='narrowed': {', '.join(narrowed)} run over the channels that are left, here and in the "

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from tfprune.cost.profiling import Profile, profile_graph
+from tfprune.cost.profiling import Profile, cost_notes, profile_graph
 from tfprune.errors import PlanError, VerificationError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
@@ -153,7 +153,7 @@ class WeightPlan(Plan[WeightRow]):
             masks=packed,
             rows=rows,
             **costs(before, after),
-            notes=tuple(notes),
+            notes=(*notes, *cost_notes(graph)),
             origin=dict(origin or {"method": "by hand"}),
         )
 

@@ -103,12 +103,9 @@ class Built:
 
     def copies(self) -> dict[int, Any]:
         """Identity of a variable of the model -> the one that has taken its place in the network."""
-        pairs = [(self._records[name], plain_weights(made)) for name, made in self._made.items()]
+        pairs = [(self._records[name], made) for name, made in self._made.items() if self._records[name].weights]
         return {
-            id(old): new
-            for record, own in pairs
-            if record.weights and len(own) == len(record.weights)
-            for old, new in zip(record.weights, own, strict=True)
+            id(old): new for record, made in pairs for old, new in zip(record.weights, plain_weights(made), strict=True)
         }
 
     def _run(self, call: Call, values: list[Any]) -> Any:

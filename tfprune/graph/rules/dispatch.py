@@ -13,8 +13,8 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError, UsageError
-from tfprune.graph import keras_internals
 from tfprune.graph.calls import Call
+from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.ledger import Labels
 from tfprune.support.checks import error_line, shown
 
@@ -246,7 +246,7 @@ def _output_flops(call: Call) -> int:
 def trace(call: Call) -> list[Labels]:
     """Returns the label arrays of a call's outputs, one per output."""
     call.output_flops = _output_flops(call)
-    if _has_other_weights(call.operation):
+    if isinstance(call.operation, keras.Layer) and any(map(has_other_weights, layers_within(call.operation))):
         return give_up(call, f"{call.record.name} has quantized weights or weights of LoRA")
     known = find_rule(call.operation)
     try:
@@ -268,15 +268,16 @@ def for_unknown(function: _RuleT) -> _RuleT:
     return function
 
 
-def _has_other_weights(operation: Any) -> bool:
-    """Whether a layer, or one inside of it, has other weights than it was made with, of which no rule knows."""
-    layers = keras_internals.layers_within(operation) if isinstance(operation, keras.Layer) else ()
-    return any(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None) for layer in layers)
+def has_other_weights(layer: Any) -> bool:
+    """Whether a layer itself has other weights than it was made with, of which no rule knows."""
+    return bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
 
 
 def give_up(call: Call, reason: str) -> list[Labels]:
-    """Freezes all that enters and leaves an operation."""
-    call.record.given_up = reason
+    """Freezes all that enters and leaves an operation; what its rule told of costs before is forgotten."""
+    call.record.given_up, call.given_up = reason, True
+    call.kernels.clear()
+    call.products.clear()
     for labels in call.inputs:
         call.freeze(labels, reason)
     return [call.frozen_labels(len(shape), reason) for shape in call.output_shapes]

@@ -30,9 +30,7 @@ from tfprune.graph.rules.reshaping import compress, varying
 
 _DEEPEST = 20  # layers within layers
 # Operations on functions, which hold tensors that nobody sees.
-_OF_FUNCTIONS = frozenset(
-    ("AssociativeScan", "Cond", "ForiLoop", "Map", "Scan", "Switch", "VectorizedMap", "WhileLoop")
-)
+OF_FUNCTIONS = frozenset(("AssociativeScan", "Cond", "ForiLoop", "Map", "Scan", "Switch", "VectorizedMap", "WhileLoop"))
 
 
 class _View(NamedTuple):
@@ -117,20 +115,20 @@ def _look_inside(call: Call) -> list[Labels]:
     kinds = [type(step.operation).__name__ for step in inside.steps]
     if kinds != [type(step.operation).__name__ for step in other.steps]:
         return give_up(call, f"{name} is not known to tfprune, and does other things for other sizes")
-    if loops := _OF_FUNCTIONS.intersection(kinds):
+    if loops := OF_FUNCTIONS.intersection(kinds):
         return give_up(call, f"{name} is not known to tfprune, and runs functions inside ({', '.join(sorted(loops))})")
     told = [fixed(shape) for shape in call.output_shapes]
     if list(inside.output_shapes) != told:
         made = ", ".join(map(str, inside.output_shapes))
         return give_up(call, f"{name} is not known to tfprune, and gives {made} where it tells {told}")
     call.record.names = names_within(layer)
-    outputs = _flow(call, inside)
+    outputs = flow(call, inside)
     call.record.looked_into, call.inside, call.given = True, inside, outputs
     return outputs
 
 
-def _flow(call: Call, inside: Inside) -> list[Labels]:
-    """Sends labels through what is inside; returns those of the outputs."""
+def flow(call: Call, inside: Inside) -> list[Labels]:
+    """Sends labels through what is inside of a call's operation; returns those of the outputs."""
     values: dict[int, Any] = dict(zip(inside.inputs, call.inputs, strict=True))
     for number, variable in inside.variables.items():
         shape = tuple(variable.shape)
@@ -225,6 +223,8 @@ def _moved(step: Step, view: _View) -> list[_View] | None:
     """A weight after an operation on it alone: where its axes lie, if each stays what it is."""
     if find_rule(step.operation) is elementwise:
         return [view]
+    if len(step.output_shapes) > 1:  # it is cut apart
+        return None
     shape = step.arguments.tensors[0].shape
     axes: list[int | None] = [None] * len(step.output_shapes[0])
     for place, axis in enumerate(view.axes):
@@ -240,8 +240,7 @@ def _moved(step: Step, view: _View) -> list[_View] | None:
         found = varying(moved)
         if len(found) == 1 and moved.size == size and (moved.ravel() == indices.ravel()).all():
             axes[found[0]] = axis
-    several = len(step.output_shapes) > 1 or not any(axis is not None for axis in axes)
-    return None if several else [_View(view.variable, tuple(axes))]
+    return [_View(view.variable, tuple(axes))] if any(axis is not None for axis in axes) else None
 
 
 def _merged(call: Call, step: Step, inputs: list[Any], view: _View) -> list[Labels] | None:

@@ -40,6 +40,8 @@ def _time_distributed(call: Call) -> Labels | list[Labels]:
     step = _Step(call, inner)
     inside = known(step)
     outputs = inside if isinstance(inside, list) else [inside]
+    if step.given_up:
+        return give_up(call, step.record.given_up)
     if len(outputs) > 1 or step.arguments is not None:
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
     call.record.created = step.record.created
