@@ -9,6 +9,7 @@ from keras import layers, ops
 import tfprune
 from tests.helpers import network, randomize
 from tfprune.errors import PlanError
+from tfprune.graph.keras_internals import layers_within
 
 UNKNOWN = "what these layers compute is not known, and counts as 0 MACs: "
 
@@ -92,6 +93,23 @@ def low_rank(layer):
     return body
 
 
+def attention_in_int8():
+    layer = layers.MultiHeadAttention(2, 4)
+
+    def body(x):
+        y = layer(x, x)
+        for inner in layers_within(layer):
+            if isinstance(inner, layers.EinsumDense):
+                inner.quantize("int8")
+        return y
+
+    return body
+
+
+def by_a_constant(x):
+    return ops.matmul(x, ops.ones((4, 2)))
+
+
 def cnn():
     return keras.Sequential(
         [keras.Input((6, 6, 3)), layers.Conv2D(4, 3), layers.ReLU(), layers.Flatten(), layers.Dense(2)]
@@ -105,6 +123,13 @@ CASES = {
         lambda: layers.TimeDistributed(layers.SpectralNormalization(layers.Conv2D(4, 3))),
         (5, 6, 6, 3),
         5 * 108 * 16,
+    ),
+    "products in TimeDistributed in TimeDistributed": (
+        lambda: layers.TimeDistributed(
+            layers.TimeDistributed(layers.Lambda(lambda x: ops.matmul(x, ops.ones((4, 2)))))
+        ),
+        (5, 6, 3, 4),
+        5 * 6 * 3 * 4 * 2,
     ),
     "SpectralNormalization": (lambda: layers.SpectralNormalization(layers.Conv2D(4, 3)), (6, 6, 3), 108 * 16),
     "quantized Dense": (lambda: quantized(layers.Dense(5)), (6, 4), 6 * 20),
@@ -125,6 +150,7 @@ CASES = {
         (5, 6, 3),
         2 * 5 * 6 * (3 * 3 * 8 + 3 * 2 * 8),
     ),
+    "attention with quantized projections": (attention_in_int8, (6, 8), 4 * 6 * 8 * 8 + 2 * 6 * 6 * 8),
     "own layer that tells a wrong shape": (lambda: Twice(told=1), (6, 4), 6 * (28 + 35)),
     "Lambda": (lambda: layers.Lambda(lambda x: ops.matmul(x, ops.swapaxes(x, 1, 2))), (6, 4), 6 * 6 * 4),
     "constant": (lambda: lambda x: ops.matmul(x, np.ones((4, 5), "float32")), (6, 4), 6 * 20),

@@ -430,7 +430,8 @@ def test_layers_that_are_not_known_are_named_even_where_nothing_is_lost_by_it():
     x = layers.Dense(8)(Unknown(name="strange")(inputs))
     plan = tfprune.plan_channels(keras.Model(inputs, layers.Dense(2, name="o")(x)), 0.5)
     assert plan.frozen == {"o": "model output"}
-    (note,) = plan.notes
+    costs, note = plan.notes
+    assert costs == "what these layers compute is not known, and counts as 0 MACs: strange (Unknown)"
     assert note.startswith("strange (Unknown) is not known to tfprune, and cannot be looked into (")
 
 

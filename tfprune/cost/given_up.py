@@ -33,7 +33,7 @@ from tfprune.graph.rules.dispatch import has_other_weights, has_rule, trace
 from tfprune.graph.rules.looked_into import OF_FUNCTIONS, flow
 from tfprune.graph.walk import Node
 
-# Operations without weights that multiply tensors, or do nobody knows what; others without weights cost nothing.
+# Operations that multiply without weights of their own, or do nobody knows what; others without weights cost nothing.
 _MULTIPLY = OF_FUNCTIONS | frozenset((
     "Attention", "AdditiveAttention", "DotProductAttention", "Dot", "Matmul", "Einsum", "Inner", "Kron", "Outer",
     "Tensordot", "Vdot", "MatrixPower", "Corrcoef", "Correlate", "Cov", "CDist", "SSIM",
@@ -41,6 +41,7 @@ _MULTIPLY = OF_FUNCTIONS | frozenset((
     "FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT", "STFTSpectrogram", "MelSpectrogram",
     "Cholesky", "CholeskyInverse", "Det", "Eig", "Eigh", "Inv", "Logdet", "LuFactor", "Lstsq", "MatrixRank", "Pinv",
     "Qr", "SVD", "Slogdet", "Solve", "SolveTriangular", "Polar",
+    "TimeDistributed", "Bidirectional", "SpectralNormalization",
     "Lambda", "Pipeline", "JaxLayer", "FlaxLayer", "TFSMLayer", "TorchModuleWrapper",
 ))  # fmt: skip
 # What the config of a layer with other weights tells beside that of a plain one.
