@@ -25,7 +25,7 @@ from tabulate import tabulate
 from tfprune.cost.given_up import inside, multiplies, uncounted
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.inside import BATCH
+from tfprune.graph.inside import BATCH, LENGTH
 from tfprune.graph.ledger import Kept
 
 PER_POSITION = "sizes of the input are unknown: MACs and FLOPs are per position"
@@ -190,11 +190,14 @@ def _cost_of_call(call: Call, kept: Kept, sizes: Sequence[int], nonzero: Sequenc
         per_output += 1
     if per_output:
         flops += per_output * _output_size(call, kept)
-    first = call.output_shape[0]
+    first, top = call.output_shape[0], call
     if call.record.whole is None or first is None:
         return macs, flops
-    # Inside of a layer, where the batch may have become part of another axis, or lies elsewhere.
-    return macs * first // BATCH, flops * first // BATCH
+    # Inside of a layer sizes are fixed, and the batch may have become part of another axis, or lie elsewhere.
+    while top.inside_of is not None:
+        top = top.inside_of
+    examples = BATCH * LENGTH ** top.input_shapes[0][1:].count(None)
+    return macs * first // examples, flops * first // examples
 
 
 def _output_size(call: Call, kept: Kept) -> int:

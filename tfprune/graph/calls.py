@@ -62,6 +62,7 @@ class Call:
         steps: The calls inside, one for each of its steps, None where a weight of the layer's own follows the labels of
             other inputs; and the label arrays of what they give, None of weights.
         of_weights: Whether a weight of the layer's own is its kernel.
+        inside_of: The call of the layer inside of which it is made.
     """
 
     node: Node
@@ -81,6 +82,7 @@ class Call:
     output: Labels = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     inside: Inside | None = None
     of_weights: bool = False
+    inside_of: Call | None = None
     given: list[Labels] = dataclasses.field(default_factory=list)
     steps: list[tuple[Call | None, list[Labels | None]]] = dataclasses.field(default_factory=list)
 

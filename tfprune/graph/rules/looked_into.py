@@ -71,7 +71,7 @@ class InnerCall(Call):
         if step is not None:
             node = node.of_step(step)
         super().__init__(node, inputs, record, outer.ledger)
-        self._outer, self._shapes = outer, shapes
+        self.inside_of, self._outer, self._shapes = outer, outer, shapes
 
     @property
     def operation(self) -> Any:
