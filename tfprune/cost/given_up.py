@@ -26,7 +26,7 @@ from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.inside import look_inside
-from tfprune.graph.keras_internals import Arguments, is_functional
+from tfprune.graph.keras_internals import Arguments, is_functional, layers_within
 from tfprune.graph.ledger import Kept, Ledger
 from tfprune.graph.made_again import from_config
 from tfprune.graph.rules.dispatch import has_other_weights, has_rule, trace
@@ -131,13 +131,7 @@ def _look(call: Call) -> Inside:
 def _works(call: Call) -> Iterator[Work]:
     """What a layer does; raises anything where that cannot be found."""
     layer = call.operation
-    if has_other_weights(layer):
-        fresh = [keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in call.node.arguments.tensors]
-        args, kwargs = call.node.arguments.filled(fresh)
-        plain = from_config(type(layer), _plain(layer.get_config()))
-        plain(*args, **kwargs)  # builds it
-        yield from _ruled(call, plain, call.node.arguments, call.output_shapes, is_copy=True)
-    elif isinstance(layer, keras.layers.TimeDistributed):
+    if isinstance(layer, keras.layers.TimeDistributed):
         (tensor,) = call.node.arguments.tensors
         step = keras.KerasTensor((tensor.shape[0], *tensor.shape[2:]), tensor.dtype)
         yield from _called(call, layer.layer, step, tensor.shape[1] or 1)
@@ -153,6 +147,12 @@ def _works(call: Call) -> Iterator[Work]:
         yield from _looked_into(
             call, layer.cell, _arguments(step, states), [(None, layer.cell.output_size)], sequence.shape[1] or 1
         )
+    elif has_other_weights(layer) or (has_rule(layer) and any(map(has_other_weights, layers_within(layer)))):
+        fresh = [keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in call.node.arguments.tensors]
+        args, kwargs = call.node.arguments.filled(fresh)
+        plain = from_config(type(layer), _plain(layer.get_config()))
+        plain(*args, **kwargs)  # builds it
+        yield from _ruled(call, plain, call.node.arguments, call.output_shapes, is_copy=True)
     else:
         yield from _looked_into(call, layer, call.node.arguments, call.output_shapes)
 
