@@ -103,10 +103,12 @@ class Built:
 
     def copies(self) -> dict[int, Any]:
         """Identity of a variable of the model -> the one that has taken its place in the network."""
-        pairs = [(self._records[name], made) for name, made in self._made.items() if self._records[name].weights]
-        return {
-            id(old): new for record, made in pairs for old, new in zip(record.weights, plain_weights(made), strict=True)
-        }
+        found: dict[int, Any] = {}
+        for name, made in self._made.items():
+            if own := self._records[name].weights:
+                # An activation with weights gets its own, which come last, when the layer is first called on data.
+                found.update(zip(map(id, own), plain_weights(made), strict=False))
+        return found
 
     def _run(self, call: Call, values: list[Any]) -> Any:
         """What takes the place of one call."""
