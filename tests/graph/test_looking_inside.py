@@ -684,3 +684,34 @@ def test_a_weight_that_is_cut_apart_hinders_nothing_else():
     plan = tfprune.plan_channels(model, 0.5)
     assert len(plan.keep["wide"]) == 3
     prove(model, plan)
+
+
+class Unregistered(layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+@keras.saving.register_keras_serializable("looking")
+class OfALibrary(keras.Model):
+    """As libraries write them: layers in the constructor, whose arguments are the config."""
+
+    def __init__(self, width=8, **options):
+        inputs = keras.Input((5,))
+        super().__init__(inputs, layers.Dense(2)(Unregistered()(layers.Dense(width, name="wide")(inputs))), **options)
+        self.width = width
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+
+def test_classes_that_only_the_smaller_file_needs_are_told(tmp_path):
+    model = OfALibrary()
+    model.save(tmp_path / "large.keras")
+    assert keras.saving.load_model(tmp_path / "large.keras").width == 8
+    plan = tfprune.plan_channels(model, 0.5)
+    assert [note for note in plan.notes if "custom_objects= for Unregistered" in note]
+    with pytest.warns(UserWarning, match="is a OfALibrary"):
+        plan.apply(model).save(tmp_path / "small.keras")
+    with pytest.raises(tfprune.UsageError, match="it needs 'Unregistered'"):
+        tfprune.load(tmp_path / "small.keras")
+    assert tfprune.load(tmp_path / "small.keras", {"Unregistered": Unregistered}).get_layer("wide").units == 4

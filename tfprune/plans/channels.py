@@ -145,7 +145,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
         frozen = graph.frozen_layers()
         widths = {record.name: len(record.labels) for record in whole.producers()}
-        notes = [*notes, *_notes(graph, frozen)]
+        notes = [*notes, *_unregistered(graph, kept), *_notes(graph, frozen)]
         if not groups and not graph.bypass:
             notes.append("removes nothing")
         return cls(
@@ -343,6 +343,29 @@ def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
     # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
     unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}
     return notes + sorted(unknown - set(frozen.values()))
+
+
+def _unregistered(graph: ChannelGraph, kept: Kept) -> list[str]:
+    """A note where a file of the smaller network needs classes of which a file of the model itself needs none.
+
+    Such a model is of a class that makes its layers in its constructor; the smaller network is a plain one.
+    """
+    if type(graph.model).__module__.partition(".")[0] == "keras":
+        return []
+    kinds = {
+        type(record.operation)
+        for record in graph.records.values()
+        if isinstance(record.operation, keras.Layer) and record.whole is None and not needs_unfolding(record, kept)
+    }
+    names = sorted(
+        kind.__name__
+        for kind in kinds
+        if kind.__module__.partition(".")[0] != "keras"
+        and keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind
+    )
+    if not names:
+        return []
+    return [f"saved, the smaller network is loaded with custom_objects= for {', '.join(names)}: nobody registered them"]
 
 
 def _check_sharing(graph: ChannelGraph) -> None:
