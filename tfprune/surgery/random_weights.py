@@ -13,6 +13,8 @@ from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.masking import run_masked
 
+_FEW = 16  # values of a channel, whose mean and variance say little
+
 
 def random_values(graph: ChannelGraph, seed: int) -> dict[int, np.ndarray]:
     """Random weights and statistics of a network: identity of each variable -> a value.
@@ -82,17 +84,25 @@ def masked_with_own_statistics(
             layer = call.operation
             if isinstance(layer, keras.layers.BatchNormalization) and call.record.name not in done:
                 done.add(call.record.name)
-                axes = [axis for axis in range(len(tensors[0].shape)) if axis != layer.axis % len(tensors[0].shape)]
-                mean, variance = (
-                    keras.ops.convert_to_numpy(keras.ops.cast(one, "float32"))
-                    for one in keras.ops.moments(keras.ops.cast(tensors[0], "float32"), axes)
-                )
-                size = max(float(variance.mean()), 1e-6)
-                spread = variance * generator.uniform(0.5, 2.0, variance.shape) + 0.01 * size
-                shifted = mean + 0.3 * np.sqrt(spread) * generator.normal(size=mean.shape)
-                for variable, value in ((layer.moving_mean, shifted), (layer.moving_variance, spread)):
+                entering = keras.ops.convert_to_numpy(keras.ops.cast(tensors[0], "float32"))
+                statistics = _statistics(entering, layer.axis, generator)
+                for variable, value in zip((layer.moving_mean, layer.moving_variance), statistics, strict=True):
                     values[id(variable)] = value
                     scope.add_update((variable, keras.ops.cast(value, variable.dtype)))
             return run_masked(call, tensors, kept, None)
 
         return graph.replay([keras.ops.convert_to_tensor(value) for value in inputs], run)
+
+
+def _statistics(entering: np.ndarray, axis: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A mean and a variance for each channel, about those of what enters a batch normalization.
+
+    The variance is no much smaller than the square: what is left of few values that hardly differ is rounding.
+    """
+    axes = tuple(other for other in range(entering.ndim) if other != axis % entering.ndim)
+    mean, variance = entering.mean(axes), entering.var(axes)
+    square = float((entering**2).mean()) + 1e-6
+    if entering.size < _FEW * len(mean):
+        mean, variance = np.zeros_like(mean), np.full_like(variance, square)
+    variance = np.maximum(variance * generator.uniform(0.5, 2.0, variance.shape), 0.1 * square)
+    return mean + 0.3 * np.sqrt(variance) * generator.normal(size=mean.shape), variance
