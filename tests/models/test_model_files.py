@@ -171,6 +171,13 @@ def _archive_of(**members):
         (_archive_of(config__json="{"), "is damaged, or no network of Keras"),
         (_archive_of(config__json="[1, 2]"), "its config is [1, 2]"),
         (_archive_of(config__json='{"class_name": "Dense", "config": {"units": "x"}}'), "Keras cannot load"),
+        (
+            _archive_of(
+                config__json='{"class_name": "Functional", "config": {"layers": [{"class_name": "Dense"}]}}',
+                metadata__json='{"keras_version": "2.15.0"}',
+            ),
+            "is damaged: its config cannot be read (KeyError: 'config')",
+        ),
         (_archive_of(config__json="{}", **{"../evil": "x"}), "would be written outside of it"),
     ],
 )

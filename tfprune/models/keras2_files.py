@@ -59,9 +59,8 @@ def modernized(entry: dict) -> dict:
     if kind == "Lambda":
         entry.pop("module", None)  # for Keras 3 a sign that its code is in the old form
     elif entry.get("module", "keras.layers") == "keras.layers":
-        if hasattr(
-            layers, kind
-        ):  # HDF5 files name no modules; without one Keras takes "dot" for the function of that name
+        # HDF5 files name no modules; without one Keras takes the text "dot" for the function of that name.
+        if hasattr(layers, kind):
             entry |= {"module": "keras.layers", "registered_name": None}
         elif "module" in entry:
             raise UsageError(f"Keras 3 has no layer {kind}, which the layer {config.get('name')!r} is.")

@@ -207,7 +207,12 @@ def _readable(path: Path, content: _Content) -> Iterator[str]:
         if not content.of_keras_2:
             shutil.copyfile(path, copy)
         else:
-            config = json.dumps(modernized(content.config))
+            try:
+                config = json.dumps(modernized(content.config))
+            except (KeyError, TypeError, IndexError, AttributeError) as error:
+                raise UsageError(
+                    f"{str(path)!r} is damaged: its config cannot be read ({error_line(error)})."
+                ) from error
             (_copy_of_hdf5 if content.hdf5 else _copy_of_archive)(path, copy, config)
         yield str(copy)
 
