@@ -715,3 +715,63 @@ def test_classes_that_only_the_smaller_file_needs_are_told(tmp_path):
     with pytest.raises(tfprune.UsageError, match="it needs 'Unregistered'"):
         tfprune.load(tmp_path / "small.keras")
     assert tfprune.load(tmp_path / "small.keras", {"Unregistered": Unregistered}).get_layer("wide").units == 4
+
+
+@keras.saving.register_keras_serializable("looking")
+class Sixteen(layers.Conv2D):
+    """A width of its own, whatever its config says."""
+
+    def __init__(self, **options):
+        super().__init__(**{**options, "filters": 16, "kernel_size": 3})
+
+
+@keras.saving.register_keras_serializable("looking")
+class OtherName(layers.Dense):
+    def __init__(self, width, **options):
+        super().__init__(width, **options)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**{key: value for key, value in config.items() if key != "units"}, "width": config["units"]}
+
+
+def test_a_subclass_with_a_width_of_its_own_keeps_it():
+    model = network(
+        lambda x: layers.Conv2D(2, 1)(Sixteen(name="own")(layers.Conv2D(10, 1, name="first")(x))), (6, 6, 3)
+    )
+    plan = tfprune.plan_channels(model, 0.5)
+    assert {layer: sizes for layer, sizes in plan.sizes().items() if sizes[0] > sizes[1]} == {"first": (10, 5)}
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+def test_a_subclass_that_names_its_width_otherwise_is_made_with_another():
+    model = network(lambda x: layers.Dense(2)(OtherName(8, name="own")(layers.Dense(10, name="first")(x))), (6,))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert plan.sizes()["first"] == (10, 5)
+    assert tfprune.verify(model, plan) <= 1e-5
+    assert plan.apply(model).get_layer("own").units == 4
+
+
+@keras.saving.register_keras_serializable("looking")
+class Regular(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(8, activity_regularizer="l2", kernel_regularizer="l2")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        self.add_loss(ops.mean(x))
+        return self.inner(x)
+
+
+def test_losses_of_the_last_call_stay_what_they_are():
+    model = network(lambda x: layers.Dense(2)(Regular()(layers.Dense(8, activity_regularizer="l1")(x))), (5,))
+    model(np.ones((3, 5), "float32"))
+    losses = [float(loss) for loss in model.losses]
+    plan = tfprune.plan_channels(model, 0.5)
+    tfprune.verify(model, plan, power=True)
+    plan.apply(model)
+    assert [float(loss) for loss in model.losses] == losses
+    assert len(losses) == 4

@@ -40,6 +40,20 @@ OF_KERAS_2 = {
     "last_is_nested": ((4,), lambda x: tf_keras.Sequential([OLD.InputLayer((4,)), OLD.Dense(2)])(x)),
     "in_time": ((3, 4), lambda x: OLD.TimeDistributed(tf_keras.Sequential([OLD.InputLayer((4,)), OLD.Dense(2)]))(x)),
     "bins": ((4,), lambda x: OLD.Discretization(bin_boundaries=[-0.7, 0.1, 0.6])(x)),
+    "states": (
+        (5, 3),
+        lambda x: OLD.LSTM(4)(OLD.Dense(2)(x), initial_state=[OLD.LSTM(4)(x), OLD.GRU(4)(x)]),
+    ),
+    "one_state": ((5, 3), lambda x: OLD.GRU(4)(OLD.Dense(2)(x), initial_state=OLD.GRU(4)(x))),
+    "both_ways_from_states": (
+        (5, 3),
+        lambda x: OLD.Bidirectional(OLD.GRU(4))(x, initial_state=[OLD.GRU(4)(x), OLD.GRU(4)(x)]),
+    ),
+    "slashes": (
+        (6, 6, 3),
+        lambda x: OLD.Add(name="block/sum")([OLD.Conv2D(3, 1, name="block/conv")(x), OLD.ReLU(name="block_conv")(x)]),
+    ),
+    "augmented": ((6, 6, 3), lambda x: OLD.Conv2D(2, 3)(OLD.RandomFlip()(OLD.RandomRotation(0.1)(x)))),
     "leaky": ((4,), lambda x: OLD.LeakyReLU(0.2)(OLD.Dense(4, activation="gelu")(x))),
 }
 
@@ -61,8 +75,8 @@ def test_a_file_of_keras_2_computes_what_it_computed_there(tmp_path, name, suffi
     old = of_keras_2(shape, build)
     old.save(tmp_path / f"old{suffix}")
     x = np.random.default_rng(0).normal(size=(3, *shape)).astype("float32")
-    expected = np.asarray(old(x))
-    received = np.asarray(tfprune.load(tmp_path / f"old{suffix}")(x)).astype(expected.dtype)
+    expected = np.asarray(old(x, training=False))
+    received = np.asarray(tfprune.load(tmp_path / f"old{suffix}")(x, training=False)).astype(expected.dtype)
     np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-6, strict=True)
 
 
@@ -97,6 +111,7 @@ def test_compile_settings_that_keras_3_cannot_load_are_told(tmp_path):
         (lambda x: OLD.LSTM(3, recurrent_activation="hard_sigmoid")(OLD.Reshape((4, 1))(x)), "recurrent_activation="),
         (lambda x: OLD.Dense(3)(x * 2.0), "'math.multiply', called on a Keras tensor"),
         (lambda x: OLD.ThresholdedReLU(0.5)(x), "ThresholdedReLU"),
+        (lambda x: OLD.UpSampling2D(interpolation="gaussian")(OLD.Reshape((2, 2, 1))(x)), "interpolates by gaussian"),
         (lambda x: OLD.LSTM(3, time_major=True)(OLD.Reshape((4, 1))(x)), "has time_major=True"),
     ],
 )
@@ -257,3 +272,22 @@ def test_the_command_prunes_beside_code_that_it_was_told_to_run(tmp_path, monkey
     assert "in 'twice'" in capsys.readouterr().err
     assert prune.main([*arguments, "--unsafe"]) == 0
     assert tfprune.load("small.keras", unsafe=True).get_layer("more").units == 4
+
+
+def test_a_loss_with_code_in_it_hinders_nothing_else(tmp_path):
+    model = plain_cnn()
+    model.compile("sgd", lambda y, z: keras.ops.mean((y - z) ** 2))
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="compile settings with Python code in them"):
+        assert not tfprune.load(tmp_path / "model.keras").compiled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tfprune.load(tmp_path / "model.keras", compiled=False)
+
+
+def test_masks_of_keras_2_that_may_differ_are_told(tmp_path):
+    words, numbers = tf_keras.Input((4,), dtype="int32"), tf_keras.Input((4, 3))
+    x = OLD.Add(name="sum")([OLD.Embedding(5, 3, mask_zero=True)(words), numbers])
+    tf_keras.Model([words, numbers], OLD.GlobalAveragePooling1D()(x)).save(tmp_path / "old.h5")
+    with pytest.warns(UserWarning, match="masks of padded steps, which sum may pass on otherwise in Keras 3"):
+        tfprune.load(tmp_path / "old.h5")

@@ -23,7 +23,6 @@ from tfprune.graph.inputs import random_inputs
 from tfprune.models import build_model
 from tfprune.plans.channels import ChannelPlan
 from tfprune.surgery import proof
-from tfprune.surgery.masked import masked_outputs
 from tfprune.surgery.proof import compare_outputs
 from tfprune.surgery.rebuild import clone
 
@@ -250,11 +249,11 @@ def test_networks_of_sixteen_bits_are_compared_in_float32(monkeypatch):
     # By how much sums in 16 bits differ depends on the processor, so what is compared is looked at.
     compared = []
 
-    def watched(graph, *args):
-        compared.append(graph.model)
-        return masked_outputs(graph, *args)
+    def watched(function):
+        return lambda graph, *args: (compared.append(graph.model), function(graph, *args))[1]
 
-    monkeypatch.setattr(proof, "masked_outputs", watched)
+    for function in (proof.masked_outputs, proof.masked_with_own_statistics):
+        monkeypatch.setattr(proof, function.__name__, watched(function))
     model = randomize(residual_cnn())
     halved = clone(model, lambda record, config: (type(record.operation), {**config, "dtype": "mixed_float16"}))
     assert {layer.dtype_policy.name for layer in halved.layers if layer.weights} == {"mixed_float16"}

@@ -223,10 +223,25 @@ def no_trace_left(layer: keras.Layer) -> Iterator[None]:
     """Has a layer, and those inside of it, forget the calls that are made of them meanwhile."""
     before = [(own, len(own._inbound_nodes), len(own._outbound_nodes)) for own in layers_within(layer)]
     try:
-        yield
+        with losses_kept(layer):
+            yield
     finally:
         for own, inbound, outbound in before:
             del own._inbound_nodes[inbound:], own._outbound_nodes[outbound:]
+
+
+@contextlib.contextmanager
+def losses_kept(layer: keras.Layer) -> Iterator[None]:
+    """Gives a layer or model, and layers inside of it, at the end the losses back that its last call has added."""
+    before = [(own, list(own._losses), list(own._loss_ids)) for own in layers_within(layer)]
+    try:
+        yield
+    finally:
+        for own, losses, identities in before:
+            own._losses.clear()
+            own._losses.extend(losses)
+            own._loss_ids.clear()
+            own._loss_ids.update(identities)
 
 
 @dataclasses.dataclass

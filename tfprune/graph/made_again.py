@@ -19,6 +19,7 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import fixed, look_inside
+from tfprune.graph.keras_internals import losses_kept
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.masking import run_masked
 from tfprune.graph.rules.dispatch import has_rule
@@ -195,7 +196,7 @@ def _search(
     if needed > len(fields):
         return None  # a field has one value, and so serves one width
     # By Keras' own means, so that what is saved can be loaded; unless the layer as it is could not be loaded either.
-    make = _by_keras if is_loadable(record) else from_config
+    make = (lambda kind, own: kind.from_config(own)) if is_loadable(record) else from_config
     choices = list(itertools.islice(itertools.product(*fields.values()), _MOST))
     current = [value for path, value in _whole_numbers(config) if path in fields]
 
@@ -208,10 +209,6 @@ def _search(
         if _makes(record, _with(config, found), wanted, entering, kept, make):
             return found
     return None
-
-
-def _by_keras(kind: Any, config: dict[str, Any]) -> Any:
-    return kind.from_config(config)
 
 
 def _candidates(value: int, sizes: dict[int, set[int]]) -> list[int]:
@@ -289,7 +286,8 @@ def _makes(
                 return False
             if not _goes_alike(layer, call, shapes, kept):
                 return False
-        return _computes_the_same(record, layer, entering, kept)
+        with losses_kept(record.operation):
+            return _computes_the_same(record, layer, entering, kept)
     except Exception:  # whatever the code of others raises on numbers that do not go together
         return False
 

@@ -25,6 +25,8 @@ _MERGING = (
     keras.layers.Minimum,
 )
 
+# Layer inside of a network -> the TimeDistributed around it.
+_AROUND: weakref.WeakKeyDictionary[keras.Layer, keras.Layer] = weakref.WeakKeyDictionary()
 # TimeDistributed -> the layers taken apart, as a functional model; None where that cannot be.
 _APART: weakref.WeakKeyDictionary[keras.Layer, keras.Model | None] = weakref.WeakKeyDictionary()
 
@@ -60,19 +62,20 @@ def _apart(layer: Any, wired: Callable[[keras.Model], _Wired], entering: Any) ->
         calls = wired(network)
     except PlanError:
         return None
-    around: dict[int, keras.Layer] = {}
 
     def run(node: Any, values: list[Any]) -> Any:
         operation = node.operation
         args, kwargs = node.filled(values)
+        if kwargs.get("training") is False:  # what Keras notes where nothing was said
+            del kwargs["training"]
         told = [value for value in tree.flatten((args, kwargs)) if not isinstance(value, keras.KerasTensor)]
         if isinstance(operation, _MERGING):
             return operation(*args, **kwargs)
         if not isinstance(operation, keras.Layer) or len(values) != 1 or any(value is not None for value in told):
             raise PlanError(f"{operation.name} cannot stand in a TimeDistributed of its own")
-        if id(operation) not in around:
-            around[id(operation)] = keras.layers.TimeDistributed(operation, name=operation.name)
-        return around[id(operation)](values[0])
+        if operation not in _AROUND:  # also when another TimeDistributed holds the same network
+            _AROUND[operation] = keras.layers.TimeDistributed(operation, name=operation.name)
+        return _AROUND[operation](values[0])
 
     try:
         with keras_internals.no_trace_left(network):

@@ -22,6 +22,7 @@ _GONE: dict[str, Any] = {
     "key_shape": None,
     "value_shape": None,
     "batch_input_shape": None,
+    "rng_type": None,  # of augmentation
 }
 _ONE_GROUP = ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D",
               "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")  # fmt: skip
@@ -29,7 +30,54 @@ _ONE_GROUP = ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "Separabl
 _OF_NO_KERNEL = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
 _NETWORKS = ("Functional", "Model", "Sequential")
 _HELD = ("layer", "forward_layer", "backward_layer", "cell")  # layers that the config of another layer holds
+_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 _TENSORFLOW_OPERATIONS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
+
+
+# Layers that pass masks of padded steps on otherwise than they do in Keras 3.
+_MASKS_DIFFER = (
+    "Add", "Multiply", "Subtract", "Average", "Maximum", "Minimum", "Concatenate", "Rescaling", "Normalization",
+    "Identity", "Attention", "AdditiveAttention",
+)  # fmt: skip
+
+
+def masks_differ(config: dict) -> list[str]:
+    """The layers of a network with masks of padded steps that may read or pass on other ones in Keras 3."""
+    entries = list(entries_in(config))
+    if not any(one["class_name"] == "Masking" or _masks_zero(one["config"]) for one in entries):
+        return []
+    return sorted({str(one["config"].get("name")) for one in entries if one["class_name"] in _MASKS_DIFFER})
+
+
+def _masks_zero(config: Any) -> bool:
+    return isinstance(config, dict) and config.get("mask_zero") is True
+
+
+def without_slashes(config: Any) -> Any:
+    """A config without slashes in the names of layers, which Keras 3 does not take."""
+    names = {
+        name
+        for one in entries_in(config)
+        for name in (one.get("name"), one["config"].get("name") if isinstance(one["config"], dict) else None)
+        if isinstance(name, str) and "/" in name
+    }
+    taken = {str(one["config"].get("name")) for one in entries_in(config) if isinstance(one["config"], dict)}
+    new = {}
+    for name in sorted(names):
+        plain = name.replace("/", "_")
+        while plain in taken:
+            plain += "_"
+        taken.add(plain)
+        new[name] = plain
+    return _renamed(config, new) if new else config
+
+
+def _renamed(value: Any, new: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _renamed(part, new) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_renamed(part, new) for part in value]
+    return new.get(value, value) if isinstance(value, str) else value
 
 
 def modernized(entry: dict) -> dict:
@@ -110,6 +158,10 @@ def _layer(kind: str, config: dict) -> dict:
         config["axis"] = config["axis"][0]
     if kind == "Discretization":
         config.pop("dtype", None)  # of the bins in Keras 2; Keras 3 would round what it is to sort to whole numbers
+    if kind.startswith("UpSampling") and config.get("interpolation") in ("area", "gaussian", "mitchellcubic"):
+        raise UsageError(
+            f"The layer {config.get('name')!r} interpolates by {config['interpolation']}; Keras 3 does not."
+        )
     dtype = config.get("dtype")
     if isinstance(dtype, dict) and dtype.get("class_name") == "Policy":
         config["dtype"] = dtype["config"]["name"]
@@ -143,7 +195,8 @@ def _graph(config: dict) -> dict:
     counted = {entry["name"]: entry["class_name"] for entry in config["layers"] if _made_by_a_call(entry)}
     names = {entry["name"] for entry in config["layers"]}
     for entry in config["layers"]:
-        entry["inbound_nodes"] = [_call(call, names) for call in _one_less(entry["inbound_nodes"], set(counted))]
+        calls = _one_less(entry["inbound_nodes"], set(counted))
+        entry["inbound_nodes"] = [_call(entry["class_name"], call, names) for call in calls]
     sequential = {name for name, kind in counted.items() if kind == "Sequential"}
     for ends in ("input_layers", "output_layers"):
         config[ends] = _one_less(config[ends], sequential)
@@ -152,14 +205,20 @@ def _graph(config: dict) -> dict:
     return config
 
 
-def _call(call: list, names: set[str]) -> list | dict:
+def _call(kind: str, call: list, names: set[str]) -> list | dict:
     """A call of a layer; in the form of Keras 3 where tensors are among its keyword arguments, which it else drops."""
     inputs = [given for given in call if isinstance(given, list)]
     arguments = inputs[0][3] if inputs and len(inputs[0]) > 3 else {}
     tensors = _tensors(arguments, names)
+    given = [_tensors(reference[:3], names) for reference in inputs]
+    if kind in _RECURRENT and (len(inputs) > 1 or "constants" in arguments):
+        # Keras 2 wrote initial states beside the input, and constants that there are none of.
+        tensors = {name: value for name, value in tensors.items() if name != "constants"}
+        if len(inputs) > 1:
+            tensors["initial_state"] = given[1:]
+        return {"args": given[:1], "kwargs": tensors}
     if tensors == arguments:
         return call
-    given = [_tensors(reference[:3], names) for reference in inputs]
     return {"args": given if len(given) == 1 else [given], "kwargs": tensors}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from tfprune.errors import UsageError
-from tfprune.models.keras2_files import entries_in, modernized
+from tfprune.models.keras2_files import entries_in, masks_differ, modernized, without_slashes
 from tfprune.support.checks import error_line, first_line, path_of, shown
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def load(
     """Loads the network in a file: `.keras`, or HDF5 (`.h5`, `.hdf5`, or named `.keras`), of Keras 2 or 3.
 
     No code of the file's is run. The config of Keras 2 is put into the words of Keras 3 first, where only words differ;
-    what the network computes is the same.
+    what the network computes is the same. A warning names layers for which that is not known.
 
     Args:
         path: The file.
@@ -68,11 +68,17 @@ def load(
 
     file = path_of("path", path)
     content = _read(file)
-    if not unsafe and (layers := sorted(set(_code_in(content.config, "?")))):
+    settings = content.config.get("compile_config")
+    network = {key: value for key, value in content.config.items() if key != "compile_config"}
+    if compiled and not unsafe and any(_code_in(settings, "?")):
+        compiled = False
+        warnings.warn(f"{file} has compile settings with Python code in them; go on without them.", stacklevel=2)
+    if not unsafe and (layers := sorted(set(_code_in(network, "?")))):
         raise UsageError(
             f"{str(file)!r} holds Python code, in {', '.join(map(repr, layers))}; loading it would run it. If you "
             "trust the file: --unsafe, or unsafe=True."
         )
+    _warn_of_masks(file, content)
     with _readable(file, content) as name:
 
         def loaded(compile_it: bool) -> keras.Model:
@@ -93,6 +99,15 @@ def load(
             f"{file} has compile settings that Keras cannot load ({_reason(first)}); go on without them.", stacklevel=2
         )
     return model
+
+
+def _warn_of_masks(file: Path, content: _Content) -> None:
+    if content.of_keras_2 and (layers := masks_differ(content.config)):
+        warnings.warn(
+            f"{file} is of Keras 2 and has masks of padded steps, which {', '.join(layers)} may pass on otherwise in "
+            "Keras 3. Compare outputs before you rely on it.",
+            stacklevel=3,
+        )
 
 
 def objects_of(modules: Sequence[str]) -> dict[str, Any]:
@@ -208,7 +223,7 @@ def _readable(path: Path, content: _Content) -> Iterator[str]:
             shutil.copyfile(path, copy)
         else:
             try:
-                config = json.dumps(modernized(content.config))
+                config = json.dumps(modernized(without_slashes(content.config)))
             except (KeyError, TypeError, IndexError, AttributeError) as error:
                 raise UsageError(
                     f"{str(path)!r} is damaged: its config cannot be read ({error_line(error)})."

@@ -369,14 +369,14 @@ def _unregistered(graph: ChannelGraph, kept: Kept) -> list[str]:
 
 
 def _check_sharing(graph: ChannelGraph) -> None:
-    """Raises a PlanError for a weight that layers share which tfprune looked into: each would get a copy of its own."""
+    """Raises a PlanError for a weight that layers share: each would get a copy of its own."""
     owners: dict[int, Record] = {}
     for record in graph.records.values():
         if record.whole is not None:
             continue
         for variable in record.weights:
             other = owners.setdefault(id(variable), record)
-            if other is not record and (other.looked_into or record.looked_into):
+            if other is not record:
                 raise PlanError(
                     f"{other.name} and {record.name} share the weight {variable.path}; each of them is made again by "
                     "itself, so that they would share it no more. Let one layer hold both of them."

@@ -17,7 +17,7 @@ from keras import tree
 
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph.inputs import inputs_that_tell, inputs_that_work
-from tfprune.graph.keras_internals import layers_within
+from tfprune.graph.keras_internals import layers_within, losses_kept
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.masked import masked_outputs
 from tfprune.surgery.provable import ChannelRemoval, Provable
@@ -324,7 +324,8 @@ def _fresh_states(model: keras.Model) -> Iterator[None]:
     states = [(state, keras.ops.convert_to_numpy(state)) for state in changing]
     for layer in layers:
         layer.reset_state()
-    yield
+    with losses_kept(model):
+        yield
     for state, value in states:
         state.assign(value)
 

@@ -181,7 +181,13 @@ def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool) -> No
         activation.build(record.calls[0].output_shape)  # its channels are frozen, so that it is as wide as it was
     own = plain_weights(made) if record.weights else []
     for index, weight in zip(range(len(record.weights)), own, strict=True):
-        weight.assign(record.left(index, kept))
+        value = record.left(index, kept)
+        if value.shape != tuple(weight.shape):
+            raise PlanError(
+                f"{record.name} ({type(record.operation).__name__}) cannot be made again with other widths: of its "
+                f"config comes {weight.name} of shape {tuple(weight.shape)}, where {value.shape} is left."
+            )
+        weight.assign(value)
     if of_data:
         made.finalize_state()  # it computes with copies of its weights
 

@@ -694,3 +694,32 @@ def test_batch_normalization_with_renormalization_loses_channels_of_all_its_weig
     for weight, left in zip(model.get_layer("bn").weights, small.get_layer("bn").weights, strict=True):
         np.testing.assert_array_equal(left, weight.numpy()[kept])
     assert tfprune.profile(model).layers[1].params == 12  # gamma and beta; all others are statistics
+
+
+def test_a_network_over_two_times_stays_one_network():
+    one = keras.Input((6, 6, 3))
+    tower = keras.Model(
+        one, layers.GlobalAveragePooling2D()(layers.Dropout(0.5)(layers.Conv2D(8, 3, name="conv")(one)))
+    )
+
+    def body(x, y):
+        sums = [layers.GlobalAveragePooling1D()(layers.TimeDistributed(tower)(film)) for film in (x, y)]
+        return layers.Dense(2)(layers.Concatenate()(sums))
+
+    model = network(body, (3, 6, 6, 3), (4, 6, 6, 3))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert plan.params[0] == model.count_params()
+    prove(model, plan)
+    assert len(plan.apply(model).weights) == len(model.weights)
+
+
+def test_a_layer_alone_and_over_time_would_come_apart():
+    shared = layers.Dense(8, name="shared")
+
+    def body(x, y):
+        return layers.Dense(2)(
+            layers.Add()([layers.GlobalAveragePooling1D()(layers.TimeDistributed(shared)(x)), shared(y)])
+        )
+
+    with pytest.raises(PlanError, match=r"share the weight .*shared/kernel"):
+        tfprune.plan_channels(network(body, (4, 6), (6,)), 0.5)

@@ -196,37 +196,48 @@ def find_rule(operation: Any) -> Rule | None:
     """
     bases = type(operation).__mro__
     own = next((_BY_CLASS[base].rule for base in bases if base in _BY_CLASS), None)
-    if own is not None or not (_is_of_keras(type(operation)) or _computes_as_its_base(operation)):
+    if own is not None or not (_is_of_keras(type(operation)) or _as_its_base(operation)[0]):
         return own
     return next((_BY_NAME[base.__name__].rule for base in bases if base.__name__ in _BY_NAME), None)
 
 
 # What a subclass may have of its own, and compute as its base does all the same.
 _CONSTRUCTION = frozenset(("__init__", "get_config", "from_config", "__module__", "__doc__", "__qualname__"))
-_SUBCLASSES: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+# Fields of Keras' own configs that rules change, whole numbers.
+_WIDTHS = frozenset(("filters", "units", "num_heads", "num_query_heads", "output_dim"))
+# Layer -> whether it computes as its base, and whether its constructor has a width of its own.
+_SUBCLASSES: weakref.WeakKeyDictionary[Any, tuple[bool, bool]] = weakref.WeakKeyDictionary()
 
 
-def _computes_as_its_base(operation: Any) -> bool:
-    """Whether a layer of a user's class is Keras' layer with another constructor, and can be made from its config."""
-    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model):
-        return False
+def _as_its_base(operation: Any) -> tuple[bool, bool]:
+    """Whether a layer of a user's class is Keras' layer with another constructor, which can be made from its config.
+
+    And whether that constructor has a width of its own, whatever the config says.
+    """
+    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model) or _is_of_keras(type(operation)):
+        return False, False
     if operation not in _SUBCLASSES:
-        _SUBCLASSES[operation] = _changes_nothing(operation)
+        _SUBCLASSES[operation] = _compared_with_base(operation)
     return _SUBCLASSES[operation]
 
 
-def _changes_nothing(layer: keras.Layer) -> bool:
-    bases = type(layer).__mro__
-    first = next(place for place, kind in enumerate(bases) if _is_of_keras(kind))
-    known = set(dir(bases[first])) - _CONSTRUCTION
-    own = {name for kind in bases[:first] for name in vars(kind)}
-    if bases[first] is keras.Layer or own & known or own & {"call", "build"} or "call" in vars(layer):
-        return False
+def _compared_with_base(layer: Any) -> tuple[bool, bool]:
+    kind, bases = type(layer), type(layer).__mro__
+    first = next(place for place, one in enumerate(bases) if _is_of_keras(one))
+    base: Any = bases[first]
+    known = set(dir(base)) - _CONSTRUCTION
+    own = {name for one in bases[:first] for name in vars(one)}
+    if base is keras.Layer or own & known or own & {"call", "build"} or "call" in vars(layer):
+        return False, False
     try:
         config = layer.get_config()
-        return type(layer).from_config(dict(config)).get_config() == config
+        named_alike = set(base.get_config(layer)) <= set(config)
+        if not named_alike or kind.from_config(dict(config)).get_config() != config:
+            return False, False
+        wider = [{**config, width: 2 * config[width]} for width in _WIDTHS.intersection(config)]
+        return True, any(kind.from_config(dict(other)).get_config() != other for other in wider)
     except Exception:  # whatever the constructor of others raises on the config
-        return False
+        return False, False
 
 
 def has_rule(operation: Any) -> bool:
@@ -259,6 +270,8 @@ def trace(call: Call) -> list[Labels]:
         if call.record.created is not None:
             call.freeze(call.record.created, f"{call.record.name} cannot be followed")
         return give_up(call, f"{call.record.name} cannot be followed ({error_line(error)[:120]})")
+    if _as_its_base(call.operation)[1] and call.record.created is not None:
+        call.freeze(call.record.created, f"{call.record.name} has a width of its own, whatever its config says")
     return outputs if isinstance(outputs, list) else [outputs]
 
 
