@@ -60,12 +60,12 @@ _OWN: dict[str, dict[str, Any]] = {
         "use_lightweight_conv_block": [False, True],
     },
     "ResNetBackbone": {
-        "input_conv_filters": [16], "input_conv_kernel_sizes": [3], "stackwise_num_filters": [16, 32],
+        "input_conv_filters": [64], "input_conv_kernel_sizes": [3], "stackwise_num_filters": [64, 128],
         "stackwise_num_blocks": [2, 2], "stackwise_num_strides": [1, 2], "block_type": "basic_block",
     },
     "CSPNetBackbone": {
         "stem_filters": 16, "stem_kernel_size": 3, "stem_strides": 1, "stackwise_depth": [1, 2],
-        "stackwise_strides": [2, 2], "stackwise_num_filters": [32, 64], "block_type": "dark_block",
+        "stackwise_strides": [2, 2], "stackwise_num_filters": [32, 64], "block_type": "dark",
     },
     **{name: {"sliding_window": 8} for name in ("GptOssBackbone", "MistralBackbone", "MixtralBackbone")},
 }  # fmt: skip

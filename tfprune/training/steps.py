@@ -49,7 +49,7 @@ class CompiledSteps:
         else:
             self._gradients = self._share_of_gradients
 
-    def _losses(self, labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _losses_of(self, labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Cross-entropy of every example, and the number of right answers."""
         outputs = tf.cast(outputs, tf.float32)
         losses = keras.ops.sparse_categorical_crossentropy(labels, outputs, from_logits=self._from_logits)
@@ -84,7 +84,7 @@ class CompiledSteps:
         """The gradients of this replica's share of the loss; this loss, and the number of right answers."""
         with tf.GradientTape() as tape:
             outputs = self._model(images, training=True)
-            losses, hits = self._losses(labels, outputs)
+            losses, hits = self._losses_of(labels, outputs)
             # Gradients are summed over replicas, so each brings its share of the global mean.
             loss = tf.reduce_sum(losses) / self._batch_size
             penalties = self._model.losses
@@ -105,7 +105,7 @@ class CompiledSteps:
 
     def _replica_test(self, source: Source, taken: Any) -> tf.Tensor:
         images, labels, counts = source.batch(taken)
-        losses, hits = self._losses(labels, self._model(images, training=False))
+        losses, hits = self._losses_of(labels, self._model(images, training=False))
         return tf.stack([tf.reduce_sum(losses * counts), tf.reduce_sum(hits * counts)])
 
     def _average_statistics(self) -> None:
