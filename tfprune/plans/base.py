@@ -89,7 +89,7 @@ class Plan(Provable, Generic[R]):
 
     @property
     def budget_flops(self) -> Pair:
-        """FLOPs before and after as Scratch-B's budget counts them: `flops`, unless a kind of plan says otherwise."""
+        """FLOPs before and after, as the budget of Scratch-B counts them; `flops` unless a kind of plan says otherwise."""
         return self.flops
 
     @property
