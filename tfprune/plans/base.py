@@ -89,7 +89,7 @@ class Plan(Provable, Generic[R]):
 
     @property
     def budget_flops(self) -> Pair:
-        """FLOPs before and after, as the budget of Scratch-B counts them; `flops` unless a kind of plan says otherwise."""
+        """FLOPs before and after, as the budget of Scratch-B counts them; those of `flops` in most kinds of plans."""
         return self.flops
 
     @property
