@@ -723,3 +723,13 @@ def test_a_layer_alone_and_over_time_would_come_apart():
 
     with pytest.raises(PlanError, match=r"share the weight .*shared/kernel"):
         tfprune.plan_channels(network(body, (4, 6), (6,)), 0.5)
+
+
+def test_a_mask_over_time_is_the_reason_and_not_the_layer():
+    words = keras.Input((4,), dtype="int32")
+    x = layers.TimeDistributed(layers.Dense(6), name="step")(
+        layers.Embedding(9, 8, mask_zero=True, name="words")(words)
+    )
+    plan = tfprune.plan_channels(keras.Model(words, layers.Dense(2)(layers.LSTM(5, name="lstm")(x))), 0.5)
+    assert "step is called with a mask of padded steps" in plan.frozen["words"]
+    assert plan.sizes()["lstm"][1] < 5

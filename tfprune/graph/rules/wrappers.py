@@ -32,8 +32,10 @@ def _time_distributed(call: Call) -> Labels | list[Labels]:
     inner = call.operation.layer
     known = find_rule(inner)
     labels = call.inputs[0]
-    if known is None or isinstance(inner, keras.Model) or len(call.inputs) > 1:
+    if known is None or isinstance(inner, keras.Model):
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
+    if len(call.inputs) > 1:
+        return give_up(call, f"{call.record.name} is called with a mask of padded steps, or with several tensors")
     if labels.shape[1] > 1:
         call.freeze(labels, f"varies over the steps of {call.record.name}")
     steps = call.input_shapes[0][1] or 1
