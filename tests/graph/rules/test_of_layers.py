@@ -618,6 +618,17 @@ def test_units_that_become_positions_and_channels_lose_whole_channels():
     assert tfprune.plan_channels(model, 0.5).sizes()["units"] == (120, 60)
 
 
+def test_a_single_channel_behind_units_is_no_group_of_heads():
+    def body(x):
+        x = ops.pad(layers.Reshape((4, 4, 1))(layers.Dense(16, name="units")(x)), ((0, 0), (0, 0), (0, 0), (0, 3)))
+        return layers.Conv2D(2, 3)(layers.Add()([x, layers.Conv2D(4, 1, name="wide")(x)]))
+
+    model = network(body, (6,))
+    plan = tfprune.ChannelPlan.from_removed(model, {"wide": [1, 3]})
+    assert plan.keep["units"] == tuple(range(16))
+    prove(model, plan)
+
+
 def test_channels_that_become_positions_go_with_those_beside_them():
     """Pixel shuffle by hand, of 2 x 2 pixels and 3 channels."""
 

@@ -125,15 +125,17 @@ def _reshape(call: Call) -> Labels | list[Labels]:
         return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
     sized = first == 1 and None not in (*call.input_shapes[0][1:], *call.output_shape[1:])
     (moved,) = [_reshaped(call)] if sized else run_on_labels(call)
-    axes = varying(moved)
-    cut = len(axes) > 2 and len(varying(call.inputs[0])) == 1
+    axes, last = varying(moved), moved.ndim - 1
+    # Units of a dense layer that become positions and channels, of which one may be left.
+    several = len(axes) > 2 or (len(axes) == 2 and axes[-1] != last)
+    cut = several and len(varying(call.inputs[0])) == 1
     if 0 in axes or (len(axes) > 2 and not cut) or any(call.output_shape[axis] is None for axis in axes):
         return give_up(call, f"{call.record.name} spreads channels over several axes")
     if cut:
-        # As in decoders: units of a dense layer become positions and channels. A channel goes at all positions.
-        channels = moved[tuple(slice(None) if axis == axes[-1] else slice(1) for axis in range(moved.ndim))]
+        # As in decoders: a channel goes at all positions.
+        channels = moved[tuple(slice(None) if axis == last else slice(1) for axis in range(moved.ndim))]
         call.tie(moved, channels)
-        moved, axes = channels, axes[-1:]
+        moved, axes = channels, varying(channels)
     if len(axes) == 2:
         # As in channel shuffle: (groups, channels of a group). All groups shrink alike.
         call.tie(moved, moved.take([0], axes[0]))
