@@ -27,7 +27,6 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph import unfolding
 from tfprune.graph.calls import Call, Record
-from tfprune.graph.keras_internals import losses_kept
 from tfprune.graph.ledger import Kept, Labels, Ledger
 from tfprune.graph.made_again import unmakeable
 from tfprune.graph.rules import trace
@@ -135,11 +134,10 @@ class ChannelGraph:
         groups = ledger.groups()
         self.group_of, self.group_count, self.frozen = groups.of, groups.count, groups.frozen
         self.parts = ledger.parts
-        with losses_kept(self.model):
-            for record in self.records.values():
-                if record.looked_into and record.whole is None:
-                    lost = unmakeable(record, self.group_of, self.frozen, unfolding.possible)
-                    self.frozen = {**self.frozen, **lost}
+        for record in self.records.values():
+            if record.looked_into and record.whole is None:
+                lost = unmakeable(record, self.group_of, self.frozen, unfolding.possible)
+                self.frozen = {**self.frozen, **lost}
 
     def _flow(self, ledger: Ledger) -> None:
         """Sends labels through the graph; makes the calls and the records."""

@@ -20,13 +20,12 @@ from __future__ import annotations
 import inspect
 import math
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfprune.errors import UsageError
 from tfprune.models.model_files import SUFFIXES, load
-from tfprune.support.checks import first_line, shown
+from tfprune.support.checks import first_line, shown, without_colours
 from tfprune.support.registry import Registry, unknown_name
 
 if TYPE_CHECKING:
@@ -55,8 +54,6 @@ for _target, _names in {
 }.items():
     for _name in _names.split():
         MODELS.add(_name, f"tfprune.models.{_target}")
-
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its reasons in bold
 
 
 def is_file(name: str) -> bool:
@@ -107,7 +104,7 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
                 model = builder(weights=None, input_shape=input_shape, classes=classes, classifier_activation=None)
         except Exception as error:  # Keras' for sizes that do not fit, and whatever a builder of others raises
             lines = [line for line in str(error).splitlines() if line.strip() and "Exception encountered" not in line]
-            reason = _ANSI.sub("", lines[0]).strip() if lines else ""
+            reason = without_colours(lines[0]).strip() if lines else ""
             kind = "" if isinstance(error, ValueError) and reason else f"{type(error).__name__}: "
             message = f"The model {name!r} cannot be made for images of {input_shape}: {kind}{reason}".rstrip(": ")
             raise UsageError(message) from error

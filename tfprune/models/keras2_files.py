@@ -32,8 +32,6 @@ _NETWORKS = ("Functional", "Model", "Sequential")
 _HELD = ("layer", "forward_layer", "backward_layer", "cell")  # layers that the config of another layer holds
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 _TENSORFLOW_OPERATIONS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
-
-
 # Layers that pass masks of padded steps on otherwise than they do in Keras 3.
 _MASKS_DIFFER = (
     "Add", "Multiply", "Subtract", "Average", "Maximum", "Minimum", "Concatenate", "Rescaling", "Normalization",
@@ -228,9 +226,14 @@ def _tensors(value: Any, names: set[str]) -> Any:
         return {key: _tensors(part, names) for key, part in value.items()}
     if not isinstance(value, list):
         return value
-    if len(value) == 3 and isinstance(value[0], str) and value[0] in names and isinstance(value[1], int):
+    if len(value) == 3 and _refers(value, names):
         return {"class_name": "__keras_tensor__", "config": {"shape": [], "dtype": "float32", "keras_history": value}}
     return [_tensors(part, names) for part in value]
+
+
+def _refers(value: list, names: set[str]) -> bool:
+    """Whether a list is a reference `[name, call, output, ...]` to a layer of these names."""
+    return len(value) >= 3 and isinstance(value[0], str) and value[0] in names and isinstance(value[1], int)
 
 
 def _made_by_a_call(entry: dict) -> bool:
@@ -246,7 +249,7 @@ def _one_less(value: Any, names: set[str]) -> Any:
         return {key: _one_less(part, names) for key, part in value.items()}
     if not isinstance(value, list):
         return value
-    if len(value) >= 3 and isinstance(value[0], str) and value[0] in names and isinstance(value[1], int):
+    if _refers(value, names):
         value = [value[0], value[1] - 1, *value[2:]]
     return [_one_less(part, names) for part in value]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfprune.errors import UsageError
 from tfprune.models.keras2_files import entries_in, masks_differ, modernized, without_slashes
-from tfprune.support.checks import error_line, first_line, path_of, shown
+from tfprune.support.checks import error_line, first_line, path_of, shown, without_colours
 
 if TYPE_CHECKING:
     import keras
@@ -246,14 +246,11 @@ def _copy_of_archive(path: Path, copy: Path, config: str) -> None:
             written.writestr(member, config if member.filename == "config.json" else archive.read(member))
 
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its reasons in bold
-
-
 def _reason(error: Exception) -> str:
     """Why Keras cannot load something: its own words behind the configs around it, without the configs."""
     told = [part.partition("Full object config:")[0] for part in str(error).split("Exception encountered:")[1:]]
     lines = [line for part in told for line in part.splitlines() if line.strip() and not line.startswith("config=")]
-    return " ".join(_ANSI.sub("", lines[-1]).split()) if lines else first_line(error)
+    return " ".join(without_colours(lines[-1]).split()) if lines else first_line(error)
 
 
 def _told(error: Exception, content: _Content) -> str:

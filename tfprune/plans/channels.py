@@ -133,9 +133,10 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
         whole = graph.whole()
         _check_sharing(graph)
-        for record in graph.records.values():
+        unfolded = {name for name, record in graph.records.items() if needs_unfolding(record, kept)}
+        for name, record in graph.records.items():
             layer = f"{record.name} ({type(record.operation).__name__})"
-            if needs_unfolding(record, kept):
+            if name in unfolded:
                 notes = [*notes, f"{layer} becomes the plain layers inside of it; no config of it has these widths"]
             elif record.looked_into and record.whole is None and not is_loadable(record):
                 notes = [
@@ -145,7 +146,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
         frozen = graph.frozen_layers()
         widths = {record.name: len(record.labels) for record in whole.producers()}
-        notes = [*notes, *_unregistered(graph, kept), *_notes(graph, frozen)]
+        notes = [*notes, *_unregistered(graph, unfolded), *_notes(graph, frozen)]
         if not groups and not graph.bypass:
             notes.append("removes nothing")
         return cls(
@@ -345,7 +346,7 @@ def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
     return notes + sorted(unknown - set(frozen.values()))
 
 
-def _unregistered(graph: ChannelGraph, kept: Kept) -> list[str]:
+def _unregistered(graph: ChannelGraph, unfolded: set[str]) -> list[str]:
     """A note where a file of the smaller network needs classes of which a file of the model itself needs none.
 
     Such a model is of a class that makes its layers in its constructor; the smaller network is a plain one.
@@ -354,8 +355,8 @@ def _unregistered(graph: ChannelGraph, kept: Kept) -> list[str]:
         return []
     kinds = {
         type(record.operation)
-        for record in graph.records.values()
-        if isinstance(record.operation, keras.Layer) and record.whole is None and not needs_unfolding(record, kept)
+        for name, record in graph.records.items()
+        if isinstance(record.operation, keras.Layer) and record.whole is None and name not in unfolded
     }
     names = sorted(
         kind.__name__

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import numbers
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfprune.errors import PlanError
 
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
 
 def shown(value: Any) -> str:
     """A value as an error message shows it: on one line, and not longer than that."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def without_colours(text: str) -> str:
+    """A text without what makes it bold or coloured in a terminal, as Keras prints its reasons."""
+    return _ANSI.sub("", text)
 
 
 def first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from tfprune.graph.keras_internals import layers_within, losses_kept
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.masked import masked_outputs
 from tfprune.surgery.provable import ChannelRemoval, Provable
-from tfprune.surgery.random_weights import masked_with_own_statistics, random_values
+from tfprune.surgery.random_weights import in_their_places, masked_with_own_statistics, random_values
 from tfprune.surgery.rebuild import Built, clone
 
 # An output that varies by less of its size says little: rounding is about 1e-7 of its size, the tolerance 1e-5 of what
@@ -223,10 +223,11 @@ class _Comparison:
         least = [size / 4 if is_lively else size for size, is_lively in zip(sizes, lively, strict=True)]
         self._scales = [max(spread, size) for spread, size in zip(varied, least, strict=True)]
         self._small.hand_on(values)
-        error, varies = self._error(math.inf), any(lively) if values else all(lively)
+        received = self._received()
+        error, varies = self._differ(received, math.inf), any(lively) if values else all(lively)
         if varies:
             self._compared.append(_Compared(values, self._masked, self._scales, error))
-        return self._error(self._tolerance), varies
+        return self._differ(received, self._tolerance), varies
 
     def in_double(self, plan: ChannelRemoval, seed: int | None, error: VerificationError) -> tuple[float, bool]:
         """Compares in float64: where a deep network only makes rounding larger, nothing is found there.
@@ -258,16 +259,16 @@ class _Comparison:
         if not values:
             yield
             return
-        mapping = [
-            (own, keras.ops.cast(values[id(own)], own.dtype)) for own in self._model.variables if id(own) in values
-        ]
-        with keras.StatelessScope(state_mapping=mapping):
+        with keras.StatelessScope(state_mapping=in_their_places(self._model, values)):
             yield
 
-    def _error(self, tolerance: float) -> float:
-        """The error of the smaller network as it is; raises a VerificationError above the tolerance."""
+    def _received(self) -> list:
+        """What the smaller network gives as it is."""
         with _fresh_states(self._small.model):
-            received = tree.flatten(self._small.model(pack_inputs(self._model, self._inputs), training=False))
+            return tree.flatten(self._small.model(pack_inputs(self._model, self._inputs), training=False))
+
+    def _differ(self, received: list, tolerance: float) -> float:
+        """The error of outputs of the smaller network; raises a VerificationError above the tolerance."""
         what = "the masked and the smaller network"
         return compare_outputs(self._masked, received, tolerance, what, VerificationError, self._scales)
 
@@ -289,7 +290,7 @@ class _Comparison:
                     continue
                 variable.assign(rolled)
                 try:
-                    self._error(tolerance)
+                    self._differ(self._received(), tolerance)
                     noticed[variable.path] = False
                 except VerificationError:
                     noticed[variable.path] = True

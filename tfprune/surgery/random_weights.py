@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -57,6 +58,11 @@ def _inputs_of(shape: tuple[int, ...], record: Record | None) -> int:
     return max(1, math.prod(shape[:-1]))
 
 
+def in_their_places(model: keras.Model, values: Mapping[int, np.ndarray]) -> list[tuple[Any, Any]]:
+    """Variables of a model with the values in their places, by identity, for a `keras.StatelessScope`."""
+    return [(own, keras.ops.cast(values[id(own)], own.dtype)) for own in model.variables if id(own) in values]
+
+
 def masked_with_own_statistics(
     graph: ChannelGraph, kept: Any, inputs: list, values: dict[int, np.ndarray], seed: int
 ) -> list:
@@ -75,10 +81,9 @@ def masked_with_own_statistics(
         The outputs, flat.
     """
     generator = np.random.default_rng(seed)
-    mapping = [(own, keras.ops.cast(values[id(own)], own.dtype)) for own in graph.model.variables if id(own) in values]
     done: set[str] = set()
 
-    with keras.StatelessScope(state_mapping=mapping) as scope:
+    with keras.StatelessScope(state_mapping=in_their_places(graph.model, values)) as scope:
 
         def run(call: Call, tensors: list[Any]) -> Any:
             layer = call.operation

@@ -147,8 +147,6 @@ def _reshape(call: Call) -> Labels | list[Labels]:
             return tuple(int(kept[labels].sum()) if index == position else n for index, n in enumerate(sizes))
 
         call.setting(key, resized, labels)
-    elif len(axes) == 2 and sizes[axes[0] - first] == -1:
-        return give_up(call, f"{call.record.name} spreads channels over several axes")
     return moved
 
 
