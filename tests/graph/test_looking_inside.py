@@ -134,7 +134,7 @@ def test_a_layer_of_which_no_config_has_the_widths_becomes_the_layers_inside(tmp
     model = with_twice()
     plan = tfprune.plan_channels(model, ratios={"twice/conv2d": 0.75, "twice/conv2d_2": 0.5})
     assert [len(plan.keep[name]) for name in ("twice/conv2d", "twice/conv2d_2")] == [2, 4]
-    assert any(note.startswith("twice (Twice) becomes the plain layers inside of it") for note in plan.notes)
+    assert any(note.startswith("twice (Twice) becomes the layers inside of it") for note in plan.notes)
     small = proved(model, plan, tmp_path)
     assert not any(isinstance(layer, Twice) for layer in small.layers)
     assert any(isinstance(layer, layers.Dropout) for layer in small.layers)  # it drops while it trains, as before
@@ -188,7 +188,7 @@ class Scaled(layers.Layer):
 def test_a_config_that_changes_more_than_shapes_is_not_taken(tmp_path):
     model = network(lambda x: layers.Dense(2)(Scaled(8, name="scaled")(x)), (5,))
     plan = tfprune.plan_channels(model, 0.5)
-    assert any("scaled (Scaled) becomes the plain layers" in note for note in plan.notes)
+    assert any("scaled (Scaled) becomes the layers inside" in note for note in plan.notes)
     assert tfprune.verify(model, plan, power=True).unnoticed == ()
 
 
@@ -348,7 +348,7 @@ class InTraining(Wide):
 def test_what_a_layer_does_in_training_alone_keeps_it_from_being_unfolded(kind):
     plan = tfprune.plan_channels(around(kind(name="odd")), 0.5)
     assert len(plan.keep["odd/dense"]) == 10
-    assert not any("plain layers" in note for note in plan.notes)
+    assert not any("becomes the layers" in note for note in plan.notes)
 
 
 class HandsOn(Wide):

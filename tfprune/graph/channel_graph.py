@@ -25,11 +25,10 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError
-from tfprune.graph import unfolding
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.ledger import Kept, Labels, Ledger
-from tfprune.graph.made_again import unmakeable
 from tfprune.graph.rules import trace
+from tfprune.graph.unfolding import cannot_be_lost
 from tfprune.graph.walk import Node, Wiring, free_name, functional
 from tfprune.support.checks import one_of
 
@@ -136,8 +135,7 @@ class ChannelGraph:
         self.parts = ledger.parts
         for record in self.records.values():
             if record.looked_into and record.whole is None:
-                lost = unmakeable(record, self.group_of, self.frozen, unfolding.possible)
-                self.frozen = {**self.frozen, **lost}
+                self.frozen = {**self.frozen, **cannot_be_lost(record, self.group_of, self.frozen)}
 
     def _flow(self, ledger: Ledger) -> None:
         """Sends labels through the graph; makes the calls and the records."""
@@ -178,7 +176,7 @@ class ChannelGraph:
     def _take_in(self, record: Record) -> None:
         """Puts what has weights inside of a layer among the records, under a name of its own."""
         for part in record.parts.values():
-            if part.weights and self.records.get(part.name) is not part:
+            if part.weights and not part.looked_into and self.records.get(part.name) is not part:
                 part.name = free_name(part.name, self.records)
                 self.records[part.name] = part
             self._take_in(part)

@@ -34,6 +34,7 @@ class Step:
         inputs: Numbers of the tensors among the arguments.
         outputs: Numbers of the tensors that it makes.
         output_shapes: Their shapes, batch axis included.
+        inside: Of a layer that is not known, what it does inside.
     """
 
     operation: Any
@@ -41,6 +42,7 @@ class Step:
     inputs: Sequence[int]
     outputs: Sequence[int]
     output_shapes: Sequence[tuple[int, ...]]
+    inside: Inside | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ class Inside:
         constants: Number of a tensor -> its value, of constants that layers inside are called with.
         outputs: Numbers of the tensors that leave.
         output_shapes: Their shapes.
-        adds_losses: Whether a layer in it adds losses of its own.
+        adds_losses: Whether it adds losses of its own, those of layers among the steps aside.
     """
 
     steps: Sequence[Step]
@@ -77,7 +79,8 @@ def look_inside(
 ) -> Inside:
     """Runs the `call` of a layer on symbolic tensors; the layer stays as it is.
 
-    Layers inside of it that are not known are run in the same way, so that only known ones are among the steps.
+    Layers inside of it that are not known are run in the same way, and are steps that have an inside of their own;
+    where the tensors of such a layer are used from elsewhere, its steps are among those of the layer around it.
 
     Args:
         layer: The layer, built.
@@ -99,27 +102,14 @@ def look_inside(
     if "training" in inspect.signature(layer.call).parameters:
         kwargs["training"] = training
     try:
-        outputs, variables, met, calls = _traced(layer, args, kwargs, entering, is_known, True, training)
-    except Exception:  # whatever the code of others raises: some layers give what Keras cannot record, such as None
+        return _traced(layer, args, kwargs, entering, is_known, True, training)
+    except Exception:  # whatever the code of others raises
         try:
-            outputs, variables, met, calls = _traced(layer, args, kwargs, entering, is_known, False, training)
+            return _traced(layer, args, kwargs, entering, is_known, False, training)
         except PlanError:
             raise
         except Exception as error:  # and on tensors without values
             raise PlanError(f"cannot be looked into ({error_line(error)[:200]})") from error
-    known = [*entering, *(tensor for tensor, _ in variables), *(tensor for tensor, _ in met.constants)]
-    numbers = {id(tensor): number for number, tensor in enumerate(known)}
-    steps = _steps(calls, numbers)
-    first = len(entering)
-    return Inside(
-        steps,
-        range(first),
-        {first + place: variable for place, (_, variable) in enumerate(variables)},
-        {first + len(variables) + place: value for place, (_, value) in enumerate(met.constants)},
-        [numbers[id(tensor)] for tensor in outputs],
-        [tuple(tensor.shape) for tensor in outputs],
-        met.adds_losses,
-    )
 
 
 def _traced(
@@ -128,34 +118,60 @@ def _traced(
     kwargs: dict[str, Any],
     entering: list[Any],
     is_known: Callable[[Any], bool],
-    whole: bool,
+    apart: bool,
     training: bool,
-) -> tuple[list[Any], list, keras_internals.Inlined, list]:
-    """Runs the call; `whole`: layers inside that are not known and have no weights are recorded as they are.
-
-    Returns:
-        What it gives; own variables, each with the tensor in its place; what else was met; the calls that lead there.
-    """
+) -> Inside:
+    """Runs the call; `apart`: layers inside that are not known are steps."""
     inner = [own for own in keras_internals.layers_within(layer) if own is layer or not is_known(own)]
-    inlined = keras_internals.calls_inlined(layer, is_known, whole, training)
-    with _variables_as_tensors(inner) as variables, inlined as met:
+    inside = keras_internals.calls_inside(layer, is_known, apart, training)
+    with _variables_as_tensors(inner) as variables, inside as met:
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
-        known = [*entering, *(tensor for tensor, _ in variables), *(tensor for tensor, _ in met.constants)]
-        return outputs, variables, met, keras_internals.calls_behind(outputs, known)
+        return _Recorder(variables, met, apart).inside(layer, entering, outputs)
 
 
-def _steps(calls: Sequence[tuple[Any, Arguments, Sequence[Any]]], numbers: dict[int, int]) -> list[Step]:
-    """Calls as steps; `numbers` has the number of each symbolic tensor by its identity, and gets those of new ones."""
-    steps = []
-    for operation, given, made in calls:
-        inputs = [numbers[id(tensor)] for tensor in given.tensors]
-        first = len(numbers)
+class _Recorder:
+    """Makes the steps of what was recorded.
+
+    Args:
+        variables: Variables of layers' own, each with the tensor in its place before it.
+        met: What else was met.
+        apart: Whether layers that are not known are steps.
+    """
+
+    def __init__(self, variables: Sequence[tuple[Any, Any]], met: keras_internals.Met, apart: bool):
+        self._variables, self._met, self._apart = variables, met, apart
+
+    def inside(self, layer: Any, entering: Sequence[Any], outputs: Sequence[Any]) -> Inside:
+        """What leads from some symbolic tensors to others inside of a layer."""
+        met = self._met
+        known = [*entering, *(tensor for tensor, _ in self._variables), *(tensor for tensor, _ in met.constants)]
+        numbers = {id(tensor): number for number, tensor in enumerate(known)}
+        steps = [self._step(numbers, *call) for call in keras_internals.calls_behind(outputs, known)]
+        given = [numbers[id(tensor)] for tensor in outputs]
+        used = {*given, *(number for step in steps for number in step.inputs)}
+        first, second = len(entering), len(entering) + len(self._variables)
+        adding = [layer] if self._apart else keras_internals.layers_within(layer)
+        return Inside(
+            steps,
+            range(first),
+            {place: own for place, (_, own) in enumerate(self._variables, first) if place in used},
+            {place: value for place, (_, value) in enumerate(met.constants, second) if place in used},
+            given,
+            [tuple(tensor.shape) for tensor in outputs],
+            any(id(own) in met.adding for own in adding),
+        )
+
+    def _step(self, numbers: dict[int, int], operation: Any, given: Arguments, made: Sequence[Any]) -> Step:
+        """One call; `numbers` has the number of each symbolic tensor by its identity, and gets those of new ones."""
+        inputs, first = [numbers[id(tensor)] for tensor in given.tensors], 1 + max(numbers.values(), default=-1)
         numbers.update((id(tensor), first + place) for place, tensor in enumerate(made))
-        shapes = [tuple(tensor.shape) for tensor in made]
-        steps.append(Step(operation, given, inputs, range(first, first + len(made)), shapes))
-    return steps
+        outputs, shapes = range(first, first + len(made)), [tuple(tensor.shape) for tensor in made]
+        if not isinstance(operation, keras_internals.Apart):
+            return Step(operation, given, inputs, outputs, shapes)
+        inside = self.inside(operation.layer, operation.entering, operation.made)
+        return Step(operation.layer, given, inputs, outputs, shapes, inside)
 
 
 def fixed(shape: Sequence[int | None], batch: int = BATCH, length: int = LENGTH) -> tuple[int, ...]:

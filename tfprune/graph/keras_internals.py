@@ -244,31 +244,58 @@ def losses_kept(layer: keras.Layer) -> Iterator[None]:
             own._loss_ids.update(identities)
 
 
+class Apart(keras.Operation):
+    """The call of a layer whose steps hang together by themselves, between tensors of their own.
+
+    Args:
+        layer: The layer.
+        entering: The symbolic tensors that its steps start from, one for each tensor among the arguments.
+        made: Those that its steps end in.
+
+    Attributes:
+        layer, entering, made: As given.
+        given: The symbolic tensors that stand outside for those of `made`.
+    """
+
+    def __init__(self, layer: keras.Layer, entering: Sequence[Any], made: Sequence[Any]):
+        super().__init__()
+        self.layer, self.entering, self.made = layer, entering, made
+        self.given = [keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in made]
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Those outside: nothing is left to be computed."""
+        return self.given
+
+
 @dataclasses.dataclass
-class Inlined:
-    """What was met while a layer ran with those inside of it inlined.
+class Met:
+    """What was met while a layer ran on symbolic tensors.
 
     Attributes:
         constants: Constants that known layers with weights were called with, each with the tensor in its place.
-        adds_losses: Whether a layer adds losses of its own, which symbolic tensors cannot.
+        adding: Identities of the layers that add losses of their own, which symbolic tensors cannot.
     """
 
     constants: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
-    adds_losses: bool = False
+    adding: set[int] = dataclasses.field(default_factory=set)
 
 
 @contextlib.contextmanager
-def calls_inlined(
-    layer: keras.Layer, is_known: Callable[[Any], bool], whole: bool, training: bool
-) -> Iterator[Inlined]:
-    """Has layers inside of a layer that are not known run their `call` at once; `whole`: if they have weights.
+def calls_inside(layer: keras.Layer, is_known: Callable[[Any], bool], apart: bool, training: bool) -> Iterator[Met]:
+    """Has layers inside of a layer that are not known run their `call` at once, each apart from the others.
 
     All are called with `training`, unless they are told themselves. Known ones with weights that are called with
     constants are called with symbolic tensors instead; both are given, in pairs. Losses are not added. All of them
     forget these calls at the end.
+
+    Args:
+        layer: The layer.
+        is_known: Whether there is a rule for a layer.
+        apart: Whether calls of layers are recorded as `Apart`; otherwise their steps are among those around them.
+        training: Whether they are called as in training.
     """
     own = set(map(id, layers_within(layer)))
-    original, adding, met = keras.Layer.__call__, keras.Layer.add_loss, Inlined()
+    original, adding, met = keras.Layer.__call__, keras.Layer.add_loss, Met()
 
     def symbolic(value: Any) -> Any:
         if not keras.ops.is_tensor(value) and not isinstance(value, np.ndarray):
@@ -277,7 +304,19 @@ def calls_inlined(
         return met.constants[-1][0]
 
     def added(self: Any, loss: Any) -> None:
-        met.adds_losses = True
+        met.adding.add(id(self))
+
+    def unknown(self: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        leaves = tree.flatten((args, kwargs))
+        if not apart or not any(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
+            return self.call(*args, **kwargs)
+        has_parts = bool(self.weights) or len(layers_within(self)) > 1
+        try:
+            return _called_apart(self, args, kwargs)
+        except Exception:  # whatever the code of others raises
+            if has_parts:
+                raise
+        return original(self, *args, **kwargs)  # it stays what it is, and is frozen with the reason
 
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is layer:
@@ -285,9 +324,8 @@ def calls_inlined(
         if "training" in inspect.signature(self.call).parameters:
             kwargs = {"training": training, **kwargs}
         if id(self) in own and self.built:
-            has_parts = bool(self.weights) or len(layers_within(self)) > 1
-            if not is_known(self) and (has_parts or not whole):
-                return self.call(*args, **kwargs)
+            if not is_known(self):
+                return unknown(self, args, kwargs)
             leaves = tree.flatten((args, kwargs))
             if self.weights and not any(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
                 args, kwargs = tree.map_structure(symbolic, (args, kwargs))
@@ -306,6 +344,32 @@ def calls_inlined(
             yield met
     finally:
         keras.Layer.__call__, keras.Layer.add_loss = original, adding
+
+
+def _called_apart(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Runs the call of a layer on tensors of its own, and records it as one operation."""
+    stand_ins: dict[int, Any] = {}
+
+    def stand_in(value: Any) -> Any:
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        if id(value) not in stand_ins:
+            stand_ins[id(value)] = keras.KerasTensor(value.shape, value.dtype)
+            if (mask := time_mask(value)) is not None:
+                set_time_mask(stand_ins[id(value)], mask)
+        return stand_ins[id(value)]
+
+    own_args, own_kwargs = tree.map_structure(stand_in, (args, kwargs))
+    outputs = layer.call(*own_args, **own_kwargs)
+    leaves = tree.flatten(outputs)
+    made = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+    if not made:
+        return outputs
+    entering = [stand_in(leaf) for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
+    given = iter(Apart(layer, entering, made).symbolic_call(*args, **kwargs))
+    return tree.pack_sequence_as(
+        outputs, [next(given) if isinstance(leaf, keras.KerasTensor) else leaf for leaf in leaves]
+    )
 
 
 def of_every_layer(name: str) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
-from tfprune.graph.inside import fixed, look_inside
+from tfprune.graph.inside import Inside, fixed, look_inside
 from tfprune.graph.keras_internals import losses_kept
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.masking import run_masked
@@ -130,9 +130,7 @@ def from_config(kind: Any, config: dict[str, Any]) -> Any:
         return layer
 
 
-def unmakeable(
-    record: Record, group_of: Labels, frozen: Mapping[int, str], other_way: Callable[[Record], bool]
-) -> dict[int, str]:
+def unmakeable(record: Record, group_of: Labels, frozen: Mapping[int, str], at_once: bool = False) -> dict[int, str]:
     """The coupled groups that a layer which was looked into cannot lose, with the reason.
 
     Groups that occur in the same places are lost alike, so a few of each kind are tried.
@@ -141,7 +139,7 @@ def unmakeable(
         record: The layer.
         group_of: (labels,) int array: the coupled group of every label.
         frozen: Groups that cannot be removed anyway.
-        other_way: Whether there is another way to make a layer with any widths.
+        at_once: Whether it is enough to know that it cannot lose all of them; then they are all given.
     """
     places: dict[int, set[int]] = {}
     told = [labels for axes in record.axes.values() for labels in axes.values()]
@@ -165,8 +163,11 @@ def unmakeable(
         return ""
 
     every = [groups for groups in kinds.values() if len(groups) > 1]
-    if not every or not why_not(every) or other_way(record):
+    reason = why_not(every) if every else ""
+    if not reason:
         return {}
+    if at_once:
+        return dict.fromkeys((group for groups in every for group in groups), reason)
     possible: list[list[int]] = []
     lost: dict[int, str] = {}
     for groups in every:
@@ -371,15 +372,23 @@ def _kept_along(labels: Labels, kept: Kept) -> dict[int, np.ndarray]:
 
 def _goes_alike(layer: Any, call: Call, shapes: list[Shape], kept: Kept) -> bool:
     """Whether the operations inside are those of the whole layer, and give the shapes that the labels foretell."""
-    inside, whole = look_inside(layer, call.node.arguments, shapes, has_rule), call.inside
-    if whole is None or len(inside.steps) != len(whole.steps):
+    inside = look_inside(layer, call.node.arguments, shapes, has_rule)
+    return call.inside is not None and _steps_alike(inside, call.inside, call, kept)
+
+
+def _steps_alike(inside: Inside, whole: Inside, call: Call, kept: Kept) -> bool:
+    if len(inside.steps) != len(whole.steps):
         return False
-    for step, old_step, (_, labels) in zip(inside.steps, whole.steps, call.steps, strict=True):
+    for step, old_step, (inner, labels) in zip(inside.steps, whole.steps, call.steps, strict=True):
         if type(step.operation) is not type(old_step.operation):
             return False
         for shape, old, own in zip(step.output_shapes, old_step.output_shapes, labels, strict=True):
             if own is not None and tuple(shape) != _left_of(old, own, kept):
                 return False
+        if old_step.inside is None or inner is None:
+            continue
+        if step.inside is None or not _steps_alike(step.inside, old_step.inside, inner, kept):
+            return False
     return True
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfprune.graph.calls import Call, Record
-from tfprune.graph.inside import look_inside
+from tfprune.graph.inside import Inside, look_inside
 from tfprune.graph.keras_internals import set_time_mask, takes_training, time_mask
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.dispatch import has_rule
@@ -51,13 +51,19 @@ def _run_inside(call: Call, values: list[Any], kept: Any, watch: Watch | None) -
     """What a layer gives that was looked into, step by step; it is traced anew for the shapes of these values."""
     shapes = [tuple(value.shape) for value in values]
     inside = look_inside(call.operation, call.node.arguments, shapes, has_rule)
+    return _run_steps(call, inside, values, kept, watch)
+
+
+def _run_steps(call: Call, inside: Inside, values: list[Any], kept: Any, watch: Watch | None) -> list[Any]:
     known = dict(zip(inside.inputs, values, strict=True))
     known |= {number: variable.value for number, variable in inside.variables.items()} | inside.constants
     for step, (inner, _) in zip(inside.steps, call.steps, strict=True):
         given = [known[number] for number in step.inputs]
-        if inner is None or inner.inside is not None:
+        if inner is None:
             args, kwargs = step.arguments.filled(given)
             outputs = step.operation(*args, **kwargs)
+        elif step.inside is not None:
+            outputs = _run_steps(inner, step.inside, given, kept, watch)
         else:
             outputs = run_masked(inner.for_step(step), given, kept, watch)
         known.update(zip(step.outputs, keras.tree.flatten(outputs), strict=True))

@@ -1,12 +1,17 @@
-"""Unfolding: a layer that has no config for the widths that are left becomes the plain layers inside of it.
+"""Unfolding: a layer that has no config for the widths that are left becomes the layers inside of it.
+
+Those that have a config for their widths stay what they are; the others are unfolded in turn, down to plain layers.
 
 What was traced with fixed shapes has to hold for any batch and any length. So the layer is traced with two of each:
-what is alike in both holds for all, and where a reshape differs in the batch and in one size more, that size follows
+what is alike in both holds for all, and where a reshape differs in the batch or in one size more, that size follows
 from the others. All else that differs, as a mask that is computed for one length, keeps a layer from being unfolded.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -15,34 +20,110 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.inside import BATCH, LENGTH, Inside, Step, look_inside
-from tfprune.graph.ledger import Kept
-from tfprune.graph.made_again import changed_config, is_loadable
+from tfprune.graph.ledger import Kept, Labels
+from tfprune.graph.made_again import changed_config, is_loadable, unmakeable
 from tfprune.graph.rules.dispatch import has_rule
 
 _OTHER_BATCH, _OTHER_LENGTH = 3, 13
 
 
 def needs_unfolding(record: Record, kept: Kept) -> bool:
-    """Whether a layer becomes the plain layers inside of it: it was looked into, and no config of it has the widths.
+    """Whether a layer becomes the layers inside of it: it was looked into, and no config of it has the widths.
 
     Also one whose file could not be loaded again, if that is possible.
 
     Raises:
         PlanError: If it can neither be made again nor unfolded.
     """
-    if not record.looked_into or record.whole is not None:
+    if not record.looked_into:
         return False
     try:
         changed_config(record, kept)
     except PlanError as error:
-        if possible(record):
+        if _possible(record):
             return True
-        raise PlanError(f"{error}, and cannot be unfolded into plain layers.") from error
-    return not is_loadable(record) and possible(record)
+        raise PlanError(f"{error}, and cannot be unfolded.") from error
+    return not is_loadable(record) and _possible(record)
 
 
-def possible(record: Record) -> bool:
-    """Whether a layer that was looked into can become the plain layers inside of it."""
+def made_of(record: Record, kept: Kept) -> Iterator[Record]:
+    """The layers that take the place of a layer: those that it is unfolded into, or itself.
+
+    Raises:
+        PlanError: If one of them can neither be made again nor unfolded.
+    """
+    if not needs_unfolding(record, kept):
+        yield record
+        return
+    for part in record.parts.values():
+        yield from made_of(part, kept)
+
+
+def cannot_be_lost(record: Record, group_of: Labels, frozen: Mapping[int, str]) -> dict[int, str]:
+    """The coupled groups that a layer which was looked into cannot lose, with the reason; arguments as of `unmakeable`.
+
+    What it cannot lose as a whole those inside of it may, if it can be unfolded.
+    """
+    if not _possible(record):
+        return unmakeable(record, group_of, frozen)
+    if not unmakeable(record, group_of, frozen, at_once=True):
+        return {}
+    lost: dict[int, str] = {}
+    for part in record.parts.values():
+        if part.looked_into:
+            lost |= cannot_be_lost(part, group_of, {**frozen, **lost})
+    return lost
+
+
+@dataclasses.dataclass(frozen=True)
+class _Traced:
+    """What a call does inside with other sizes, and in training."""
+
+    other: Inside
+    training: Inside
+
+
+_KNOWN: weakref.WeakKeyDictionary[Call, _Traced | None] = weakref.WeakKeyDictionary()
+
+
+def _traced(call: Call) -> _Traced | None:
+    """None where that cannot be traced, or is something else."""
+    if call not in _KNOWN:
+        _KNOWN[call] = _trace(call) if call.inside_of is None else _part_of(call, call.inside_of)
+    return _KNOWN[call]
+
+
+def _trace(call: Call) -> _Traced | None:
+    def trace(batch: int, length: int, training: bool) -> Inside:
+        return look_inside(
+            call.operation, call.node.arguments, call.input_shapes, has_rule, batch, length, training=training
+        )
+
+    try:
+        found = _Traced(trace(_OTHER_BATCH, _OTHER_LENGTH, False), trace(BATCH, LENGTH, True))
+    except PlanError:
+        return None
+    return found if _as_long(call, found) else None
+
+
+def _part_of(call: Call, outer: Call) -> _Traced | None:
+    around = _traced(outer)
+    if around is None:
+        return None
+    place = next(place for place, (inner, _) in enumerate(outer.steps) if inner is call)
+    other, training = around.other.steps[place].inside, around.training.steps[place].inside
+    if other is None or training is None:
+        return None
+    found = _Traced(other, training)
+    return found if _as_long(call, found) else None
+
+
+def _as_long(call: Call, found: _Traced) -> bool:
+    return call.inside is not None and len(call.inside.steps) == len(found.other.steps) == len(found.training.steps)
+
+
+def _possible(record: Record) -> bool:
+    """Whether a layer that was looked into can become the layers inside of it."""
     return all(map(_holds_for_all, record.calls))
 
 
@@ -56,32 +137,22 @@ def _holds_for_all(call: Call) -> bool:
         return False
     if any(isinstance(given, keras.Variable) for step in call.inside.steps for given in _given(step)):
         return False
-    try:
-        other = _traced(call, _OTHER_BATCH, _OTHER_LENGTH, training=False)
-        training = _traced(call, BATCH, LENGTH, training=True)
-    except PlanError:
+    traced = _traced(call)
+    if traced is None:
         return False
     steps = call.inside.steps
-    if not len(steps) == len(other.steps) == len(training.steps):
-        return False
     # What it does in training alone would be lost; and so would be a layer's own `training=True`.
     if not all(
-        _alike(one, two) and _hands_on_training(one, two) for one, two in zip(steps, training.steps, strict=True)
+        _alike(one, two) and _hands_on_training(one, two) for one, two in zip(steps, traced.training.steps, strict=True)
     ):
         return False
-    return all(_alike(one, two) for one, two in zip(steps, other.steps, strict=True))
+    return all(_alike(one, two) for one, two in zip(steps, traced.other.steps, strict=True))
 
 
 def _hands_on_training(one: Step, in_training: Step) -> bool:
     """Whether an operation is called with the `training` that its layer was called with, or with none."""
     told = one.arguments.kwargs.get("training"), in_training.arguments.kwargs.get("training")
     return told in ((None, None), (False, True))
-
-
-def _traced(call: Call, batch: int, length: int, training: bool) -> Inside:
-    return look_inside(
-        call.operation, call.node.arguments, call.input_shapes, has_rule, batch, length, training=training
-    )
 
 
 def _alike(one: Step, other: Step) -> bool:
@@ -124,27 +195,39 @@ def _same_leaf(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _sizes(one: Step, other: Step) -> tuple[int, ...] | None:
-    """The sizes behind the batch that a reshape asks for, -1 where one follows from the others; None if two do."""
-    sizes, others = tuple(one.operation.newshape), tuple(other.operation.newshape)
-    if len(sizes) != len(others) or one.output_shapes[0][0] != one.arguments.tensors[0].shape[0]:
+def _sizes(one: Step, other: Step) -> tuple[tuple[int, ...], bool] | None:
+    """The shape that a reshape gives, with -1 for the one size that follows from the others; None if several do.
+
+    And whether the examples stay examples, so that the first size is not asked for.
+    """
+    shape, another = one.output_shapes[0], other.output_shapes[0]
+    if len(shape) != len(another):
         return None
-    found = [size if size == another else -1 for size, another in zip(sizes[1:], others[1:], strict=True)]
-    return tuple(found) if found.count(-1) <= 1 else None
+    found = [size if size == beside else -1 for size, beside in zip(shape, another, strict=True)]
+    keeps_batch = all(
+        step.output_shapes[0][0] == step.arguments.tensors[0].shape[0] == batch
+        for step, batch in ((one, BATCH), (other, _OTHER_BATCH))
+    )
+    return (tuple(found), keeps_batch) if found[keeps_batch:].count(-1) <= 1 else None
 
 
-def reshape_sizes(call: Call, kept: Kept) -> dict[int, tuple[int, ...]]:
-    """Number of a step that is a reshape -> the sizes behind the batch for the channels that are kept."""
-    inside = call.inside
-    if inside is None:
-        return {}
-    other = _traced(call, _OTHER_BATCH, _OTHER_LENGTH, training=False)
+def reshape_sizes(call: Call, kept: Kept) -> dict[int, tuple[tuple[int, ...], bool]]:
+    """Number of a step that is a reshape -> its sizes for the channels that are kept, and if the batch is none of them.
+
+    Raises:
+        ValueError: If the layer cannot be unfolded.
+    """
+    traced = _traced(call)
+    if call.inside is None or traced is None:
+        raise ValueError(f"{call.record.name} cannot be unfolded.")
     found = {}
-    for number, (one, two) in enumerate(zip(inside.steps, other.steps, strict=True)):
+    for number, (one, two) in enumerate(zip(call.inside.steps, traced.other.steps, strict=True)):
         if type(one.operation).__name__ == "Reshape" and not isinstance(one.operation, keras.layers.Layer):
             sizes, inner = _sizes(one, two), call.steps[number][0]
             if sizes is not None and inner is not None:
+                whole, keeps_batch = sizes
                 value, _ = inner.record.settings.get("newshape", (None, None))
-                left = sizes if value is None else value(kept)[1:]
-                found[number] = tuple(-1 if size == -1 else own for size, own in zip(sizes, left, strict=True))
+                left = whole if value is None else value(kept)
+                every = [-1 if size == -1 else own for size, own in zip(whole, left, strict=True)]
+                found[number] = (tuple(every[keeps_batch:]), keeps_batch)
     return found

@@ -16,7 +16,7 @@ from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import NORMALIZATIONS, ChannelGraph
 from tfprune.graph.ledger import Kept
 from tfprune.graph.made_again import is_loadable
-from tfprune.graph.unfolding import needs_unfolding
+from tfprune.graph.unfolding import made_of
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import ChannelRow, Pair, paired
@@ -133,12 +133,15 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                 raise PlanError(f"The plan would leave {layer} without any channel. Keep at least one of them.")
         whole = graph.whole()
         _check_sharing(graph)
-        unfolded = {name for name, record in graph.records.items() if needs_unfolding(record, kept)}
-        for name, record in graph.records.items():
-            layer = f"{record.name} ({type(record.operation).__name__})"
-            if name in unfolded:
-                notes = [*notes, f"{layer} becomes the plain layers inside of it; no config of it has these widths"]
-            elif record.looked_into and record.whole is None and not is_loadable(record):
+        made = {name: list(made_of(record, kept)) for name, record in graph.records.items() if record.whole is None}
+        for name, parts in made.items():
+            if parts != [graph.records[name]]:
+                layer = f"{name} ({type(graph.records[name].operation).__name__})"
+                notes = [*notes, f"{layer} becomes the layers inside of it; no config of it has these widths"]
+        parts = [part for parts in made.values() for part in parts]
+        for part in parts:
+            if part.looked_into and not is_loadable(part):
+                layer = f"{part.name} ({type(part.operation).__name__})"
                 notes = [
                     *notes,
                     f"{layer} has a config of which Keras cannot make it: a saved network cannot be loaded",
@@ -146,7 +149,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
         frozen = graph.frozen_layers()
         widths = {record.name: len(record.labels) for record in whole.producers()}
-        notes = [*notes, *_unregistered(graph, unfolded), *_notes(graph, frozen)]
+        notes = [*notes, *_unregistered(graph, parts), *_notes(graph, frozen)]
         if not groups and not graph.bypass:
             notes.append("removes nothing")
         return cls(
@@ -346,18 +349,14 @@ def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
     return notes + sorted(unknown - set(frozen.values()))
 
 
-def _unregistered(graph: ChannelGraph, unfolded: set[str]) -> list[str]:
+def _unregistered(graph: ChannelGraph, made: Iterable[Record]) -> list[str]:
     """A note where a file of the smaller network needs classes of which a file of the model itself needs none.
 
     Such a model is of a class that makes its layers in its constructor; the smaller network is a plain one.
     """
     if type(graph.model).__module__.partition(".")[0] == "keras":
         return []
-    kinds = {
-        type(record.operation)
-        for name, record in graph.records.items()
-        if isinstance(record.operation, keras.Layer) and record.whole is None and name not in unfolded
-    }
+    kinds = {type(record.operation) for record in made if isinstance(record.operation, keras.Layer)}
     names = sorted(
         kind.__name__
         for kind in kinds

@@ -137,7 +137,7 @@ class Built:
         return plain
 
     def _unfolded(self, call: Call, values: list[Any]) -> list[Any]:
-        """The plain layers inside of a layer in its place."""
+        """The layers inside of a layer in its place."""
         inside = call.inside
         if inside is None:
             raise ValueError(f"{call.record.name} was not looked into.")
@@ -147,13 +147,23 @@ class Built:
             if inner is None:
                 raise ValueError(f"{call.record.name} cannot be unfolded.")
             if number in sizes:
-                outputs = keras.layers.Reshape(sizes[number], name=self._name(inner.record.name))(*given)
+                outputs = self._reshaped(inner, given[0], *sizes[number])
+            elif needs_unfolding(inner.record, self._kept):
+                outputs = self._unfolded(inner, given)
             else:
                 args, kwargs = step.arguments.filled(given)
                 kwargs.pop("training", None)  # the one of the tracing; the network's own is handed on by Keras
                 outputs = self._called(inner, args, kwargs)
             known.update(zip(step.outputs, tree.flatten(outputs), strict=True))
         return [known[place] for place in inside.outputs]
+
+    def _reshaped(self, inner: Call, value: Any, sizes: tuple[int, ...], keeps_batch: bool) -> Any:
+        name = self._name(inner.record.name)
+        if keeps_batch:
+            return keras.layers.Reshape(sizes, name=name)(value)
+        made = keras.ops.reshape(value, sizes)
+        maker(made).name = name
+        return made
 
 
 @contextlib.contextmanager

@@ -129,7 +129,12 @@ def _look_inside(call: Call) -> list[Labels]:
 
 def flow(call: Call, inside: Inside) -> list[Labels]:
     """Sends labels through what is inside of a call's operation; returns those of the outputs."""
-    values: dict[int, Any] = dict(zip(inside.inputs, call.inputs, strict=True))
+    return [_as_labels(call, value) for value in _flow(call, inside, call.inputs)]
+
+
+def _flow(call: Call, inside: Inside, inputs: Sequence[Any]) -> list[Any]:
+    """Sends labels, and weights of the layer's own, through what is inside of a call's operation."""
+    values: dict[int, Any] = dict(zip(inside.inputs, inputs, strict=True))
     for number, variable in inside.variables.items():
         shape = tuple(variable.shape)
         values[number] = _View(variable, tuple(axis if size > 1 else None for axis, size in enumerate(shape)))
@@ -139,7 +144,7 @@ def flow(call: Call, inside: Inside) -> list[Labels]:
         made = _step(call, step, [values[number] for number in step.inputs])
         values.update(zip(step.outputs, made, strict=True))
         call.steps[-1][1][:] = [None if isinstance(value, _View) else value for value in made]
-    return [_as_labels(call, values[number]) for number in inside.outputs]
+    return [values[number] for number in inside.outputs]
 
 
 def _as_labels(call: Call, value: Any) -> Labels:
@@ -161,6 +166,8 @@ def _as_labels(call: Call, value: Any) -> Labels:
 def _step(call: Call, step: Step, inputs: list[Any]) -> Sequence[Any]:
     """What leaves one operation."""
     call.steps.append((None, []))
+    if step.inside is not None:
+        return _within(call, step, step.inside, inputs)
     if any(isinstance(value, _View) for value in inputs):
         made = _with_weights(call, step, inputs)
         if made is not None:
@@ -169,6 +176,33 @@ def _step(call: Call, step: Step, inputs: list[Any]) -> Sequence[Any]:
     if not any(isinstance(value, _View) for value in inputs):
         call.steps[-1] = (inner, [])
     return outputs
+
+
+def _within(call: Call, step: Step, inside: Inside, inputs: list[Any]) -> list[Any]:
+    """What leaves a layer without a rule inside of another."""
+    labels = [
+        # A weight that enters stays whole, as far as this layer is concerned.
+        call.fresh(1).reshape((1,) * len(value.axes)) if isinstance(value, _View) else value
+        for value in inputs
+    ]
+    inner = InnerCall(call, step, labels, _part(call, step.operation))
+    inner.record.names, inner.record.looked_into, inner.inside = call.record.names, True, inside
+    inner.of_weights = any(isinstance(value, _View) for value in inputs)
+    inner.record.calls.append(inner)
+    made = _flow(inner, inside, inputs)
+    # Where it gives a weight of its own along one axis, it makes channels; others may do more with the rest.
+    made = [
+        _as_labels(inner, value)
+        if isinstance(value, _View) and len(value.axes) - value.axes.count(None) == 1
+        else value
+        for value in made
+    ]
+    if not any(isinstance(value, _View) for value in made):
+        inner.given, inner.output = made, made[0]
+    else:
+        inner.of_weights = True
+    call.steps[-1] = (inner, [])
+    return made
 
 
 def _ruled(
