@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 import keras
@@ -52,8 +52,10 @@ class Inside:
     Attributes:
         steps: The operations, in order.
         inputs: Numbers of the tensors that enter.
+        input_shapes: Their shapes.
         variables: Number of a tensor -> the variable of the layer's own that it stands for.
         constants: Number of a tensor -> its value, of constants that layers inside are called with.
+        counts: Number of a tensor -> its value, the numbers from 0 up to the length of an axis that is open.
         outputs: Numbers of the tensors that leave.
         output_shapes: Their shapes.
         adds_losses: Whether it adds losses of its own, those of layers among the steps aside.
@@ -61,8 +63,10 @@ class Inside:
 
     steps: Sequence[Step]
     inputs: Sequence[int]
+    input_shapes: Sequence[tuple[int, ...]]
     variables: dict[int, Any]
     constants: dict[int, Any]
+    counts: dict[int, Any]
     outputs: Sequence[int]
     output_shapes: Sequence[tuple[int, ...]]
     adds_losses: bool
@@ -101,15 +105,23 @@ def look_inside(
     args, kwargs = arguments.filled(entering)
     if "training" in inspect.signature(layer.call).parameters:
         kwargs["training"] = training
+    lengths = {
+        size
+        for tensor, own in zip(arguments.tensors, entering, strict=True)
+        for known, size in zip(tensor.shape[1:], own.shape[1:], strict=True)
+        if known is None
+    }
+    # A call may do with the length of an axis, or with the tensors of a layer, what symbolic ones do not allow.
+    open_lengths: Set[int]
+    for open_lengths in (lengths, set()) if lengths else (lengths,):
+        with contextlib.suppress(Exception):  # whatever the code of others raises
+            return _traced(layer, args, kwargs, entering, is_known, True, training, open_lengths)
     try:
-        return _traced(layer, args, kwargs, entering, is_known, True, training)
-    except Exception:  # whatever the code of others raises
-        try:
-            return _traced(layer, args, kwargs, entering, is_known, False, training)
-        except PlanError:
-            raise
-        except Exception as error:  # and on tensors without values
-            raise PlanError(f"cannot be looked into ({error_line(error)[:200]})") from error
+        return _traced(layer, args, kwargs, entering, is_known, False, training, set())
+    except PlanError:
+        raise
+    except Exception as error:  # and on tensors without values
+        raise PlanError(f"cannot be looked into ({error_line(error)[:200]})") from error
 
 
 def _traced(
@@ -120,15 +132,16 @@ def _traced(
     is_known: Callable[[Any], bool],
     apart: bool,
     training: bool,
+    lengths: Set[int],
 ) -> Inside:
-    """Runs the call; `apart`: layers inside that are not known are steps."""
+    """Runs the call; `apart`: layers inside that are not known are steps; `lengths`: of open axes."""
     inner = [own for own in keras_internals.layers_within(layer) if own is layer or not is_known(own)]
-    inside = keras_internals.calls_inside(layer, is_known, apart, training)
+    inside = keras_internals.calls_inside(layer, is_known, apart, training, lengths)
     with _variables_as_tensors(inner) as variables, inside as met:
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
-        return _Recorder(variables, met, apart).inside(layer, entering, outputs)
+        return _Recorder(variables, met, apart, lengths).inside(layer, entering, outputs)
 
 
 class _Recorder:
@@ -138,26 +151,33 @@ class _Recorder:
         variables: Variables of layers' own, each with the tensor in its place before it.
         met: What else was met.
         apart: Whether layers that are not known are steps.
+        lengths: Sizes of open axes.
     """
 
-    def __init__(self, variables: Sequence[tuple[Any, Any]], met: keras_internals.Met, apart: bool):
-        self._variables, self._met, self._apart = variables, met, apart
+    def __init__(self, variables: Sequence[tuple[Any, Any]], met: keras_internals.Met, apart: bool, lengths: Set[int]):
+        self._variables, self._met, self._apart, self._lengths = variables, met, apart, lengths
 
     def inside(self, layer: Any, entering: Sequence[Any], outputs: Sequence[Any]) -> Inside:
         """What leads from some symbolic tensors to others inside of a layer."""
-        met = self._met
-        known = [*entering, *(tensor for tensor, _ in self._variables), *(tensor for tensor, _ in met.constants)]
+        met, known, places = self._met, list(entering), []
+        for pairs in (self._variables, met.constants, met.counts):
+            places.append({len(known) + place: value for place, (_, value) in enumerate(pairs)})
+            known += [tensor for tensor, _ in pairs]
         numbers = {id(tensor): number for number, tensor in enumerate(known)}
         steps = [self._step(numbers, *call) for call in keras_internals.calls_behind(outputs, known)]
         given = [numbers[id(tensor)] for tensor in outputs]
         used = {*given, *(number for step in steps for number in step.inputs)}
-        first, second = len(entering), len(entering) + len(self._variables)
+        variables, constants, counts = (
+            {number: value for number, value in own.items() if number in used} for own in places
+        )
         adding = [layer] if self._apart else keras_internals.layers_within(layer)
         return Inside(
             steps,
-            range(first),
-            {place: own for place, (_, own) in enumerate(self._variables, first) if place in used},
-            {place: value for place, (_, value) in enumerate(met.constants, second) if place in used},
+            range(len(entering)),
+            [tuple(tensor.shape) for tensor in entering],
+            variables,
+            constants,
+            counts,
             given,
             [tuple(tensor.shape) for tensor in outputs],
             any(id(own) in met.adding for own in adding),
@@ -171,7 +191,17 @@ class _Recorder:
         if not isinstance(operation, keras_internals.Apart):
             return Step(operation, given, inputs, outputs, shapes)
         inside = self.inside(operation.layer, operation.entering, operation.made)
-        return Step(operation.layer, given, inputs, outputs, shapes, inside)
+        return Step(operation.layer, self._opened(given), inputs, outputs, shapes, inside)
+
+    def _opened(self, given: Arguments) -> Arguments:
+        """Arguments whose open axes are told as such, so that the layer can be looked into by itself."""
+        tensors = [
+            keras.KerasTensor(
+                [None if axis and size in self._lengths else size for axis, size in enumerate(one.shape)], one.dtype
+            )
+            for one in given.tensors
+        ]
+        return Arguments(*given.filled(tensors), tensors)
 
 
 def fixed(shape: Sequence[int | None], batch: int = BATCH, length: int = LENGTH) -> tuple[int, ...]:

@@ -13,10 +13,11 @@ import dataclasses
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import keras.src.backend as keras_backend
 import numpy as np
 from keras import tree
 
@@ -273,15 +274,19 @@ class Met:
 
     Attributes:
         constants: Constants that known layers with weights were called with, each with the tensor in its place.
+        counts: Numbers from 0 up to the length of an open axis, each with the tensor in its place.
         adding: Identities of the layers that add losses of their own, which symbolic tensors cannot.
     """
 
     constants: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
+    counts: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
     adding: set[int] = dataclasses.field(default_factory=set)
 
 
 @contextlib.contextmanager
-def calls_inside(layer: keras.Layer, is_known: Callable[[Any], bool], apart: bool, training: bool) -> Iterator[Met]:
+def calls_inside(
+    layer: keras.Layer, is_known: Callable[[Any], bool], apart: bool, training: bool, lengths: Container[int] = ()
+) -> Iterator[Met]:
     """Has layers inside of a layer that are not known run their `call` at once, each apart from the others.
 
     All are called with `training`, unless they are told themselves. Known ones with weights that are called with
@@ -293,9 +298,12 @@ def calls_inside(layer: keras.Layer, is_known: Callable[[Any], bool], apart: boo
         is_known: Whether there is a rule for a layer.
         apart: Whether calls of layers are recorded as `Apart`; otherwise their steps are among those around them.
         training: Whether they are called as in training.
+        lengths: Sizes of open axes: of `arange` up to one of them a symbolic tensor is made, too.
     """
     own = set(map(id, layers_within(layer)))
     original, adding, met = keras.Layer.__call__, keras.Layer.add_loss, Met()
+    numpy, within = keras_backend.numpy, [0]  # layers that are known and being called
+    arange = numpy.arange
 
     def symbolic(value: Any) -> Any:
         if not keras.ops.is_tensor(value) and not isinstance(value, np.ndarray):
@@ -305,6 +313,15 @@ def calls_inside(layer: keras.Layer, is_known: Callable[[Any], bool], apart: boo
 
     def added(self: Any, loss: Any) -> None:
         met.adding.add(id(self))
+
+    def counted(start: Any, stop: Any = None, step: Any = None, dtype: Any = None) -> Any:
+        value = arange(start, stop, step=step, dtype=dtype)
+        first, last = (0, start) if stop is None else (start, stop)
+        whole = all(isinstance(one, int) for one in (first, last)) and step in (None, 1)
+        if within[0] or not whole or first != 0 or last not in lengths:
+            return value
+        met.counts.append((keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)), value))
+        return met.counts[-1][0]
 
     def unknown(self: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         leaves = tree.flatten((args, kwargs))
@@ -329,7 +346,11 @@ def calls_inside(layer: keras.Layer, is_known: Callable[[Any], bool], apart: boo
             leaves = tree.flatten((args, kwargs))
             if self.weights and not any(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
                 args, kwargs = tree.map_structure(symbolic, (args, kwargs))
-        outputs = original(self, *args, **kwargs)
+        within[0] += 1
+        try:
+            outputs = original(self, *args, **kwargs)
+        finally:
+            within[0] -= 1
         leaves = tree.flatten(outputs)
         if any(isinstance(leaf, keras.KerasTensor) and None in leaf.shape for leaf in leaves):
             # What some layers tell of their shapes is what was known when they were built.
@@ -338,12 +359,12 @@ def calls_inside(layer: keras.Layer, is_known: Callable[[Any], bool], apart: boo
                 leaf._shape = spec.shape
         return outputs
 
-    keras.Layer.__call__, keras.Layer.add_loss = called, added
+    keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = called, added, counted
     try:
         with no_trace_left(layer):
             yield met
     finally:
-        keras.Layer.__call__, keras.Layer.add_loss = original, adding
+        keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = original, adding, arange
 
 
 def _called_apart(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:

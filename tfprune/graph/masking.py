@@ -56,7 +56,8 @@ def _run_inside(call: Call, values: list[Any], kept: Any, watch: Watch | None) -
 
 def _run_steps(call: Call, inside: Inside, values: list[Any], kept: Any, watch: Watch | None) -> list[Any]:
     known = dict(zip(inside.inputs, values, strict=True))
-    known |= {number: variable.value for number, variable in inside.variables.items()} | inside.constants
+    known |= {number: variable.value for number, variable in inside.variables.items()}
+    known |= inside.constants | inside.counts
     for step, (inner, _) in zip(inside.steps, call.steps, strict=True):
         given = [known[number] for number in step.inputs]
         if inner is None:

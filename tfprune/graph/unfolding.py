@@ -3,8 +3,10 @@
 Those that have a config for their widths stay what they are; the others are unfolded in turn, down to plain layers.
 
 What was traced with fixed shapes has to hold for any batch and any length. So the layer is traced with two of each:
-what is alike in both holds for all, and where a reshape differs in the batch or in one size more, that size follows
-from the others. All else that differs, as a mask that is computed for one length, keeps a layer from being unfolded.
+what is alike in both holds for all. Where a reshape differs in the batch or in one size more, that size follows from
+the others. The numbers from 0 up to a length, of which masks are made, are counted along an axis of that length. A
+tensor that is spread over the batch, and then meets one that has it, need not be spread. All else that differs keeps
+a layer from being unfolded.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError
-from tfprune.graph.calls import Call, Record
-from tfprune.graph.inside import BATCH, LENGTH, Inside, Step, look_inside
+from tfprune.graph.calls import Call, Record, Shape
+from tfprune.graph.inside import BATCH, Inside, Step, look_inside
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.made_again import changed_config, is_loadable, unmakeable
-from tfprune.graph.rules.dispatch import has_rule
+from tfprune.graph.rules.add_and_concatenate import merge
+from tfprune.graph.rules.dispatch import find_rule, has_rule
 
 _OTHER_BATCH, _OTHER_LENGTH = 3, 13
+_MOST_OPEN = 4  # open axes whose lengths are told apart
 
 
 def needs_unfolding(record: Record, kept: Kept) -> bool:
@@ -94,16 +98,43 @@ def _traced(call: Call) -> _Traced | None:
 
 
 def _trace(call: Call) -> _Traced | None:
-    def trace(batch: int, length: int, training: bool) -> Inside:
-        return look_inside(
-            call.operation, call.node.arguments, call.input_shapes, has_rule, batch, length, training=training
-        )
+    def look(batch: int, shapes: list[Shape], training: bool) -> Inside:
+        return look_inside(call.operation, call.node.arguments, shapes, has_rule, batch, training=training)
 
-    try:
-        found = _Traced(trace(_OTHER_BATCH, _OTHER_LENGTH, False), trace(BATCH, LENGTH, True))
-    except PlanError:
-        return None
-    return found if _as_long(call, found) else None
+    open_axes = [
+        (place, axis)
+        for place, shape in enumerate(call.input_shapes)
+        for axis, size in enumerate(shape)
+        if axis and size is None
+    ]
+    alike: list[list[int]] = [[0] * len(open_axes)]
+    if call.inside is not None and _counts(call.inside) and len(open_axes) in range(2, _MOST_OPEN + 1):
+        alike = list(_partitions(len(open_axes)))
+    for classes in alike:
+        shapes = [list(shape) for shape in call.input_shapes]
+        for (place, axis), own in zip(open_axes, classes, strict=True):
+            shapes[place][axis] = _OTHER_LENGTH + own
+        try:
+            other = look(_OTHER_BATCH, list(map(tuple, shapes)), False)
+            found = _Traced(other, look(BATCH, call.input_shapes, True))
+        except PlanError:
+            continue
+        if _as_long(call, found):
+            return found
+    return None
+
+
+def _counts(inside: Inside) -> bool:
+    """Whether numbers up to a length are among what is inside, at any depth."""
+    return bool(inside.counts) or any(step.inside is not None and _counts(step.inside) for step in inside.steps)
+
+
+def _partitions(count: int) -> list[list[int]]:
+    """Every way in which some lengths may be the same, from all different to all the same: the class of each."""
+    found: list[list[int]] = [[]]
+    for _ in range(count):
+        found = [[*classes, own] for classes in found for own in range(max(classes, default=-1) + 2)]
+    return sorted(found, key=lambda classes: -max(classes))
 
 
 def _part_of(call: Call, outer: Call) -> _Traced | None:
@@ -124,7 +155,18 @@ def _as_long(call: Call, found: _Traced) -> bool:
 
 def _possible(record: Record) -> bool:
     """Whether a layer that was looked into can become the layers inside of it."""
-    return all(map(_holds_for_all, record.calls))
+    return all(map(_holds_for_all, record.calls)) and all(map(_can_stay, record.parts.values()))
+
+
+def _can_stay(part: Record) -> bool:
+    """Whether what is inside of a layer can be made again as it is."""
+    if not part.looked_into:
+        return True
+    try:
+        needs_unfolding(part, np.ones(part.calls[0].ledger.count, bool))
+    except PlanError:
+        return False
+    return True
 
 
 def _holds_for_all(call: Call) -> bool:
@@ -146,7 +188,49 @@ def _holds_for_all(call: Call) -> bool:
         _alike(one, two) and _hands_on_training(one, two) for one, two in zip(steps, traced.training.steps, strict=True)
     ):
         return False
-    return all(_alike(one, two) for one, two in zip(steps, traced.other.steps, strict=True))
+    if any(counted_along(call, number) is None for number in call.inside.counts):
+        return False
+    return all(
+        _alike(one, two) or _passes(call.inside, one) for one, two in zip(steps, traced.other.steps, strict=True)
+    )
+
+
+def counted_along(call: Call, number: int) -> tuple[int, int] | None:
+    """The input, and the axis of it, up to whose length a tensor inside of a call counts; None if it is not known."""
+    traced = _traced(call)
+    if call.inside is None or traced is None or list(call.inside.counts) != list(traced.other.counts):
+        return None
+    sizes = len(call.inside.counts[number]), len(traced.other.counts[number])
+    for place, shapes in enumerate(zip(call.inside.input_shapes, traced.other.input_shapes, strict=True)):
+        for axis, found in enumerate(zip(*shapes, strict=True)):
+            if axis and found == sizes:
+                return place, axis
+    return None
+
+
+def passes(call: Call, number: int) -> bool:
+    """Whether a step spreads a tensor over sizes that differ, and need not: what it meets has these sizes."""
+    traced = _traced(call)
+    if call.inside is None or traced is None:
+        return False
+    one, two = call.inside.steps[number], traced.other.steps[number]
+    return not _alike(one, two) and _passes(call.inside, one)
+
+
+def _passes(inside: Inside, step: Step) -> bool:
+    if type(step.operation).__name__ != "BroadcastTo" or set(step.outputs) & set(inside.outputs):
+        return False
+    (made,), (narrow,) = step.outputs, step.arguments.tensors
+    for reader in inside.steps:
+        if made not in reader.inputs:
+            continue
+        shapes = [
+            tuple(narrow.shape if number == made else tensor.shape)
+            for number, tensor in zip(reader.inputs, reader.arguments.tensors, strict=True)
+        ]
+        if find_rule(reader.operation) is not merge or np.broadcast_shapes(*shapes) != reader.output_shapes[0]:
+            return False
+    return True
 
 
 def _hands_on_training(one: Step, in_training: Step) -> bool:

@@ -7,6 +7,7 @@ called in the order of the graph, and given their weights sliced. What comes out
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import random
 import secrets
@@ -33,7 +34,7 @@ from tfprune.graph.keras_internals import (
 )
 from tfprune.graph.ledger import Kept
 from tfprune.graph.made_again import changed_config, from_config
-from tfprune.graph.unfolding import needs_unfolding, reshape_sizes
+from tfprune.graph.unfolding import counted_along, needs_unfolding, passes, reshape_sizes
 from tfprune.graph.walk import free_name, pack_inputs, pack_outputs
 from tfprune.support.checks import first_line
 from tfprune.surgery.layers import plain_weights
@@ -142,20 +143,38 @@ class Built:
         if inside is None:
             raise ValueError(f"{call.record.name} was not looked into.")
         sizes, known = reshape_sizes(call, self._kept), dict(zip(inside.inputs, values, strict=True))
+        known |= {number: self._counted(call, number, values) for number in inside.counts}
         for number, (step, (inner, _)) in enumerate(zip(inside.steps, call.steps, strict=True)):
             given = [known[place] for place in step.inputs]
             if inner is None:
                 raise ValueError(f"{call.record.name} cannot be unfolded.")
-            if number in sizes:
+            if passes(call, number):
+                outputs = given
+            elif number in sizes:
                 outputs = self._reshaped(inner, given[0], *sizes[number])
             elif needs_unfolding(inner.record, self._kept):
                 outputs = self._unfolded(inner, given)
             else:
                 args, kwargs = step.arguments.filled(given)
-                kwargs.pop("training", None)  # the one of the tracing; the network's own is handed on by Keras
+                kwargs = _telling(step.operation, kwargs)
                 outputs = self._called(inner, args, kwargs)
             known.update(zip(step.outputs, tree.flatten(outputs), strict=True))
         return [known[place] for place in inside.outputs]
+
+    def _counted(self, call: Call, number: int, values: list[Any]) -> Any:
+        """The numbers from 0 up to the length of an axis, whatever that is."""
+        along = counted_along(call, number)
+        if call.inside is None or along is None:
+            raise ValueError(f"{call.record.name} cannot be unfolded.")
+        (place, axis), dtype = along, keras.backend.standardize_dtype(call.inside.counts[number].dtype)
+        value = values[place]
+        line = value[tuple(slice(None) if own == axis else 0 for own in range(len(value.shape)))]
+        ones = keras.ops.ones_like(line, dtype=dtype)
+        summed = keras.ops.cumsum(ones, axis=0)
+        counted = keras.ops.subtract(summed, 1)
+        for tensor in (line, ones, summed, counted):
+            maker(tensor).name = self._name(f"{call.record.name}/count")
+        return counted
 
     def _reshaped(self, inner: Call, value: Any, sizes: tuple[int, ...], keeps_batch: bool) -> Any:
         name = self._name(inner.record.name)
@@ -164,6 +183,19 @@ class Built:
         made = keras.ops.reshape(value, sizes)
         maker(made).name = name
         return made
+
+
+def _telling(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name without those that are what they are by default, which some classes of layers do not take.
+
+    And without the `training` of the tracing: the network's own is handed on by Keras.
+    """
+    parameters = inspect.signature(operation.call).parameters
+    return {
+        name: value
+        for name, value in kwargs.items()
+        if name != "training" and not (name in parameters and parameters[name].default is value)
+    }
 
 
 @contextlib.contextmanager

@@ -25,27 +25,37 @@ def merge(call: Call) -> Labels | list[Labels]:
     """Makes the labels of all operands equal, position by position."""
     if type(call.operation).__name__ == "Average" and not isinstance(call.operation, keras.layers.Layer):
         return give_up(call, f"{call.record.name} averages over axes")
-    shapes = [tuple(size or 1 for size in shape[1:]) for shape in call.input_shapes]
-    rank = max(map(len, shapes)) + 1
+    shapes = [tuple(size or 1 for size in shape) for shape in call.input_shapes]
+    rank = max(map(len, shapes))
     arrays = [labels.reshape((1,) * (rank - labels.ndim) + labels.shape) for labels in call.inputs]
     merged = np.broadcast_shapes(*(labels.shape for labels in arrays))
-    operands = []
+    operands, whole = [], set()
     for labels, shape in zip(arrays, shapes, strict=True):
         sizes = (1,) * (rank - len(shape)) + shape
         if any(size == 1 and wide > 1 for size, wide in zip(sizes, merged, strict=True)):
             # One channel spread over many is not one of them, and cannot be zero for some of them only.
             call.freeze(labels, f"broadcast over the channels in {call.record.name}")
+            whole |= _wide(sizes, merged)
         else:
             operands.append(labels)
     if not operands:
         return give_up(call, f"outer product in {call.record.name}")
     for constant in _constants(call):
-        sizes = (1,) * (rank - np.ndim(constant)) + np.shape(constant)
-        if any(size > 1 and wide > 1 for size, wide in zip(sizes, merged, strict=True)):  # it could not be sliced
+        along = _wide((1,) * (rank - np.ndim(constant)) + np.shape(constant), merged)
+        if along.issuperset((axis for axis, wide in enumerate(merged) if wide > 1)):  # it could not be sliced
             return give_up(call, f"{call.record.name} has constants per channel")
+        whole |= along
     for labels in operands[1:]:
         call.tie(operands[0], labels)
-    return np.broadcast_to(operands[0], np.broadcast_shapes(*(labels.shape for labels in operands)))
+    labels = np.broadcast_to(operands[0], np.broadcast_shapes(*(labels.shape for labels in operands)))
+    for axis in whole:  # what an operand that stays as it is has one of for each, as for every channel of a head
+        call.tie(labels, labels.take([0], axis))
+    return labels
+
+
+def _wide(sizes: tuple[int, ...], merged: tuple[int, ...]) -> set[int]:
+    """The axes along which a tensor of these sizes has one value for each label."""
+    return {axis for axis, (size, wide) in enumerate(zip(sizes, merged, strict=True)) if size > 1 and wide > 1}
 
 
 def constant_per_channel(call: Call) -> str:

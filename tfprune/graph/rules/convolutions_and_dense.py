@@ -137,3 +137,23 @@ def _embedding(call: Call) -> Labels:
     call.weight(layer.embeddings, {1: created})
     call.count("output_dim", created)
     return call.place(created)
+
+
+@rule_of_keras("ReversibleEmbedding")
+def _reversible_embedding(call: Call) -> Labels:
+    """An embedding that is asked for tokens as well, with the same weight or one of its own."""
+    layer, channels = call.operation, call.create(call.operation.output_dim)
+    own = None if layer.tie_weights else layer.reverse_embeddings
+    call.weight(layer.embeddings, {1: channels})
+    call.count("output_dim", channels)
+    if not call.node.arguments.kwargs.get("reverse", False):
+        call.weight(own, {0: channels})
+        call.freeze(call.inputs[0], f"indices into {call.record.name}")
+        return call.place(channels)
+    call.tie(call.mix(0), channels)
+    # The kernel that it multiplies with has as many elements transposed.
+    call.weight(
+        layer.embeddings if own is None else own, {1 if own is None else 0: channels}, positions(call.output_shape, -1)
+    )
+    call.weight(own, {0: channels})
+    return call.frozen_labels(len(call.output_shape), f"tokens out of {call.record.name}")

@@ -123,7 +123,8 @@ def einsum_dense(call: Call) -> Labels:
     """A kernel whose axes are given by an equation.
 
     Of the axes that the kernel creates the first that is wider than one is the layer's channels (the heads, where
-    it makes heads). The others keep their sizes, and so does what passes beside: both together would be pairs.
+    it makes heads), those before the positions aside (experts). The others keep their sizes, and so does what passes
+    beside: both together would be pairs.
     """
     layer = call.operation
     (source, kernel), result = _letters(layer.equation, [call.inputs[0].ndim, len(layer.kernel.shape)])
@@ -131,7 +132,12 @@ def einsum_dense(call: Call) -> Labels:
     varied = [axis for axis, size in enumerate(labels.shape) if size > 1]
     summed = [axis for axis in varied if source[axis] not in result]
     made = [letter for letter in result if letter in kernel and letter not in source]
-    created = max(made, key=lambda letter: layer.kernel.shape[kernel.index(letter)] > 1, default=None)
+    behind = max((result.index(letter) for letter in source if letter in result), default=0)
+    created = max(
+        made,
+        key=lambda letter: (layer.kernel.shape[kernel.index(letter)] > 1, result.index(letter) > behind),
+        default=None,
+    )
     passing = [axis for axis in varied if axis not in summed]
     axes: dict[str, Labels] = {}
     if passing and (created is not None or any(source[axis] not in kernel for axis in passing)):

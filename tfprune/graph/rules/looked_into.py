@@ -123,6 +123,7 @@ def _look_inside(call: Call) -> list[Labels]:
         return give_up(call, f"{name} is not known to tfprune, and gives {made} where it tells {told}")
     call.record.names = names_within(layer)
     outputs = flow(call, inside)
+    _follow(call, outputs)
     call.record.looked_into, call.inside, call.given = True, inside, outputs
     return outputs
 
@@ -140,6 +141,8 @@ def _flow(call: Call, inside: Inside, inputs: Sequence[Any]) -> list[Any]:
         values[number] = _View(variable, tuple(axis if size > 1 else None for axis, size in enumerate(shape)))
     for number, value in inside.constants.items():
         values[number] = call.frozen_labels(len(value.shape), f"constant in {call.record.name}")
+    for number in inside.counts:  # along positions, which stay
+        values[number] = call.fresh(1)
     for step in inside.steps:
         made = _step(call, step, [values[number] for number in step.inputs])
         values.update(zip(step.outputs, made, strict=True))
@@ -178,6 +181,15 @@ def _step(call: Call, step: Step, inputs: list[Any]) -> Sequence[Any]:
     return outputs
 
 
+def _follow(call: Call, outputs: Sequence[Any]) -> None:
+    """Tells of weights that a layer has no use for now, as a token for training: they are as wide as what it gives."""
+    given = [value for value in outputs if not isinstance(value, _View) and len(varying(value)) == 1]
+    widths = {labels.size: labels.ravel() for labels in given}
+    for index, weight in enumerate(call.record.weights):
+        if index not in call.record.axes:
+            call.weight(weight, {axis: widths[size] for axis, size in enumerate(weight.shape) if size in widths})
+
+
 def _within(call: Call, step: Step, inside: Inside, inputs: list[Any]) -> list[Any]:
     """What leaves a layer without a rule inside of another."""
     labels = [
@@ -199,6 +211,7 @@ def _within(call: Call, step: Step, inside: Inside, inputs: list[Any]) -> list[A
     ]
     if not any(isinstance(value, _View) for value in made):
         inner.given, inner.output = made, made[0]
+        _follow(inner, made)
     else:
         inner.of_weights = True
     call.steps[-1] = (inner, [])

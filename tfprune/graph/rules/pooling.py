@@ -54,7 +54,7 @@ def _reduction(call: Call) -> Labels | list[Labels]:
     """Over positions, a reduction keeps every channel apart; over channels only a sum can lose some."""
     labels = call.inputs[0]
     axes = {axis % labels.ndim for axis in axes_of(call.operation.axis, labels.ndim)}
-    if 0 in axes:
+    if 0 in axes and call.record.whole is None:  # inside of a layer the first axis may be another
         return give_up(call, f"{call.record.name} reduces over the batch")
     if any(labels.shape[axis] > 1 for axis in axes):
         if type(call.operation).__name__ in ("Mean", "Var") and narrow(call, call.operation.axis):
