@@ -426,16 +426,16 @@ class Strict(layers.Layer):
         return x
 
 
-class Forgetful(layers.Layer):
-    """Its config forgets how many times it is wider inside."""
+class Secretive(layers.Layer):
+    """Its config forgets how many times it is wider inside, and so do its attributes."""
 
     def __init__(self, times=1, **options):
         super().__init__(**options)
-        self.times = times
+        self.factor = times
 
     def build(self, shape):
-        self.inner = self.add_weight(shape=(shape[-1], self.times * shape[-1]), name="inner")
-        self.outer = self.add_weight(shape=(self.times * shape[-1], shape[-1]), name="outer")
+        self.inner = self.add_weight(shape=(shape[-1], self.factor * shape[-1]), name="inner")
+        self.outer = self.add_weight(shape=(self.factor * shape[-1], shape[-1]), name="outer")
 
     def call(self, x):
         return x @ self.inner @ self.outer
@@ -447,14 +447,57 @@ class Forgetful(layers.Layer):
 @pytest.mark.parametrize(
     ("layer", "fragment"),
     [
-        (Scaled(np.ones(6, "float32"), name="own"), "its get_config raises NotImplementedError: Object Scaled"),
-        (Forgetful(3, name="own"), "its config makes another layer than it is"),
+        (Scaled(np.ones(6, "float32"), name="own"), "its get_config raises NotImplementedError: Scaled .* 'factors'"),
+        (Secretive(3, name="own"), "its config makes another layer than it is"),
     ],
 )
 def test_a_layer_that_cannot_be_made_again_is_told_before_anything_is_promised(layer, fragment):
     model = network(lambda x: layers.Dense(2)(layer(layers.Dense(6)(layers.Dense(8)(x)))), (4,))
     with pytest.raises(PlanError, match=rf"own \(\w+\) cannot be made again: {fragment}.* cannot be unfolded"):
         tfprune.plan_channels(model, 0.5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Forgetful(layers.Layer):
+    """Its config forgets how many times it is wider inside."""
+
+    def __init__(self, times=1, bias="zeros", **options):
+        super().__init__(**options)
+        self.times, self._bias = times, keras.initializers.get(bias)
+
+    def build(self, shape):
+        self.inner = self.add_weight(shape=(shape[-1], self.times * shape[-1]), name="inner")
+        self.outer = self.add_weight(shape=(self.times * shape[-1], shape[-1]), name="outer")
+        self.shift = self.add_weight(shape=(shape[-1],), initializer=self._bias, name="shift")
+
+    def call(self, x):
+        return x @ self.inner @ self.outer + self.shift
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Unconfigured(Forgetful):
+    """It has no config at all: an argument is an object, so that Keras cannot tell it."""
+
+    def __init__(self, times, bias, **options):
+        super().__init__(times, bias, **options)
+
+    get_config = layers.Layer.get_config
+
+
+@pytest.mark.parametrize("layer", [Forgetful(3, name="own"), Unconfigured(3, keras.initializers.Ones(), name="own")])
+def test_what_a_config_does_not_tell_is_read_from_the_attributes_of_the_same_name(layer, tmp_path):
+    model = network(lambda x: layers.Dense(2)(layer(layers.Dense(6)(layers.Dense(8, name="wide")(x)))), (4,))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert len(plan.keep["wide"]) == 4
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+    small = plan.apply(model)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    np.testing.assert_allclose(loaded(x), small(x), rtol=1e-6)
 
 
 def test_a_layer_whose_constructor_takes_no_name_is_made_again():

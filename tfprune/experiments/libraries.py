@@ -65,7 +65,8 @@ _OWN: dict[str, dict[str, Any]] = {
     },
     "CSPNetBackbone": {
         "stem_filters": 16, "stem_kernel_size": 3, "stem_strides": 1, "stackwise_depth": [1, 2],
-        "stackwise_strides": [2, 2], "stackwise_num_filters": [32, 64], "block_type": "dark",
+        "stackwise_strides": [2, 2], "stackwise_num_filters": [32, 64], "block_type": "dark_block",
+        "stage_type": "dark",
     },
     **{name: {"sliding_window": 8} for name in ("GptOssBackbone", "MistralBackbone", "MixtralBackbone")},
 }  # fmt: skip

@@ -139,8 +139,10 @@ class Call:
         labels = np.moveaxis(self.inputs[index], axis, -1)
         if labels.size != labels.shape[-1]:
             self.freeze(labels, f"varies along more than the channel axis of {self.record.name}")
-        size = self.input_shapes[index][axis] or 1
-        return np.broadcast_to(labels.reshape(-1, labels.shape[-1])[0], (size,))
+        size = self.input_shapes[index][axis]
+        if size == 0:
+            return np.zeros(0, np.int64)
+        return np.broadcast_to(labels.reshape(-1, labels.shape[-1])[0], (size or 1,))
 
     def mix(self, index: int = 0, axis: int = -1) -> Labels:
         """Like `channels`, for an operation that sums over them: here a removed channel must be zero."""

@@ -17,6 +17,7 @@ from keras import tree
 
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
+from tfprune.graph.calls_inside import Apart, Run
 from tfprune.graph.keras_internals import Arguments
 from tfprune.support.checks import error_line
 
@@ -136,12 +137,12 @@ def _traced(
 ) -> Inside:
     """Runs the call; `apart`: layers inside that are not known are steps; `lengths`: of open axes."""
     inner = [own for own in keras_internals.layers_within(layer) if own is layer or not is_known(own)]
-    inside = keras_internals.calls_inside(layer, is_known, apart, training, lengths)
-    with _variables_as_tensors(inner) as variables, inside as met:
+    run = Run(layer, is_known, apart, training, lengths)
+    with _variables_as_tensors(inner) as variables, run.recording():
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
-        return _Recorder(variables, met, apart, lengths).inside(layer, entering, outputs)
+        return _Recorder(variables, run, apart, lengths).inside(layer, entering, outputs)
 
 
 class _Recorder:
@@ -149,12 +150,12 @@ class _Recorder:
 
     Args:
         variables: Variables of layers' own, each with the tensor in its place before it.
-        met: What else was met.
+        met: The run.
         apart: Whether layers that are not known are steps.
         lengths: Sizes of open axes.
     """
 
-    def __init__(self, variables: Sequence[tuple[Any, Any]], met: keras_internals.Met, apart: bool, lengths: Set[int]):
+    def __init__(self, variables: Sequence[tuple[Any, Any]], met: Run, apart: bool, lengths: Set[int]):
         self._variables, self._met, self._apart, self._lengths = variables, met, apart, lengths
 
     def inside(self, layer: Any, entering: Sequence[Any], outputs: Sequence[Any]) -> Inside:
@@ -188,7 +189,7 @@ class _Recorder:
         inputs, first = [numbers[id(tensor)] for tensor in given.tensors], 1 + max(numbers.values(), default=-1)
         numbers.update((id(tensor), first + place) for place, tensor in enumerate(made))
         outputs, shapes = range(first, first + len(made)), [tuple(tensor.shape) for tensor in made]
-        if not isinstance(operation, keras_internals.Apart):
+        if not isinstance(operation, Apart):
             return Step(operation, given, inputs, outputs, shapes)
         inside = self.inside(operation.layer, operation.entering, operation.made)
         return Step(operation.layer, self._opened(given), inputs, outputs, shapes, inside)

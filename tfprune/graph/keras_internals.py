@@ -9,16 +9,13 @@ for which all of it was tried.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import keras.src.backend as keras_backend
-import numpy as np
 from keras import tree
 
 
@@ -245,152 +242,26 @@ def losses_kept(layer: keras.Layer) -> Iterator[None]:
             own._loss_ids.update(identities)
 
 
-class Apart(keras.Operation):
-    """The call of a layer whose steps hang together by themselves, between tensors of their own.
-
-    Args:
-        layer: The layer.
-        entering: The symbolic tensors that its steps start from, one for each tensor among the arguments.
-        made: Those that its steps end in.
-
-    Attributes:
-        layer, entering, made: As given.
-        given: The symbolic tensors that stand outside for those of `made`.
-    """
-
-    def __init__(self, layer: keras.Layer, entering: Sequence[Any], made: Sequence[Any]):
-        super().__init__()
-        self.layer, self.entering, self.made = layer, entering, made
-        self.given = [keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in made]
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """Those outside: nothing is left to be computed."""
-        return self.given
-
-
-@dataclasses.dataclass
-class Met:
-    """What was met while a layer ran on symbolic tensors.
-
-    Attributes:
-        constants: Constants that known layers with weights were called with, each with the tensor in its place.
-        counts: Numbers from 0 up to the length of an open axis, each with the tensor in its place.
-        adding: Identities of the layers that add losses of their own, which symbolic tensors cannot.
-    """
-
-    constants: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
-    counts: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
-    adding: set[int] = dataclasses.field(default_factory=set)
+def set_shape(tensor: Any, shape: Sequence[int | None]) -> None:
+    """Corrects the shape of a KerasTensor."""
+    tensor._shape = tuple(shape)
 
 
 @contextlib.contextmanager
-def calls_inside(
-    layer: keras.Layer, is_known: Callable[[Any], bool], apart: bool, training: bool, lengths: Container[int] = ()
-) -> Iterator[Met]:
-    """Has layers inside of a layer that are not known run their `call` at once, each apart from the others.
-
-    All are called with `training`, unless they are told themselves. Known ones with weights that are called with
-    constants are called with symbolic tensors instead; both are given, in pairs. Losses are not added. All of them
-    forget these calls at the end.
-
-    Args:
-        layer: The layer.
-        is_known: Whether there is a rule for a layer.
-        apart: Whether calls of layers are recorded as `Apart`; otherwise their steps are among those around them.
-        training: Whether they are called as in training.
-        lengths: Sizes of open axes: of `arange` up to one of them a symbolic tensor is made, too.
-    """
-    own = set(map(id, layers_within(layer)))
-    original, adding, met = keras.Layer.__call__, keras.Layer.add_loss, Met()
-    numpy, within = keras_backend.numpy, [0]  # layers that are known and being called
-    arange = numpy.arange
-
-    def symbolic(value: Any) -> Any:
-        if not keras.ops.is_tensor(value) and not isinstance(value, np.ndarray):
-            return value
-        met.constants.append((keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)), value))
-        return met.constants[-1][0]
-
-    def added(self: Any, loss: Any) -> None:
-        met.adding.add(id(self))
-
-    def counted(start: Any, stop: Any = None, step: Any = None, dtype: Any = None) -> Any:
-        value = arange(start, stop, step=step, dtype=dtype)
-        first, last = (0, start) if stop is None else (start, stop)
-        whole = all(isinstance(one, int) for one in (first, last)) and step in (None, 1)
-        if within[0] or not whole or first != 0 or last not in lengths:
-            return value
-        met.counts.append((keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)), value))
-        return met.counts[-1][0]
-
-    def unknown(self: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        leaves = tree.flatten((args, kwargs))
-        if not apart or not any(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
-            return self.call(*args, **kwargs)
-        has_parts = bool(self.weights) or len(layers_within(self)) > 1
-        try:
-            return _called_apart(self, args, kwargs)
-        except Exception:  # whatever the code of others raises
-            if has_parts:
-                raise
-        return original(self, *args, **kwargs)  # it stays what it is, and is frozen with the reason
-
-    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self is layer:
-            raise RecursionError("it calls itself")
-        if "training" in inspect.signature(self.call).parameters:
-            kwargs = {"training": training, **kwargs}
-        if id(self) in own and self.built:
-            if not is_known(self):
-                return unknown(self, args, kwargs)
-            leaves = tree.flatten((args, kwargs))
-            if self.weights and not any(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
-                args, kwargs = tree.map_structure(symbolic, (args, kwargs))
-        within[0] += 1
-        try:
-            outputs = original(self, *args, **kwargs)
-        finally:
-            within[0] -= 1
-        leaves = tree.flatten(outputs)
-        if any(isinstance(leaf, keras.KerasTensor) and None in leaf.shape for leaf in leaves):
-            # What some layers tell of their shapes is what was known when they were built.
-            specs = keras.Operation.compute_output_spec(self, *args, **kwargs)
-            for leaf, spec in zip(leaves, tree.flatten(specs), strict=True):
-                leaf._shape = spec.shape
-        return outputs
-
-    keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = called, added, counted
+def replaced(call: Callable, add_loss: Callable, arange: Callable) -> Iterator[None]:
+    """Puts functions in the places of `Layer.__call__`, `Layer.add_loss` and what `keras.ops.arange` computes with."""
+    numpy = keras_backend.numpy
+    before = keras.Layer.__call__, keras.Layer.add_loss, numpy.arange
+    keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = call, add_loss, arange
     try:
-        with no_trace_left(layer):
-            yield met
+        yield
     finally:
-        keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = original, adding, arange
+        keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = before
 
 
-def _called_apart(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Runs the call of a layer on tensors of its own, and records it as one operation."""
-    stand_ins: dict[int, Any] = {}
-
-    def stand_in(value: Any) -> Any:
-        if not isinstance(value, keras.KerasTensor):
-            return value
-        if id(value) not in stand_ins:
-            stand_ins[id(value)] = keras.KerasTensor(value.shape, value.dtype)
-            if (mask := time_mask(value)) is not None:
-                set_time_mask(stand_ins[id(value)], mask)
-        return stand_ins[id(value)]
-
-    own_args, own_kwargs = tree.map_structure(stand_in, (args, kwargs))
-    outputs = layer.call(*own_args, **own_kwargs)
-    leaves = tree.flatten(outputs)
-    made = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
-    if not made:
-        return outputs
-    entering = [stand_in(leaf) for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
-    given = iter(Apart(layer, entering, made).symbolic_call(*args, **kwargs))
-    return tree.pack_sequence_as(
-        outputs, [next(given) if isinstance(leaf, keras.KerasTensor) else leaf for leaf in leaves]
-    )
+def plain_arange() -> Callable:
+    """What `keras.ops.arange` computes with."""
+    return keras_backend.numpy.arange
 
 
 def of_every_layer(name: str) -> bool:

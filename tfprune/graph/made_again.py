@@ -6,7 +6,6 @@ its shapes when it is made. So fields whose numbers fit are tried, until all sha
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import weakref
@@ -18,15 +17,14 @@ import numpy as np
 
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
-from tfprune.graph.inside import Inside, fixed, look_inside
+from tfprune.graph.inside import fixed
 from tfprune.graph.keras_internals import losses_kept
+from tfprune.graph.layer_configs import config_of, from_config, is_loadable
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.masking import run_masked
-from tfprune.graph.rules.dispatch import has_rule
+from tfprune.graph.made_alike import computes_the_same, goes_alike, left_of_inputs, left_of_weight
 from tfprune.support.checks import error_line
 
 _TRIES, _MOST = 32, 4096  # how many values of the fields are tried, of how many
-_OF_EVERY_LAYER = ("name", "trainable", "dtype", "autocast", "activity_regularizer")
 Path = tuple[str | int, ...]
 # Layer -> what was tried of it -> the fields and their values; None: in vain. By layer, because a layer may have
 # attributes that its config does not tell.
@@ -40,13 +38,15 @@ def changed_config(record: Record, kept: Kept) -> dict[str, Any]:
         PlanError: If none is found that makes a layer of the right shapes.
     """
     try:
-        config = record.operation.get_config()
+        config = config_of(record.operation)
     except Exception as error:  # whatever the code of others raises
         raise PlanError(
             f"{_named(record)} cannot be made again: its get_config raises {error_line(error)[:120]}"
         ) from error
-    wanted: list[Shape] = [_left(shape, record.axes.get(index, {}), kept) for index, shape in enumerate(record.shapes)]
-    entering = [_entering(call, kept) for call in record.calls]
+    wanted: list[Shape] = [
+        left_of_weight(shape, record.axes.get(index, {}), kept) for index, shape in enumerate(record.shapes)
+    ]
+    entering = [left_of_inputs(call, kept) for call in record.calls]
     unchanged = wanted == record.shapes and all(
         new == call.input_shapes for new, call in zip(entering, record.calls, strict=True)
     )
@@ -76,7 +76,7 @@ def check_made_whole(record: Record) -> None:
     if not isinstance(layer, keras.Layer) or not record.weights or type(layer).__module__.startswith("keras."):
         return
     try:
-        made = from_config(type(layer), layer.get_config())
+        made = from_config(type(layer), config_of(layer))
         for call in record.calls:
             _call_on_zeros(made, call, call.input_shapes)
     except Exception as error:  # whatever the code of others raises
@@ -95,39 +95,8 @@ def _call_on_zeros(layer: Any, call: Call, shapes: Sequence[Shape]) -> None:
     layer(*args, **kwargs)
 
 
-def is_loadable(record: Record) -> bool:
-    """Whether Keras can make the layer of its own config, as when a file is loaded."""
-    try:
-        record.operation.__class__.from_config(record.operation.get_config())
-    except Exception:  # whatever the code of others raises
-        return False
-    return True
-
-
 def _named(record: Record) -> str:
     return f"{record.name} ({type(record.operation).__name__})"
-
-
-def from_config(kind: Any, config: dict[str, Any]) -> Any:
-    """A layer of a config; what its constructor does not take is set afterwards, if it is known how, or left out.
-
-    Raises:
-        Whatever the class raises.
-    """
-    try:
-        return kind.from_config(config)
-    except TypeError:
-        parameters = inspect.signature(kind).parameters
-        passed_on = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-        taken = {*parameters, *(_OF_EVERY_LAYER if passed_on else ())}
-        if taken.issuperset(config):
-            raise
-        layer = kind.from_config({key: value for key, value in config.items() if key in taken})
-        if "name" in config:
-            layer.name = config["name"]
-        if "trainable" in config:
-            layer.trainable = config["trainable"]
-        return layer
 
 
 def unmakeable(record: Record, group_of: Labels, frozen: Mapping[int, str], at_once: bool = False) -> dict[int, str]:
@@ -198,11 +167,13 @@ def _search(
         sizes.setdefault(old, set()).add(new)
     fields = {path: _candidates(value, sizes) for path, value in _whole_numbers(config)}
     fields = {path: values for path, values in fields.items() if len(values) > 1}
-    needed = len({(old, new) for old, new in made - given if old != new})
+    changed = {(old, new) for old, new in made - given if old != new}
+    # A field has one value, and so serves one width, and those that are so many times as wide.
+    needed = len([pair for pair in changed if not any(_is_times(pair, other) for other in changed)])
     if needed > len(fields):
-        return None  # a field has one value, and so serves one width
+        return None
     # By Keras' own means, so that what is saved can be loaded; unless the layer as it is could not be loaded either.
-    make = (lambda kind, own: kind.from_config(own)) if is_loadable(record) else from_config
+    make = (lambda kind, own: kind.from_config(own)) if is_loadable(record.operation) else from_config
     choices = list(itertools.islice(itertools.product(*fields.values()), _MOST))
     current = [value for path, value in _whole_numbers(config) if path in fields]
 
@@ -215,6 +186,12 @@ def _search(
         if _makes(record, _with(config, found), wanted, entering, kept, make):
             return found
     return None
+
+
+def _is_times(pair: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether a width, before and after, is several times another."""
+    times, rest = divmod(pair[0], other[0])
+    return times > 1 and not rest and pair[1] == times * other[1]
 
 
 def _candidates(value: int, sizes: dict[int, set[int]]) -> list[int]:
@@ -286,123 +263,9 @@ def _makes(
             _call_on_zeros(layer, call, shapes)
             if [tuple(weight.shape) for weight in layer.weights] != wanted:
                 return False
-            if not _goes_alike(layer, call, shapes, kept):
+            if not goes_alike(layer, call, shapes, kept):
                 return False
         with losses_kept(record.operation):
-            return _computes_the_same(record, layer, entering, kept)
+            return computes_the_same(record, layer, entering, kept)
     except Exception:  # whatever the code of others raises on numbers that do not go together
         return False
-
-
-# What sums of 16 bits may differ by, relative to their size.
-_ROUGH = {"bfloat16": 0.05, "float16": 0.01}
-
-
-def _computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], kept: Kept) -> bool:
-    """Whether it computes, with random weights, what the whole layer does when it is masked.
-
-    Shapes do not tell everything: a scale may follow from a width.
-    """
-    generator, others = np.random.default_rng(0), []
-    for index, (old, new) in enumerate(zip(record.weights, layer.weights, strict=True)):
-        value = left = np.asarray(generator.uniform(0.1, 0.9, record.shapes[index]), np.float32)
-        for axis, labels in record.axes.get(index, {}).items():
-            left = left.compress(kept[labels], axis)
-        others.append((old, keras.ops.cast(value, old.dtype)))
-        new.assign(left)
-    for call, shapes in zip(record.calls, entering, strict=True):
-        drawn = [
-            _drawn(generator, tensor, shape) for tensor, shape in zip(call.node.arguments.tensors, shapes, strict=True)
-        ]
-        whole = [
-            _spread(value, labels, shape, kept)
-            for value, labels, shape in zip(drawn, call.inputs, call.input_shapes, strict=True)
-        ]
-        args, kwargs = call.node.arguments.filled([keras.ops.convert_to_tensor(value) for value in drawn])
-        received = keras.tree.flatten(layer(*args, **kwargs))
-        values = [keras.ops.convert_to_tensor(value) for value in whole]
-        with keras.StatelessScope(state_mapping=others):
-            expected, again = (keras.tree.flatten(run_masked(call, values, kept, None)) for _ in range(2))
-        if any(bool(keras.ops.any(one != two)) for one, two in zip(expected, again, strict=True)):
-            continue  # it draws at random, so that its numbers tell nothing
-        for one, other, labels in zip(expected, received, call.given, strict=True):
-            rough = _ROUGH.get(getattr(record.operation, "compute_dtype", ""), 1e-3)
-            one, other = (np.asarray(keras.ops.cast(value, "float32")) for value in (one, other))
-            one = _compressed(one, labels, kept)
-            noise = 0.1 * rough * np.abs(one).max(initial=0)
-            if one.shape != other.shape or not np.allclose(one, other, rtol=rough, atol=noise):
-                return False
-    return True
-
-
-def _drawn(generator: np.random.Generator, tensor: Any, shape: Shape) -> np.ndarray:
-    """Random values of a shape and the dtype of a tensor; whole numbers are 0 and 1."""
-    if "float" in str(tensor.dtype):
-        return generator.normal(size=fixed(shape)).astype(tensor.dtype)
-    return generator.integers(0, 2, fixed(shape)).astype(str(tensor.dtype))
-
-
-def _spread(value: np.ndarray, labels: Labels, shape: Shape, kept: Kept) -> np.ndarray:
-    """A value for the kept channels among zeros for the removed ones."""
-    whole = np.zeros(fixed(shape), value.dtype)
-    whole[np.ix_(*_places(whole.shape, labels, kept))] = value
-    return whole
-
-
-def _compressed(value: np.ndarray, labels: Labels, kept: Kept) -> np.ndarray:
-    """What a value has of the kept channels."""
-    return value[np.ix_(*_places(value.shape, labels, kept))]
-
-
-def _places(shape: Sequence[int], labels: Labels, kept: Kept) -> list[np.ndarray]:
-    """Along every axis the places of what is kept."""
-    along = _kept_along(labels, kept)
-    return [along[axis] if axis in along else np.arange(size) for axis, size in enumerate(shape)]
-
-
-def _kept_along(labels: Labels, kept: Kept) -> dict[int, np.ndarray]:
-    """Axis along which labels vary -> the places of what is kept."""
-    found = {}
-    for axis, size in enumerate(labels.shape):
-        if size > 1:
-            others = tuple(other for other in range(labels.ndim) if other != axis)
-            found[axis] = np.flatnonzero(kept[labels].any(axis=others))
-    return found
-
-
-def _goes_alike(layer: Any, call: Call, shapes: list[Shape], kept: Kept) -> bool:
-    """Whether the operations inside are those of the whole layer, and give the shapes that the labels foretell."""
-    inside = look_inside(layer, call.node.arguments, shapes, has_rule)
-    return call.inside is not None and _steps_alike(inside, call.inside, call, kept)
-
-
-def _steps_alike(inside: Inside, whole: Inside, call: Call, kept: Kept) -> bool:
-    if len(inside.steps) != len(whole.steps):
-        return False
-    for step, old_step, (inner, labels) in zip(inside.steps, whole.steps, call.steps, strict=True):
-        if type(step.operation) is not type(old_step.operation):
-            return False
-        for shape, old, own in zip(step.output_shapes, old_step.output_shapes, labels, strict=True):
-            if own is not None and tuple(shape) != _left_of(old, own, kept):
-                return False
-        if old_step.inside is None or inner is None:
-            continue
-        if step.inside is None or not _steps_alike(step.inside, old_step.inside, inner, kept):
-            return False
-    return True
-
-
-def _entering(call: Call, kept: Kept) -> list[Shape]:
-    """The shapes of what enters when only the kept channels are left."""
-    return [_left_of(shape, labels, kept) for shape, labels in zip(call.input_shapes, call.inputs, strict=True)]
-
-
-def _left_of(shape: Sequence[int | None], labels: Labels, kept: Kept) -> Shape:
-    """The shape of a tensor that has these labels when only the kept ones are left."""
-    along = _kept_along(labels, kept)
-    return tuple(len(along[axis]) if axis in along else size for axis, size in enumerate(shape))
-
-
-def _left(shape: Sequence[int], axes: dict[int, Labels], kept: Kept) -> tuple[int, ...]:
-    """The shape of a weight when only the kept channels are left."""
-    return tuple(int(np.count_nonzero(kept[axes[axis]])) if axis in axes else size for axis, size in enumerate(shape))

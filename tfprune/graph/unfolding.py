@@ -22,8 +22,10 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import BATCH, Inside, Step, look_inside
+from tfprune.graph.layer_configs import is_loadable
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.made_again import changed_config, is_loadable, unmakeable
+from tfprune.graph.made_again import changed_config, unmakeable
+from tfprune.graph.made_alike import left_of
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.dispatch import find_rule, has_rule
 
@@ -47,7 +49,7 @@ def needs_unfolding(record: Record, kept: Kept) -> bool:
         if _possible(record):
             return True
         raise PlanError(f"{error}, and cannot be unfolded.") from error
-    return not is_loadable(record) and _possible(record)
+    return not is_loadable(record.operation) and _possible(record)
 
 
 def made_of(record: Record, kept: Kept) -> Iterator[Record]:
@@ -218,17 +220,26 @@ def passes(call: Call, number: int) -> bool:
 
 
 def _passes(inside: Inside, step: Step) -> bool:
-    if type(step.operation).__name__ != "BroadcastTo" or set(step.outputs) & set(inside.outputs):
+    if type(step.operation).__name__ != "BroadcastTo":
         return False
-    (made,), (narrow,) = step.outputs, step.arguments.tensors
+    return _may_be(inside, step.outputs[0], tuple(step.arguments.tensors[0].shape))
+
+
+def _may_be(inside: Inside, made: int, narrow: tuple[int, ...]) -> bool:
+    """Whether a tensor may have a shape that is narrower than its own: whatever reads it spreads it by itself."""
+    if made in inside.outputs:
+        return False
     for reader in inside.steps:
         if made not in reader.inputs:
             continue
         shapes = [
-            tuple(narrow.shape if number == made else tensor.shape)
+            narrow if number == made else tuple(tensor.shape)
             for number, tensor in zip(reader.inputs, reader.arguments.tensors, strict=True)
         ]
-        if find_rule(reader.operation) is not merge or np.broadcast_shapes(*shapes) != reader.output_shapes[0]:
+        if find_rule(reader.operation) is not merge:
+            return False
+        spread = np.broadcast_shapes(*shapes)
+        if spread != reader.output_shapes[0] and not _may_be(inside, reader.outputs[0], spread):
             return False
     return True
 
@@ -295,7 +306,7 @@ def _sizes(one: Step, other: Step) -> tuple[tuple[int, ...], bool] | None:
     return (tuple(found), keeps_batch) if found[keeps_batch:].count(-1) <= 1 else None
 
 
-def reshape_sizes(call: Call, kept: Kept) -> dict[int, tuple[tuple[int, ...], bool]]:
+def reshape_sizes(call: Call, kept: Kept) -> dict[int, tuple[Shape, bool]]:
     """Number of a step that is a reshape -> its sizes for the channels that are kept, and if the batch is none of them.
 
     Raises:
@@ -307,11 +318,10 @@ def reshape_sizes(call: Call, kept: Kept) -> dict[int, tuple[tuple[int, ...], bo
     found = {}
     for number, (one, two) in enumerate(zip(call.inside.steps, traced.other.steps, strict=True)):
         if type(one.operation).__name__ == "Reshape" and not isinstance(one.operation, keras.layers.Layer):
-            sizes, inner = _sizes(one, two), call.steps[number][0]
-            if sizes is not None and inner is not None:
+            sizes, (inner, (labels, *_)) = _sizes(one, two), call.steps[number]
+            if sizes is not None and inner is not None and labels is not None:
                 whole, keeps_batch = sizes
-                value, _ = inner.record.settings.get("newshape", (None, None))
-                left = whole if value is None else value(kept)
+                left = left_of(one.output_shapes[0], labels, kept)
                 every = [-1 if size == -1 else own for size, own in zip(whole, left, strict=True)]
                 found[number] = (tuple(every[keeps_batch:]), keeps_batch)
     return found

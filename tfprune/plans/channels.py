@@ -14,8 +14,8 @@ from tfprune.cost.profiling import cost_notes, profile_graph, selecting_flops
 from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import NORMALIZATIONS, ChannelGraph
+from tfprune.graph.layer_configs import is_loadable
 from tfprune.graph.ledger import Kept
-from tfprune.graph.made_again import is_loadable
 from tfprune.graph.unfolding import made_of
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
 from tfprune.plans.files import PAIR, Form, PlanFile
@@ -140,7 +140,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                 notes = [*notes, f"{layer} becomes the layers inside of it; no config of it has these widths"]
         parts = [part for parts in made.values() for part in parts]
         for part in parts:
-            if part.looked_into and not is_loadable(part):
+            if part.looked_into and not is_loadable(part.operation):
                 layer = f"{part.name} ({type(part.operation).__name__})"
                 notes = [
                     *notes,

@@ -22,21 +22,22 @@ import numpy as np
 from keras import tree
 
 from tfprune.errors import PlanError
-from tfprune.graph.calls import Call, Record
+from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.keras_internals import (
     carry_over_decay,
     compile_settings,
-    lambda_output_shape,
     layers_within,
     maker,
     wrapped_functions,
 )
+from tfprune.graph.layer_configs import config_of, from_config, telling
 from tfprune.graph.ledger import Kept
-from tfprune.graph.made_again import changed_config, from_config
+from tfprune.graph.made_again import changed_config
 from tfprune.graph.unfolding import counted_along, needs_unfolding, passes, reshape_sizes
 from tfprune.graph.walk import free_name, pack_inputs, pack_outputs
 from tfprune.support.checks import first_line
+from tfprune.surgery.configs import lambda_again, own_objects, seeded, without_arrays, without_shapes
 from tfprune.surgery.layers import plain_weights
 
 Edit = Callable[[Record, dict], tuple[type, dict]]
@@ -82,6 +83,7 @@ class Built:
         self._taken |= {maker(tensor).name for tensor in graph.model.inputs}
         self._made: dict[str, Any] = {}  # operation -> the one that takes its place
         self._records: dict[str, Record] = {}
+        self._unfolds = any(needs_unfolding(record, kept) for record in graph.records.values())
         model = graph.model
         inputs = [keras.layers.InputLayer.from_config(maker(tensor).get_config()).output for tensor in model.inputs]
         outputs = _named(graph.replay(inputs, self._run), model, self._made)
@@ -119,6 +121,8 @@ class Built:
             return values[call.passes]
         if needs_unfolding(call.record, self._kept):
             return self._unfolded(call, values)
+        if self._unfolds and (factor := _scale(call)) is not None:
+            return self._scaled(call, values[0], factor)
         return self._called(call, *call.node.filled(values))
 
     def _called(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -157,7 +161,8 @@ class Built:
             else:
                 args, kwargs = step.arguments.filled(given)
                 kwargs = _telling(step.operation, kwargs)
-                outputs = self._called(inner, args, kwargs)
+                factor = _scale(inner)
+                outputs = self._called(inner, args, kwargs) if factor is None else self._scaled(inner, given[0], factor)
             known.update(zip(step.outputs, tree.flatten(outputs), strict=True))
         return [known[place] for place in inside.outputs]
 
@@ -176,13 +181,29 @@ class Built:
             maker(tensor).name = self._name(f"{call.record.name}/count")
         return counted
 
-    def _reshaped(self, inner: Call, value: Any, sizes: tuple[int, ...], keeps_batch: bool) -> Any:
+    def _scaled(self, inner: Call, value: Any, factor: float) -> Any:
+        return keras.layers.Rescaling(factor, dtype=value.dtype, name=self._name(inner.record.name))(value)
+
+    def _reshaped(self, inner: Call, value: Any, sizes: Shape, keeps_batch: bool) -> Any:
         name = self._name(inner.record.name)
         if keeps_batch:
             return keras.layers.Reshape(sizes, name=name)(value)
         made = keras.ops.reshape(value, sizes)
         maker(made).name = name
         return made
+
+
+def _scale(call: Call) -> float | None:
+    """The number that a call multiplies a tensor with, if that is what it does.
+
+    What `keras.ops.multiply` makes of a number passes for sparse, which many layers do not take.
+    """
+    arguments = call.node.arguments
+    if type(call.operation).__name__ != "Multiply" or len(arguments.tensors) != 1 or arguments.kwargs:
+        return None
+    (factor,) = (value for value in arguments.args if not isinstance(value, keras.KerasTensor))
+    is_float = keras.backend.is_float_dtype(arguments.tensors[0].dtype)
+    return float(factor) if is_float and np.ndim(factor) == 0 else None
 
 
 def _telling(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -265,7 +286,7 @@ def _named(outputs: list, model: keras.Model, made: dict[str, Any]) -> list:
 def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None, name: str) -> Any:
     operation, kind = record.operation, type(record.operation)
     try:
-        config = operation.get_config()
+        config = config_of(operation)
     except NotImplementedError as error:
         if type(operation).get_config is keras.Layer.get_config and kind.__module__.startswith("keras."):
             # Keras' own layer with no arguments but those of every layer, one of which has no config: a dtype policy.
@@ -279,78 +300,26 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None, nam
         config = changed_config(record, kept)
     for key, (value, _) in record.settings.items():
         config[key] = value(kept)
-    config = _without_shapes(config)
+    config = without_shapes(config)
     config["name"] = name
     if any(index in record.axes for index in range(len(record.weights))):
-        config = _without_arrays(config, record.name, fresh=seed is not None)
-    config |= _own_objects(operation, config)
+        config = without_arrays(config, record.name, fresh=seed is not None)
+    config |= own_objects(operation, config)
     if seed is not None:
-        config = _seeded(config, seed, record.name)
+        config = seeded(config, seed, record.name)
     if edit is not None:
         kind, config = edit(record, config)
     # Keras refuses to make functions from configs, and here they are.
     if kind is keras.layers.Lambda:
-        return _lambda_again(operation, record.name)
+        return lambda_again(operation, record.name)
     if isinstance(getattr(operation, "layer", None), keras.layers.Lambda):
-        return kind(**{**config, "layer": _lambda_again(operation.layer, operation.layer.name)})
+        return kind(**{**config, "layer": lambda_again(operation.layer, operation.layer.name)})
     try:
-        return from_config(kind, config)
+        return telling(from_config(kind, config), config)
     except (TypeError, ValueError) as error:
         raise PlanError(
             f"{record.name} cannot be made again from the config of its {kind.__name__}: {first_line(error)}"
         ) from error
-
-
-def _lambda_again(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
-    return keras.layers.Lambda(layer.function, lambda_output_shape(layer), layer.mask, layer.arguments, name=name)
-
-
-def _own_objects(operation: Any, config: dict) -> dict:
-    """The activations, regularizers, constraints and initializers of a layer that nobody can find by name.
-
-    Activations, always: the same function under another name would not be known for what it is.
-    """
-
-    def is_own(key: str) -> bool:
-        value = getattr(operation, key, None)
-        module = getattr(value, "__module__", None) or type(value).__module__
-        parts = ("regularizer", "constraint", "initializer")
-        stateless = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
-        if isinstance(value, keras.layers.Layer) and not isinstance(value, stateless):
-            return False  # it has weights, or gets some: the new layer needs one of its own
-        return value is not None and (key == "activation" or (key.endswith(parts) and not module.startswith("keras")))
-
-    return {key: getattr(operation, key) for key in config if is_own(key)}
-
-
-def _without_shapes(config: Any) -> Any:
-    """Drops the shapes with which Keras would build the layers inside of wrappers; they are the old ones."""
-    if not isinstance(config, dict):
-        return config
-    return {key: _without_shapes(value) for key, value in config.items() if key != "build_config"}
-
-
-def _without_arrays(config: dict, name: str, fresh: bool) -> dict:
-    """Replaces initializers that are whole arrays, which have the old shape; inherited weights need none."""
-
-    def is_array(value: Any) -> bool:
-        config = value.get("config") if isinstance(value, dict) else None
-        return isinstance(config, dict) and isinstance(config.get("value"), (dict, list))
-
-    arrays = [key for key, value in config.items() if key.endswith("initializer") and is_array(value)]
-    if arrays and fresh:
-        raise PlanError(f"{name} starts from an array ({arrays[0]}), so there are no fresh weights of another shape.")
-    return {key: "zeros" if key in arrays else value for key, value in config.items()}
-
-
-def _seeded(config: Any, seed: int, path: str) -> Any:
-    """Gives every `seed` field in a config a value that follows from the seed and the field's path."""
-    if not isinstance(config, dict):
-        return config
-    seeded = {key: _seeded(value, seed, f"{path}/{key}") for key, value in config.items()}
-    if "seed" in seeded:
-        seeded["seed"] = zlib.crc32(f"{seed}:{path}".encode())
-    return seeded
 
 
 def compile_alike(small: keras.Model, model: keras.Model, copies: Mapping[int, Any] | None = None) -> None:

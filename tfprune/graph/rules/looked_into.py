@@ -176,8 +176,8 @@ def _step(call: Call, step: Step, inputs: list[Any]) -> Sequence[Any]:
         if made is not None:
             return made
     inner, outputs = _ruled(call, step, [_as_labels(call, value) for value in inputs])
-    if not any(isinstance(value, _View) for value in inputs):
-        call.steps[-1] = (inner, [])
+    inner.of_weights = any(isinstance(value, _View) for value in inputs)
+    call.steps[-1] = (inner, [])
     return outputs
 
 

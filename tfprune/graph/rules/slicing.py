@@ -48,10 +48,17 @@ def _get_item(call: Call) -> Labels | list[Labels]:
     place = _key_of_axis(keys, axes[0], labels.ndim)
     if place is None or keys[place] in (slice(None), slice(None, None, 1)):
         return moved
-    if not isinstance(keys[place], slice) or keys[place].step not in (None, 1):
+    if not isinstance(keys[place], slice):
         return give_up(call, f"{call.record.name} picks single channels")
     channels = call.channels(0, axes[0])
-    start, stop, _ = keys[place].indices(len(channels))
+    start, stop, step = keys[place].indices(len(channels))
+    if step > 1 and start < step and stop == len(channels) and len(channels) % step == 0:
+        # Every other channel, as where gates and values take turns: those between two that are picked go with them.
+        turns = channels.reshape(-1, step)
+        call.tie(turns, turns[:, :1])
+        return moved
+    if step != 1:
+        return give_up(call, f"{call.record.name} picks single channels")
 
     def moved_key(kept: Kept, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         ends = slice(int(kept[channels[:start]].sum()), int(kept[channels[:stop]].sum()))

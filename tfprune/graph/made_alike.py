@@ -1,0 +1,135 @@
+"""Whether a layer that was made again, with other widths, is what the labels foretell of it: shapes, steps, numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.graph.calls import Call, Record, Shape
+from tfprune.graph.inside import Inside, fixed, look_inside
+from tfprune.graph.ledger import Kept, Labels
+from tfprune.graph.masking import run_masked
+from tfprune.graph.rules.dispatch import has_rule
+
+# What sums of 16 bits may differ by, relative to their size.
+_ROUGH = {"bfloat16": 0.05, "float16": 0.01}
+
+
+def computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], kept: Kept) -> bool:
+    """Whether it computes, with random weights, what the whole layer does when it is masked.
+
+    Shapes do not tell everything: a scale may follow from a width.
+    """
+    generator, others = np.random.default_rng(0), []
+    for index, (old, new) in enumerate(zip(record.weights, layer.weights, strict=True)):
+        value = left = _weight(generator, record.shapes[index])
+        for axis, labels in record.axes.get(index, {}).items():
+            left = left.compress(kept[labels], axis)
+        others.append((old, keras.ops.cast(value, old.dtype)))
+        new.assign(left)
+    for call, shapes in zip(record.calls, entering, strict=True):
+        drawn = [
+            _drawn(generator, tensor, shape) for tensor, shape in zip(call.node.arguments.tensors, shapes, strict=True)
+        ]
+        whole = [
+            _spread(value, labels, shape, kept)
+            for value, labels, shape in zip(drawn, call.inputs, call.input_shapes, strict=True)
+        ]
+        args, kwargs = call.node.arguments.filled([keras.ops.convert_to_tensor(value) for value in drawn])
+        received = keras.tree.flatten(layer(*args, **kwargs))
+        values = [keras.ops.convert_to_tensor(value) for value in whole]
+        with keras.StatelessScope(state_mapping=others):
+            expected, again = (keras.tree.flatten(run_masked(call, values, kept, None)) for _ in range(2))
+        if any(bool(keras.ops.any(one != two)) for one, two in zip(expected, again, strict=True)):
+            continue  # it draws at random, so that its numbers tell nothing
+        for one, other, labels in zip(expected, received, call.given, strict=True):
+            rough = _ROUGH.get(getattr(record.operation, "compute_dtype", ""), 1e-3)
+            one, other = (np.asarray(keras.ops.cast(value, "float32")) for value in (one, other))
+            one = _compressed(one, labels, kept)
+            noise = 0.1 * rough * np.abs(one).max(initial=0)
+            if one.shape != other.shape or not np.allclose(one, other, rtol=rough, atol=noise):
+                return False
+    return True
+
+
+def _weight(generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """Random values that keep the size of a signal, so that neither softmax nor sigmoid hides what is wrong."""
+    if len(shape) < 2:  # scales and variances, which have to be positive
+        return generator.uniform(0.1, 0.9, shape).astype(np.float32)
+    return (generator.normal(size=shape) / np.sqrt(max(shape))).astype(np.float32)
+
+
+def _drawn(generator: np.random.Generator, tensor: Any, shape: Shape) -> np.ndarray:
+    """Random values of a shape and the dtype of a tensor; whole numbers are 0 and 1."""
+    if "float" in str(tensor.dtype):
+        return generator.normal(size=fixed(shape)).astype(tensor.dtype)
+    return generator.integers(0, 2, fixed(shape)).astype(str(tensor.dtype))
+
+
+def _spread(value: np.ndarray, labels: Labels, shape: Shape, kept: Kept) -> np.ndarray:
+    """A value for the kept channels among zeros for the removed ones."""
+    whole = np.zeros(fixed(shape), value.dtype)
+    whole[np.ix_(*_places(whole.shape, labels, kept))] = value
+    return whole
+
+
+def _compressed(value: np.ndarray, labels: Labels, kept: Kept) -> np.ndarray:
+    """What a value has of the kept channels."""
+    return value[np.ix_(*_places(value.shape, labels, kept))]
+
+
+def _places(shape: Sequence[int], labels: Labels, kept: Kept) -> list[np.ndarray]:
+    """Along every axis the places of what is kept."""
+    along = _kept_along(labels, kept)
+    return [along[axis] if axis in along else np.arange(size) for axis, size in enumerate(shape)]
+
+
+def _kept_along(labels: Labels, kept: Kept) -> dict[int, np.ndarray]:
+    """Axis along which labels vary -> the places of what is kept."""
+    found = {}
+    for axis, size in enumerate(labels.shape):
+        if size > 1:
+            others = tuple(other for other in range(labels.ndim) if other != axis)
+            found[axis] = np.flatnonzero(kept[labels].any(axis=others))
+    return found
+
+
+def goes_alike(layer: Any, call: Call, shapes: list[Shape], kept: Kept) -> bool:
+    """Whether the operations inside are those of the whole layer, and give the shapes that the labels foretell."""
+    inside = look_inside(layer, call.node.arguments, shapes, has_rule)
+    return call.inside is not None and _steps_alike(inside, call.inside, call, kept)
+
+
+def _steps_alike(inside: Inside, whole: Inside, call: Call, kept: Kept) -> bool:
+    if len(inside.steps) != len(whole.steps):
+        return False
+    for step, old_step, (inner, labels) in zip(inside.steps, whole.steps, call.steps, strict=True):
+        if type(step.operation) is not type(old_step.operation):
+            return False
+        for shape, old, own in zip(step.output_shapes, old_step.output_shapes, labels, strict=True):
+            if own is not None and tuple(shape) != left_of(old, own, kept):
+                return False
+        if old_step.inside is None or inner is None:
+            continue
+        if step.inside is None or not _steps_alike(step.inside, old_step.inside, inner, kept):
+            return False
+    return True
+
+
+def left_of_inputs(call: Call, kept: Kept) -> list[Shape]:
+    """The shapes of what enters when only the kept channels are left."""
+    return [left_of(shape, labels, kept) for shape, labels in zip(call.input_shapes, call.inputs, strict=True)]
+
+
+def left_of(shape: Sequence[int | None], labels: Labels, kept: Kept) -> Shape:
+    """The shape of a tensor that has these labels when only the kept ones are left."""
+    along = _kept_along(labels, kept)
+    return tuple(len(along[axis]) if axis in along else size for axis, size in enumerate(shape))
+
+
+def left_of_weight(shape: Sequence[int], axes: dict[int, Labels], kept: Kept) -> tuple[int, ...]:
+    """The shape of a weight when only the kept channels are left."""
+    return tuple(int(np.count_nonzero(kept[axes[axis]])) if axis in axes else size for axis, size in enumerate(shape))
