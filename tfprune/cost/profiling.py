@@ -190,7 +190,7 @@ def _cost_of_call(call: Call, kept: Kept, sizes: Sequence[int], nonzero: Sequenc
         per_output += 1
     if per_output:
         flops += per_output * _output_size(call, kept)
-    first, top = call.output_shape[0], call
+    first, top = call.output_shape[0] if call.output_shape else None, call
     if call.record.whole is None or first is None:
         return macs, flops
     # Inside of a layer sizes are fixed, and the batch may have become part of another axis, or lie elsewhere.
