@@ -29,16 +29,18 @@ class Apart(keras.Operation):
         layer: The layer.
         entering: The symbolic tensors that its steps start from, one for each tensor among the arguments.
         made: Those that its steps end in.
+        counted: As of `Run`, of the calls of `arange` inside of it.
 
     Attributes:
         layer: As given.
         entering: As given.
         made: As given.
+        counted: As given.
     """
 
-    def __init__(self, layer: keras.Layer, entering: Sequence[Any], made: Sequence[Any]):
+    def __init__(self, layer: keras.Layer, entering: Sequence[Any], made: Sequence[Any], counted: frozenset[int]):
         super().__init__()
-        self.layer, self.entering, self.made = layer, entering, made
+        self.layer, self.entering, self.made, self.counted = layer, entering, made, counted
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The symbolic tensors that stand outside for those of `made`."""
@@ -59,21 +61,32 @@ class Run:
             around them.
         training: Whether they are called as in training.
         lengths: Sizes of open axes: of `arange` up to one of them a symbolic tensor is made, too.
+        counted: Which calls of `arange`, by their number, give a symbolic tensor whatever their size; None: those up to
+            the size of an open axis.
 
     Attributes:
         constants: Constants that known layers with weights were called with, each with the tensor in its place before.
         counts: Numbers from 0 up to the length of an open axis, each with the tensor in its place before.
+        counted: The numbers of the calls that have given them.
         adding: Identities of the layers that add losses of their own, which symbolic tensors cannot.
     """
 
     def __init__(
-        self, layer: keras.Layer, is_known: Callable[[Any], bool], apart: bool, training: bool, lengths: Set[int]
+        self,
+        layer: keras.Layer,
+        is_known: Callable[[Any], bool],
+        apart: bool,
+        training: bool,
+        lengths: Set[int],
+        counted: frozenset[int] | None,
     ):
         self.constants: list[tuple[Any, Any]] = []
         self.counts: list[tuple[Any, Any]] = []
+        self.counted: list[int] = []
         self.adding: set[int] = set()
         self._layer, self._is_known, self._apart = layer, is_known, apart
-        self._training, self._lengths = training, lengths
+        self._training, self._lengths, self._known = training, lengths, counted
+        self._calls = 0  # of arange
         self._own = set(map(id, layers_within(layer)))
         self._call, self._arange = keras.Layer.__call__, plain_arange()
         self._depth = 0  # of layers that are known and being called
@@ -96,7 +109,8 @@ class Run:
             raise RecursionError("it calls itself")
         if "training" in inspect.signature(layer.call).parameters:
             kwargs = {"training": self._training, **kwargs}
-        if id(layer) in self._own and layer.built:
+        # One that has nothing to build is only built when it is first called on numbers, which nobody may have done.
+        if id(layer) in self._own and (layer.built or type(layer).build is keras.Layer.build):
             if not self._is_known(layer):
                 return self._unknown(layer, args, kwargs)
             if layer.weights and not _tensors(args, kwargs):
@@ -118,7 +132,7 @@ class Run:
         if not self._apart or not _tensors(args, kwargs):
             return layer.call(*args, **kwargs)
         try:
-            return _called_apart(layer, args, kwargs)
+            return self._called_apart(layer, args, kwargs)
         except Exception:  # whatever the code of others raises
             if layer.weights or len(layers_within(layer)) > 1:
                 raise
@@ -134,10 +148,41 @@ class Run:
         value = self._arange(start, stop, step=step, dtype=dtype)
         first, last = (0, start) if stop is None else (start, stop)
         whole = isinstance(first, int) and isinstance(last, int) and step in (None, 1)
-        if self._depth or not whole or first != 0 or last not in self._lengths:
+        if self._depth or not whole or first != 0:
             return value
+        number, self._calls = self._calls, self._calls + 1
+        if number not in self._known if self._known is not None else last not in self._lengths:
+            return value
+        self.counted.append(number)
         self.counts.append((_like(value), value))
         return self.counts[-1][0]
+
+    def _called_apart(self, layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Runs the call of a layer on tensors of its own, and records it as one operation."""
+        stand_ins: dict[int, Any] = {}
+
+        def stand_in(value: Any) -> Any:
+            if not isinstance(value, keras.KerasTensor):
+                return value
+            if id(value) not in stand_ins:
+                stand_ins[id(value)] = keras.KerasTensor(value.shape, value.dtype)
+                if (mask := time_mask(value)) is not None:
+                    set_time_mask(stand_ins[id(value)], mask)
+            return stand_ins[id(value)]
+
+        first = self._calls
+        own_args, own_kwargs = tree.map_structure(stand_in, (args, kwargs))
+        outputs = layer.call(*own_args, **own_kwargs)
+        leaves = tree.flatten(outputs)
+        made = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+        if not made:
+            return outputs
+        entering = [stand_in(tensor) for tensor in _tensors(args, kwargs)]
+        counted = frozenset(number - first for number in self.counted if number >= first)
+        given = iter(Apart(layer, entering, made, counted).symbolic_call(*args, **kwargs))
+        return tree.pack_sequence_as(
+            outputs, [next(given) if isinstance(leaf, keras.KerasTensor) else leaf for leaf in leaves]
+        )
 
 
 def _like(value: Any) -> keras.KerasTensor:
@@ -146,29 +191,3 @@ def _like(value: Any) -> keras.KerasTensor:
 
 def _tensors(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
     return [leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
-
-
-def _called_apart(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Runs the call of a layer on tensors of its own, and records it as one operation."""
-    stand_ins: dict[int, Any] = {}
-
-    def stand_in(value: Any) -> Any:
-        if not isinstance(value, keras.KerasTensor):
-            return value
-        if id(value) not in stand_ins:
-            stand_ins[id(value)] = keras.KerasTensor(value.shape, value.dtype)
-            if (mask := time_mask(value)) is not None:
-                set_time_mask(stand_ins[id(value)], mask)
-        return stand_ins[id(value)]
-
-    own_args, own_kwargs = tree.map_structure(stand_in, (args, kwargs))
-    outputs = layer.call(*own_args, **own_kwargs)
-    leaves = tree.flatten(outputs)
-    made = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
-    if not made:
-        return outputs
-    entering = [stand_in(tensor) for tensor in _tensors(args, kwargs)]
-    given = iter(Apart(layer, entering, made).symbolic_call(*args, **kwargs))
-    return tree.pack_sequence_as(
-        outputs, [next(given) if isinstance(leaf, keras.KerasTensor) else leaf for leaf in leaves]
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
@@ -57,6 +58,7 @@ class Inside:
         variables: Number of a tensor -> the variable of the layer's own that it stands for.
         constants: Number of a tensor -> its value, of constants that layers inside are called with.
         counts: Number of a tensor -> its value, the numbers from 0 up to the length of an axis that is open.
+        counted: The calls of `arange` that have given them, by their number.
         outputs: Numbers of the tensors that leave.
         output_shapes: Their shapes.
         adds_losses: Whether it adds losses of its own, those of layers among the steps aside.
@@ -68,6 +70,7 @@ class Inside:
     variables: dict[int, Any]
     constants: dict[int, Any]
     counts: dict[int, Any]
+    counted: frozenset[int]
     outputs: Sequence[int]
     output_shapes: Sequence[tuple[int, ...]]
     adds_losses: bool
@@ -81,6 +84,7 @@ def look_inside(
     batch: int = BATCH,
     length: int = LENGTH,
     training: bool = False,
+    counted: frozenset[int] | None = None,
 ) -> Inside:
     """Runs the `call` of a layer on symbolic tensors; the layer stays as it is.
 
@@ -95,6 +99,8 @@ def look_inside(
         batch: The size of the batch.
         length: The size of other axes of unknown size.
         training: Whether it is called as in training.
+        counted: Which calls of `arange`, by their number, count up to the length of an open axis, as another run has
+            found; None: those up to a size that one has. A channel axis may have the same size by chance.
 
     Raises:
         PlanError: If the call cannot be traced; the message is the reason, without the layer's name.
@@ -112,13 +118,13 @@ def look_inside(
         for known, size in zip(tensor.shape[1:], own.shape[1:], strict=True)
         if known is None
     }
+    run = functools.partial(_traced, layer, args, kwargs, entering, is_known, training, lengths)
     # A call may do with the length of an axis, or with the tensors of a layer, what symbolic ones do not allow.
-    open_lengths: Set[int]
-    for open_lengths in (lengths, set()) if lengths else (lengths,):
+    for calls in (counted, frozenset()):
         with contextlib.suppress(Exception):  # whatever the code of others raises
-            return _traced(layer, args, kwargs, entering, is_known, True, training, open_lengths)
+            return run(True, calls)
     try:
-        return _traced(layer, args, kwargs, entering, is_known, False, training, set())
+        return run(False, frozenset())
     except PlanError:
         raise
     except Exception as error:  # and on tensors without values
@@ -131,18 +137,19 @@ def _traced(
     kwargs: dict[str, Any],
     entering: list[Any],
     is_known: Callable[[Any], bool],
-    apart: bool,
     training: bool,
     lengths: Set[int],
+    apart: bool,
+    counted: frozenset[int] | None,
 ) -> Inside:
     """Runs the call; `apart`: layers inside that are not known are steps; `lengths`: of open axes."""
     inner = [own for own in keras_internals.layers_within(layer) if own is layer or not is_known(own)]
-    run = Run(layer, is_known, apart, training, lengths)
+    run = Run(layer, is_known, apart, training, lengths, counted)
     with _variables_as_tensors(inner) as variables, run.recording():
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
-        return _Recorder(variables, run, apart, lengths).inside(layer, entering, outputs)
+        return _Recorder(variables, run, apart, lengths).inside(layer, entering, outputs, frozenset(run.counted))
 
 
 class _Recorder:
@@ -158,7 +165,7 @@ class _Recorder:
     def __init__(self, variables: Sequence[tuple[Any, Any]], met: Run, apart: bool, lengths: Set[int]):
         self._variables, self._met, self._apart, self._lengths = variables, met, apart, lengths
 
-    def inside(self, layer: Any, entering: Sequence[Any], outputs: Sequence[Any]) -> Inside:
+    def inside(self, layer: Any, entering: Sequence[Any], outputs: Sequence[Any], counted: frozenset[int]) -> Inside:
         """What leads from some symbolic tensors to others inside of a layer."""
         met, known, places = self._met, list(entering), []
         for pairs in (self._variables, met.constants, met.counts):
@@ -179,6 +186,7 @@ class _Recorder:
             variables,
             constants,
             counts,
+            counted,
             given,
             [tuple(tensor.shape) for tensor in outputs],
             any(id(own) in met.adding for own in adding),
@@ -191,7 +199,7 @@ class _Recorder:
         outputs, shapes = range(first, first + len(made)), [tuple(tensor.shape) for tensor in made]
         if not isinstance(operation, Apart):
             return Step(operation, given, inputs, outputs, shapes)
-        inside = self.inside(operation.layer, operation.entering, operation.made)
+        inside = self.inside(operation.layer, operation.entering, operation.made, operation.counted)
         return Step(operation.layer, self._opened(given), inputs, outputs, shapes, inside)
 
     def _opened(self, given: Arguments) -> Arguments:

@@ -99,8 +99,10 @@ def _kept_along(labels: Labels, kept: Kept) -> dict[int, np.ndarray]:
 
 def goes_alike(layer: Any, call: Call, shapes: list[Shape], kept: Kept) -> bool:
     """Whether the operations inside are those of the whole layer, and give the shapes that the labels foretell."""
-    inside = look_inside(layer, call.node.arguments, shapes, has_rule)
-    return call.inside is not None and _steps_alike(inside, call.inside, call, kept)
+    if call.inside is None:
+        return False
+    inside = look_inside(layer, call.node.arguments, shapes, has_rule, counted=call.inside.counted)
+    return _steps_alike(inside, call.inside, call, kept)
 
 
 def _steps_alike(inside: Inside, whole: Inside, call: Call, kept: Kept) -> bool:

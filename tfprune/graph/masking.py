@@ -33,7 +33,7 @@ def run_masked(call: Call, values: list[Any], kept: Any, watch: Watch | None) ->
     if call.narrowed is not None:
         return narrowed(call, values[0], kept)
     if call.inside is not None:
-        return _run_inside(call, values, kept, watch)
+        return _run_inside(call, call.inside, values, kept, watch)
     # A removed branch is computed all the same, and zeroed where it ends.
     if call.passes is not None:
         values = [value if i == call.passes else keras.ops.zeros_like(value) for i, value in enumerate(values)]
@@ -47,10 +47,10 @@ def run_masked(call: Call, values: list[Any], kept: Any, watch: Watch | None) ->
     return _with_masked_weights(call.record, kept, args, kwargs)
 
 
-def _run_inside(call: Call, values: list[Any], kept: Any, watch: Watch | None) -> list[Any]:
+def _run_inside(call: Call, known: Inside, values: list[Any], kept: Any, watch: Watch | None) -> list[Any]:
     """What a layer gives that was looked into, step by step; it is traced anew for the shapes of these values."""
     shapes = [tuple(value.shape) for value in values]
-    inside = look_inside(call.operation, call.node.arguments, shapes, has_rule)
+    inside = look_inside(call.operation, call.node.arguments, shapes, has_rule, counted=known.counted)
     return _run_steps(call, inside, values, kept, watch)
 
 

@@ -95,13 +95,16 @@ _KNOWN: weakref.WeakKeyDictionary[Call, _Traced | None] = weakref.WeakKeyDiction
 def _traced(call: Call) -> _Traced | None:
     """None where that cannot be traced, or is something else."""
     if call not in _KNOWN:
-        _KNOWN[call] = _trace(call) if call.inside_of is None else _part_of(call, call.inside_of)
+        if call.inside is None:
+            return None
+        _KNOWN[call] = _trace(call, call.inside) if call.inside_of is None else _part_of(call, call.inside_of)
     return _KNOWN[call]
 
 
-def _trace(call: Call) -> _Traced | None:
+def _trace(call: Call, inside: Inside) -> _Traced | None:
     def look(batch: int, shapes: list[Shape], training: bool) -> Inside:
-        return look_inside(call.operation, call.node.arguments, shapes, has_rule, batch, training=training)
+        given = call.operation, call.node.arguments, shapes, has_rule, batch
+        return look_inside(*given, training=training, counted=inside.counted)
 
     open_axes = [
         (place, axis)
@@ -110,7 +113,7 @@ def _trace(call: Call) -> _Traced | None:
         if axis and size is None
     ]
     alike: list[list[int]] = [[0] * len(open_axes)]
-    if call.inside is not None and _counts(call.inside) and len(open_axes) in range(2, _MOST_OPEN + 1):
+    if _counts(inside) and len(open_axes) in range(2, _MOST_OPEN + 1):
         alike = list(_partitions(len(open_axes)))
     for classes in alike:
         shapes = [list(shape) for shape in call.input_shapes]

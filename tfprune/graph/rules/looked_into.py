@@ -7,6 +7,7 @@ decides: `tfprune.graph.made_again`.
 
 from __future__ import annotations
 
+import functools
 import re
 import types
 from collections.abc import Sequence
@@ -108,8 +109,7 @@ def _look_inside(call: Call) -> list[Labels]:
     if depth > _DEEPEST:
         return give_up(call, f"{name} is not known to tfprune, and goes on inside of itself")
     try:
-        inside = look_inside(layer, call.node.arguments, call.input_shapes, has_rule)
-        other = look_inside(layer, call.node.arguments, call.input_shapes, has_rule, batch=5, length=13)
+        inside, other = _two_sizes(call)
     except PlanError as error:
         return give_up(call, f"{name} is not known to tfprune, and {error}")
     kinds = [type(step.operation).__name__ for step in inside.steps]
@@ -126,6 +126,17 @@ def _look_inside(call: Call) -> list[Labels]:
     _follow(call, outputs)
     call.record.looked_into, call.inside, call.given = True, inside, outputs
     return outputs
+
+
+def _two_sizes(call: Call) -> tuple[Inside, Inside]:
+    """What a layer does for two sizes of the batch and of open axes."""
+    look = functools.partial(look_inside, call.operation, call.node.arguments, call.input_shapes, has_rule)
+    inside, other = look(), look(batch=5, length=13)
+    # What has the size of an open axis in one of them alone has it by chance.
+    counted = inside.counted & other.counted
+    if not inside.counted == other.counted == counted:
+        inside, other = look(counted=counted), look(batch=5, length=13, counted=counted)
+    return inside, other
 
 
 def flow(call: Call, inside: Inside) -> list[Labels]:
