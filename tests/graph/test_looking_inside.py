@@ -635,18 +635,18 @@ def test_weight_plans_are_proved_beside_a_layer_of_ones_own():
 
 
 @keras.saving.register_keras_serializable("looking")
-class Forgetful(layers.Layer):
-    """It cannot be traced, and its config forgets the width."""
+class Secretive(layers.Layer):
+    """It cannot be traced, and neither its config nor an attribute of that name tells the width."""
 
     def __init__(self, width=4, **options):
         super().__init__(**options)
-        self.width = width
+        self.units = width
 
     def build(self, shape):
-        self.kernel = self.add_weight(shape=(shape[-1], self.width), name="kernel")
+        self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
 
     def compute_output_shape(self, shape):
-        return (*shape[:-1], self.width)
+        return (*shape[:-1], self.units)
 
     def call(self, x):
         return tf.numpy_function(np.matmul, (x, self.kernel), tf.float32)
@@ -656,10 +656,10 @@ class Forgetful(layers.Layer):
 
 
 def test_a_layer_that_its_config_does_not_make_is_told_before_a_plan_is_promised():
-    model = network(lambda x: layers.Dense(2)(layers.Dense(8)(Forgetful(6, name="forgetful")(x))), (5,))
-    with pytest.raises(PlanError, match=r"forgetful \(Forgetful\) cannot be made again: .* of other weights"):
+    model = network(lambda x: layers.Dense(2)(layers.Dense(8)(Secretive(6, name="secretive")(x))), (5,))
+    with pytest.raises(PlanError, match=r"secretive \(Secretive\) cannot be made again: .* of other weights"):
         tfprune.plan_channels(model, 0.5)
-    whole = network(lambda x: layers.Dense(2)(layers.Dense(8, name="wide")(Forgetful(4, name="whole")(x))), (5,))
+    whole = network(lambda x: layers.Dense(2)(layers.Dense(8, name="wide")(Secretive(4, name="whole")(x))), (5,))
     assert tfprune.plan_channels(whole, 0.5).sizes()["wide"] == (8, 4)
 
 
