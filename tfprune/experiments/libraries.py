@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from tfprune.models import APPLICATIONS
+
 if TYPE_CHECKING:
     import keras
 
@@ -177,8 +179,22 @@ def _medicai() -> Iterator[tuple[str, Maker]]:
         yield f"{name}, images", functools.partial(getattr(models, name), input_shape=image, num_classes=3)
 
 
+def _small_applications() -> Iterator[tuple[str, Maker]]:
+    """The networks of keras.applications for images of 96 pixels, so that every kernel can be rolled."""
+    for name in APPLICATIONS:
+        yield name, functools.partial(_small_application, name)
+
+
+def _small_application(name: str) -> keras.Model:
+    import keras
+
+    keras.backend.clear_session()
+    return getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classes=10)
+
+
 # Library -> its networks: the name, and a function that makes it.
 LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, Maker]]]] = {
+    "keras_applications_96": _small_applications,
     "keras_cv": _keras_cv,
     "keras_hub": _keras_hub,
     "kimm": _kimm,

@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,12 @@ class _Found:
     built: int = 0
     proved: dict[str, int] = dataclasses.field(default_factory=dict)
     gone: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+
+    def add(self, meanings: Sequence[str], gone: float, proved: bool) -> None:
+        """Counts what came of one network."""
+        for meaning in meanings:
+            self.gone.setdefault(meaning, []).append(gone)
+            self.proved[meaning] = self.proved.get(meaning, 0) + proved
 
 
 def run_on_library(values: flags.FlagValues) -> None:
@@ -90,20 +96,33 @@ def _rows(name: str, make: Maker, ratio: float, found: _Found) -> Iterator[tuple
         return
     seconds = time.perf_counter() - start
     found.built += 1
-    for normalization in ("frozen", "narrowed"):
-        head = (name, f"{model.count_params():,}", f"{seconds:.2f}", normalization)
+    for meanings in _meanings(model):
+        head = (name, f"{model.count_params():,}", f"{seconds:.2f}", " or ".join(meanings))
         try:
-            yield (*head, *_came_of(model, ratio, normalization, found))
+            gone, row = _came_of(model, ratio, meanings[0])
+            found.add(meanings, gone, proved=True)
+            yield (*head, *row)
         except TfpruneError as error:
-            found.gone.setdefault(normalization, []).append(0.0)
+            found.add(meanings, 0.0, proved=False)
             yield (*head, *[""] * 5, f"refused: {_short(str(error))}")
         except Exception as error:  # a fault of ours, which should not hide what came of the others
-            found.gone.setdefault(normalization, []).append(0.0)
+            found.add(meanings, 0.0, proved=False)
             yield (*head, *[""] * 5, f"RAW ERROR: {error_line(error)[:200]}")
 
 
-def _came_of(model: keras.Model, ratio: float, normalization: str, found: _Found) -> tuple:
-    """What came of pruning a model, in the columns behind the normalization."""
+def _meanings(model: keras.Model) -> tuple[tuple[str, ...], ...]:
+    """The meanings of normalizations that are to be tried; both at once where they are the same."""
+    from tfprune.graph.channel_graph import NORMALIZATIONS, ChannelGraph
+
+    try:
+        narrowed = ChannelGraph(model, normalization="narrowed").narrowed()
+    except Exception:  # it is told where the network is planned
+        return (NORMALIZATIONS,)
+    return tuple((one,) for one in NORMALIZATIONS) if narrowed else (NORMALIZATIONS,)
+
+
+def _came_of(model: keras.Model, ratio: float, normalization: str) -> tuple[float, tuple]:
+    """The share of the params that is gone, and what came of pruning, in the columns behind the normalization."""
     import keras
 
     import tfprune
@@ -120,12 +139,10 @@ def _came_of(model: keras.Model, ratio: float, normalization: str, found: _Found
         except Exception:  # the plan's notes tell why
             loads = "no"
     gone = 1 - plan.params[1] / plan.params[0]
-    found.gone.setdefault(normalization, []).append(gone)
-    found.proved[normalization] = found.proved.get(normalization, 0) + 1
     counts = Counter(_short(reason) for reason in plan.frozen.values())
     reasons = "; ".join(f"{reason} ({count})" for reason, count in counts.most_common(3))
     noticed = f"{proof.tried - len(proof.unnoticed)} of {proof.tried}"
-    return f"{gone:.2f}", f"{seconds:.2f}", f"{proof:.0e}", noticed, loads, reasons
+    return gone, (f"{gone:.2f}", f"{seconds:.2f}", f"{proof:.0e}", noticed, loads, reasons)
 
 
 def _short(reason: str) -> str:
@@ -149,7 +166,7 @@ def _write(path: Path, library: str, ratio: float, rows: list[tuple], found: _Fo
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f"# Channel surgery on the networks of {library}\n\n"
-        f"With random weights, backbones with a head of ten classes. {ratio:.0%} of every layer's channels go.\n\n"
+        f"With random weights and a head of a few classes. {ratio:.0%} of every layer's channels go.\n\n"
         f"{_summary(found)}\n\n"
         f"{tabulate(rows, _HEADER, 'github', disable_numparse=True)}\n\n"
         f"Made by `python -m tfprune.experiments.coverage --library={library} --output={path}`.\n",

@@ -6,13 +6,15 @@ The masked original is the network itself with the removed channels zero whereve
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import tree
 
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
@@ -262,10 +264,20 @@ class _Comparison:
         with keras.StatelessScope(state_mapping=in_their_places(self._model, values)):
             yield
 
-    def _received(self) -> list:
-        """What the smaller network gives as it is."""
+    def _received(self, run: Callable[[Any], Any] | None = None) -> list:
+        """What the smaller network gives as it is; `run`: another way to call it."""
+        run = functools.partial(self._small.model, training=False) if run is None else run
         with _fresh_states(self._small.model):
-            return tree.flatten(self._small.model(pack_inputs(self._model, self._inputs), training=False))
+            return tree.flatten(run(pack_inputs(self._model, self._inputs)))
+
+    def _traced(self) -> Callable[[Any], Any] | None:
+        """The smaller network, traced, so that it runs several times as fast; None where it cannot be traced."""
+        run = tf.function(functools.partial(self._small.model, training=False), autograph=False)
+        try:
+            self._received(run)
+        except Exception:  # whatever the code of others does on tensors without values
+            return None
+        return run
 
     def _differ(self, received: list, tolerance: float) -> float:
         """The error of outputs of the smaller network; raises a VerificationError above the tolerance."""
@@ -279,6 +291,7 @@ class _Comparison:
             How many there are, and the layers of those that make no difference above the tolerance.
         """
         noticed: dict[str, bool] = {}
+        run = self._traced()
         for compared in self._compared:
             self._masked, self._scales = compared.masked, compared.scales
             self._small.hand_on(compared.values)
@@ -290,7 +303,7 @@ class _Comparison:
                     continue
                 variable.assign(rolled)
                 try:
-                    self._differ(self._received(), tolerance)
+                    self._differ(self._received(run), tolerance)
                     noticed[variable.path] = False
                 except VerificationError:
                     noticed[variable.path] = True
