@@ -12,8 +12,8 @@ from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.inputs import inputs_that_work, random_inputs
 from tfprune.graph.rules import dispatch
 from tfprune.plans.channels import ChannelPlan
+from tfprune.surgery.comparing import compare_outputs
 from tfprune.surgery.masked import MaskedModel, masked_outputs
-from tfprune.surgery.proof import compare_outputs
 from tfprune.surgery.random_weights import random_values
 
 

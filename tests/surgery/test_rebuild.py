@@ -23,7 +23,7 @@ from tfprune.graph.inputs import random_inputs
 from tfprune.models import build_model
 from tfprune.plans.channels import ChannelPlan
 from tfprune.surgery import proof
-from tfprune.surgery.proof import compare_outputs
+from tfprune.surgery.comparing import compare_outputs
 from tfprune.surgery.rebuild import clone
 
 NETWORKS = ("vgg16", "vgg16_l1", "resnet20", "resnet56")

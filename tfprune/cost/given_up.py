@@ -27,10 +27,10 @@ from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.inside import look_inside
 from tfprune.graph.keras_internals import Arguments, is_functional, layers_within
-from tfprune.graph.layer_configs import from_config
 from tfprune.graph.ledger import Kept, Ledger
+from tfprune.graph.own_layers.layer_configs import from_config
+from tfprune.graph.own_layers.looked_into import OF_FUNCTIONS, flow
 from tfprune.graph.rules.dispatch import has_other_weights, has_rule, trace
-from tfprune.graph.rules.looked_into import OF_FUNCTIONS, flow
 from tfprune.graph.walk import Node
 
 # Operations that multiply without weights of their own, or do nobody knows what; others without weights cost nothing.

@@ -27,8 +27,8 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.ledger import Kept, Labels, Ledger
+from tfprune.graph.own_layers.unfolding import cannot_be_lost
 from tfprune.graph.rules import trace
-from tfprune.graph.unfolding import cannot_be_lost
 from tfprune.graph.walk import Node, Wiring, free_name, functional
 from tfprune.support.checks import one_of
 

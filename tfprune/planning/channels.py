@@ -18,7 +18,7 @@ import numpy as np
 from tfprune.cost.profiling import unsized
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph, Pool
-from tfprune.graph.made_again import check_made_whole
+from tfprune.graph.own_layers.made_again import check_made_whole
 from tfprune.planning.criteria import AGGREGATES, CRITERIA, NEED_DATA, Evidence, group_scores
 from tfprune.planning.criteria.batches import as_batches, as_loss
 from tfprune.planning.cutting import Cut

@@ -14,9 +14,9 @@ from tfprune.cost.profiling import cost_notes, profile_graph, selecting_flops
 from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import NORMALIZATIONS, ChannelGraph
-from tfprune.graph.layer_configs import is_loadable
 from tfprune.graph.ledger import Kept
-from tfprune.graph.unfolding import made_of
+from tfprune.graph.own_layers.layer_configs import is_loadable
+from tfprune.graph.own_layers.unfolding import made_of
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import ChannelRow, Pair, paired

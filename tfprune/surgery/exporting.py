@@ -19,8 +19,8 @@ from tfprune.graph.calls import Record
 from tfprune.graph.inputs import random_inputs
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.support.checks import path_of
+from tfprune.surgery.comparing import compare_outputs
 from tfprune.surgery.layers import FusedBatchNormalization
-from tfprune.surgery.proof import compare_outputs
 from tfprune.surgery.rebuild import clone
 
 _TOLERANCE = 1e-5

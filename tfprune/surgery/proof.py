@@ -21,6 +21,7 @@ from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph.inputs import inputs_that_tell, inputs_that_work
 from tfprune.graph.keras_internals import layers_within, losses_kept
 from tfprune.graph.walk import functional, pack_inputs
+from tfprune.surgery.comparing import compare_outputs, exact
 from tfprune.surgery.masked import masked_outputs
 from tfprune.surgery.provable import ChannelRemoval, Provable
 from tfprune.surgery.random_weights import in_their_places, masked_with_own_statistics, random_values
@@ -210,7 +211,7 @@ class _Comparison:
                 masked = masked_outputs(self.graph, self._kept, self._inputs)
             else:
                 masked = masked_with_own_statistics(self.graph, self._kept, self._inputs, values, seed)
-        outputs = [_exact(output) for output in masked]
+        outputs = [exact(output) for output in masked]
         if own and not all(np.isfinite(output).all() for output in outputs):
             return 0.0, False
         self._masked = outputs
@@ -253,7 +254,7 @@ class _Comparison:
         """What the network gives with nothing removed."""
         with _fresh_states(self._model), self._with(values):
             outputs = self._model(pack_inputs(self._model, self._inputs), training=False)
-        return [_exact(output) for output in tree.flatten(outputs)]
+        return [exact(output) for output in tree.flatten(outputs)]
 
     @contextlib.contextmanager
     def _with(self, values: Mapping[int, np.ndarray]) -> Iterator[None]:
@@ -321,10 +322,6 @@ def _rolled(name: str, value: np.ndarray) -> np.ndarray | None:
     return None if np.array_equal(rolled, value) else rolled
 
 
-def _exact(output: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(output).astype(np.float64)
-
-
 def _apart(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max(initial=0.0))
 
@@ -366,37 +363,3 @@ def _is_single(dtype: Any) -> bool:
 def _is_short(dtype: Any) -> bool:
     """Whether a dtype or policy, an object or its config, is of 16 bits or mixed with them."""
     return keras.dtype_policies.get(dtype).name.endswith("float16")
-
-
-def compare_outputs(
-    expected: list,
-    received: list,
-    tolerance: float,
-    what: str,
-    error: type[Exception],
-    scales: Sequence[float] | None = None,
-) -> float:
-    """Returns max |expected - received| / scale over outputs; raises `error` above the tolerance.
-
-    Args:
-        expected: Outputs.
-        received: Others.
-        tolerance: The largest relative difference.
-        what: What differs, for the message.
-        error: The class of the error.
-        scales: What the difference of each output is relative to; None: to its largest value.
-    """
-    worst = 0.0
-    for place, (one, other) in enumerate(zip(expected, received, strict=True)):
-        one, other = _exact(one), _exact(other)
-        difference = np.abs(one - other).max(initial=0.0)
-        scale = np.abs(one).max(initial=0.0) if scales is None else scales[place]
-        if difference:
-            worst = max(worst, difference / scale if scale else math.inf)
-        if not np.isfinite(difference) or worst > tolerance:
-            relative = "the largest output is" if scales is None else "the output varies by"
-            raise error(
-                f"{what} differ by {difference:.3g} where {relative} {scale:.3g}: "
-                f"a relative error of {worst:.3g}, above the tolerance of {tolerance:.3g}."
-            )
-    return float(worst)

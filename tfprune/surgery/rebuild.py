@@ -31,10 +31,10 @@ from tfprune.graph.keras_internals import (
     maker,
     wrapped_functions,
 )
-from tfprune.graph.layer_configs import config_of, from_config, telling
 from tfprune.graph.ledger import Kept
-from tfprune.graph.made_again import changed_config
-from tfprune.graph.unfolding import counted_along, needs_unfolding, passes, reshape_sizes
+from tfprune.graph.own_layers.layer_configs import config_of, from_config, telling
+from tfprune.graph.own_layers.made_again import changed_config
+from tfprune.graph.own_layers.unfolding import counted_along, needs_unfolding, passes, reshape_sizes
 from tfprune.graph.walk import free_name, pack_inputs, pack_outputs
 from tfprune.support.checks import first_line
 from tfprune.surgery.configs import lambda_again, own_objects, seeded, without_arrays, without_shapes

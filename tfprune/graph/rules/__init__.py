@@ -24,6 +24,7 @@ A rule that says nothing of costs has those of its weights, as parameters, and n
 """
 
 from tfprune.graph.calls import Call
+from tfprune.graph.own_layers import looked_into
 from tfprune.graph.rules import (
     add_and_concatenate,
     along_an_axis,
@@ -31,7 +32,6 @@ from tfprune.graph.rules import (
     convolutions_and_dense,
     einsum_and_matmul,
     elementwise,
-    looked_into,
     normalization,
     pooling,
     recurrent,

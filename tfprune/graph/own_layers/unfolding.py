@@ -22,10 +22,10 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import BATCH, Inside, Step, look_inside
-from tfprune.graph.layer_configs import is_loadable
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.made_again import changed_config, unmakeable
-from tfprune.graph.made_alike import left_of
+from tfprune.graph.own_layers.layer_configs import is_loadable
+from tfprune.graph.own_layers.made_again import changed_config, unmakeable
+from tfprune.graph.own_layers.made_alike import left_of
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.dispatch import find_rule, has_rule
 

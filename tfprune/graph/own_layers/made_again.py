@@ -19,9 +19,9 @@ from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import fixed
 from tfprune.graph.keras_internals import losses_kept
-from tfprune.graph.layer_configs import config_of, from_config, is_loadable
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.made_alike import computes_the_same, goes_alike, left_of_inputs, left_of_weight
+from tfprune.graph.own_layers.layer_configs import config_of, from_config, is_loadable
+from tfprune.graph.own_layers.made_alike import computes_the_same, goes_alike, left_of_inputs, left_of_weight
 from tfprune.support.checks import error_line
 
 _TRIES, _MOST = 32, 4096  # how many values of the fields are tried, of how many

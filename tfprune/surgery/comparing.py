@@ -1,0 +1,49 @@
+"""Comparing what two networks give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def exact(output: Any) -> np.ndarray:
+    """An output in float64."""
+    return keras.ops.convert_to_numpy(output).astype(np.float64)
+
+
+def compare_outputs(
+    expected: list,
+    received: list,
+    tolerance: float,
+    what: str,
+    error: type[Exception],
+    scales: Sequence[float] | None = None,
+) -> float:
+    """Returns max |expected - received| / scale over outputs; raises `error` above the tolerance.
+
+    Args:
+        expected: Outputs.
+        received: Others.
+        tolerance: The largest relative difference.
+        what: What differs, for the message.
+        error: The class of the error.
+        scales: What the difference of each output is relative to; None: to its largest value.
+    """
+    worst = 0.0
+    for place, (one, other) in enumerate(zip(expected, received, strict=True)):
+        one, other = exact(one), exact(other)
+        difference = np.abs(one - other).max(initial=0.0)
+        scale = np.abs(one).max(initial=0.0) if scales is None else scales[place]
+        if difference:
+            worst = max(worst, difference / scale if scale else math.inf)
+        if not np.isfinite(difference) or worst > tolerance:
+            relative = "the largest output is" if scales is None else "the output varies by"
+            raise error(
+                f"{what} differ by {difference:.3g} where {relative} {scale:.3g}: "
+                f"a relative error of {worst:.3g}, above the tolerance of {tolerance:.3g}."
+            )
+    return float(worst)
