@@ -259,6 +259,23 @@ def replaced(call: Callable, add_loss: Callable, arange: Callable) -> Iterator[N
         keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = before
 
 
+@contextlib.contextmanager
+def weights_watched(made: Callable[[tuple[int, ...]], None]) -> Iterator[None]:
+    """Calls a function with the shape of every weight that a layer adds meanwhile; it may raise."""
+    original = keras.Layer.add_weight
+
+    def add_weight(self: Any, *args: Any, **kwargs: Any) -> Any:
+        variable = original(self, *args, **kwargs)
+        made(tuple(variable.shape))
+        return variable
+
+    keras.Layer.add_weight = add_weight
+    try:
+        yield
+    finally:
+        keras.Layer.add_weight = original
+
+
 def plain_arange() -> Callable:
     """What `keras.ops.arange` computes with."""
     return keras_backend.numpy.arange

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,21 +19,27 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import fixed
-from tfprune.graph.keras_internals import losses_kept
+from tfprune.graph.keras_internals import losses_kept, weights_watched
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.own_layers.layer_configs import config_of, from_config, is_loadable
 from tfprune.graph.own_layers.made_alike import computes_the_same, goes_alike, left_of_inputs, left_of_weight
 from tfprune.support.checks import error_line
 
-_TRIES, _MOST = 32, 4096  # how many values of the fields are tried, of how many
+_TRIES, _MOST = 16, 4096  # how many values of the fields are tried, of how many
+FEW_TRIES = 6  # where there is another way to make a layer
 Path = tuple[str | int, ...]
 # Layer -> what was tried of it -> the fields and their values; None: in vain. By layer, because a layer may have
 # attributes that its config does not tell.
 _known: weakref.WeakKeyDictionary[Any, dict[tuple, dict[Path, int] | None]] = weakref.WeakKeyDictionary()
 
 
-def changed_config(record: Record, kept: Kept) -> dict[str, Any]:
+def changed_config(record: Record, kept: Kept, tries: int = _TRIES) -> dict[str, Any]:
     """The config of a layer for the channels that are kept.
+
+    Args:
+        record: The layer.
+        kept: (labels,) bool.
+        tries: How many configs are tried at most.
 
     Raises:
         PlanError: If none is found that makes a layer of the right shapes.
@@ -51,13 +58,13 @@ def changed_config(record: Record, kept: Kept) -> dict[str, Any]:
         new == call.input_shapes for new, call in zip(entering, record.calls, strict=True)
     )
     plain = {key: value for key, value in config.items() if key != "name"}
-    key = (json.dumps(plain, sort_keys=True, default=repr), str(wanted), str(entering))
+    key = (json.dumps(plain, sort_keys=True, default=repr), str(wanted), str(entering), tries)
     known = _known.setdefault(record.operation, {})
     if key not in known:
         if unchanged:
             known[key] = {} if _makes(record, config, wanted, entering, kept, from_config) else None
         else:
-            known[key] = _search(record, config, wanted, entering, kept)
+            known[key] = _search(record, config, wanted, entering, kept, tries)
     fields = known[key]
     if fields is None and unchanged:
         raise PlanError(f"{_named(record)} cannot be made again: its config makes another layer than it is")
@@ -126,7 +133,7 @@ def unmakeable(record: Record, group_of: Labels, frozen: Mapping[int, str], at_o
             group for number, groups in enumerate(several, 1) for group in groups[: min(number, len(groups) - 1)]
         ]
         try:
-            changed_config(record, ~np.isin(group_of, removed))
+            changed_config(record, ~np.isin(group_of, removed), FEW_TRIES if at_once else _TRIES)
         except PlanError as error:
             return str(error)
         return ""
@@ -149,7 +156,7 @@ def unmakeable(record: Record, group_of: Labels, frozen: Mapping[int, str], at_o
 
 
 def _search(
-    record: Record, config: dict[str, Any], wanted: list[Shape], entering: list[list[Shape]], kept: Kept
+    record: Record, config: dict[str, Any], wanted: list[Shape], entering: list[list[Shape]], kept: Kept, tries: int
 ) -> dict[Path, int] | None:
     """The fields to change, with their values; None if no values were found that are right."""
     made = {
@@ -181,7 +188,7 @@ def _search(
         return sum(new != old for new, old in zip(values, current, strict=True))
 
     # As many fields as widths are the likeliest: another number may be the same by chance.
-    for values in sorted(choices, key=lambda values: abs(changes(values) - needed))[:_TRIES]:
+    for values in sorted(choices, key=lambda values: abs(changes(values) - needed))[:tries]:
         found = dict(zip(fields, values, strict=True))
         if _makes(record, _with(config, found), wanted, entering, kept, make):
             return found
@@ -257,10 +264,19 @@ def _makes(
     make: Callable[[Any, dict[str, Any]], Any],
 ) -> bool:
     """Whether the layer of a config has the right weights, and does inside what the labels foretell."""
+    left = Counter(wanted)
+
+    def check(shape: tuple[int, ...]) -> None:
+        left[shape] -= 1
+        if left[shape] < 0:
+            raise ValueError(f"no weight of shape {shape} is wanted")
+
     try:
-        layer = make(type(record.operation), config)
+        with weights_watched(check):  # most configs are wrong, and it shows long before the layer has run
+            layer = make(type(record.operation), config)
+            for call, shapes in zip(record.calls, entering, strict=True):
+                _call_on_zeros(layer, call, shapes)
         for call, shapes in zip(record.calls, entering, strict=True):
-            _call_on_zeros(layer, call, shapes)
             if [tuple(weight.shape) for weight in layer.weights] != wanted:
                 return False
             if not goes_alike(layer, call, shapes, kept):

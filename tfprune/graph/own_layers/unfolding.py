@@ -24,7 +24,7 @@ from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import BATCH, Inside, Step, look_inside
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.own_layers.layer_configs import is_loadable
-from tfprune.graph.own_layers.made_again import changed_config, unmakeable
+from tfprune.graph.own_layers.made_again import FEW_TRIES, changed_config, unmakeable
 from tfprune.graph.own_layers.made_alike import left_of
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.dispatch import find_rule, has_rule
@@ -44,10 +44,13 @@ def needs_unfolding(record: Record, kept: Kept) -> bool:
     if not record.looked_into:
         return False
     try:
-        changed_config(record, kept)
-    except PlanError as error:
+        changed_config(record, kept, FEW_TRIES)
+    except PlanError:
         if _possible(record):
             return True
+    try:
+        changed_config(record, kept)
+    except PlanError as error:
         raise PlanError(f"{error}, and cannot be unfolded.") from error
     return not is_loadable(record.operation) and _possible(record)
 
@@ -89,6 +92,7 @@ class _Traced:
     training: Inside
 
 
+_POSSIBLE: weakref.WeakKeyDictionary[Record, tuple[int, bool]] = weakref.WeakKeyDictionary()  # of so many calls
 _KNOWN: weakref.WeakKeyDictionary[Call, _Traced | None] = weakref.WeakKeyDictionary()
 
 
@@ -160,7 +164,10 @@ def _as_long(call: Call, found: _Traced) -> bool:
 
 def _possible(record: Record) -> bool:
     """Whether a layer that was looked into can become the layers inside of it."""
-    return all(map(_holds_for_all, record.calls)) and all(map(_can_stay, record.parts.values()))
+    if record not in _POSSIBLE or _POSSIBLE[record][0] != len(record.calls):
+        possible = all(map(_holds_for_all, record.calls)) and all(map(_can_stay, record.parts.values()))
+        _POSSIBLE[record] = len(record.calls), possible
+    return _POSSIBLE[record][1]
 
 
 def _can_stay(part: Record) -> bool:
