@@ -440,3 +440,67 @@ def test_a_network_that_is_wrong_is_wrong_in_float64_too():
     finally:
         dispatch._BY_NAME["ReLU"] = known
     assert tfprune.verify(model, plan) <= 1e-5
+
+
+def test_a_mask_is_drawn_as_one():
+    tokens, mask = (
+        keras.Input((6,), dtype="int32", name="tokens"),
+        keras.Input((6,), dtype="int32", name="padding_mask"),
+    )
+    x = layers.Embedding(9, 8)(tokens)
+    scores = ops.einsum("bqd,bsd->bqs", layers.Dense(8, name="query")(x), layers.Dense(8, name="key")(x))
+    scores = scores + (1 - ops.cast(mask[:, None, :], "float32")) * -1e9
+    x = layers.Dense(5, name="last")(ops.einsum("bqs,bsd->bqd", ops.softmax(scores), x))
+    model = randomize(keras.Model([tokens, mask], x))
+    assert set(np.unique(random_inputs(model, 8)[1])) == {0, 1}
+    # With any other numbers the scores drown in the mask, and nobody notices a wrong query.
+    assert tfprune.verify(model, tfprune.plan_channels(model, 0.5), power=True).unnoticed == ()
+
+
+class Both(layers.Layer):
+    """Has two kernels, and uses one."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+
+    def build(self, shape):
+        self.used = self.add_weight(shape=(shape[-1], self.units), name="used")
+        self.unused = self.add_weight(shape=(3, self.units), name="unused")
+
+    def call(self, x):
+        return x @ self.used
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_weights_that_no_output_depends_on_are_not_rolled():
+    model = network(lambda x: layers.Dense(3)(Both(4, name="both")(layers.Dense(6)(x))), (5,))
+    proof = tfprune.verify(model, tfprune.plan_channels(model, 0.5), power=True)
+    assert (proof.tried, proof.unnoticed) == (3, ())
+
+
+def test_kernels_of_the_same_path_are_rolled_one_by_one():
+    def body(x):
+        x = keras.Sequential([layers.Dense(8, name="same")], name="one")(x)
+        return layers.Dense(3, name="last")(Twin(name="twin")(x))
+
+    model = network(body, (5,))
+    proof = tfprune.verify(model, tfprune.plan_channels(model, 0.5), power=True)
+    assert proof.tried == 4
+
+
+class Twin(layers.Layer):
+    """Its layers have one name, and so their kernels one path."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.one, self.two = layers.Dense(6, name="dense"), layers.Dense(6, name="dense")
+
+    def build(self, shape):
+        self.one.build(shape)
+        self.two.build((*shape[:-1], 6))
+
+    def call(self, x):
+        return self.two(ops.relu(self.one(x)))

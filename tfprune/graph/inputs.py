@@ -41,13 +41,18 @@ def random_inputs(model: keras.Model, examples: int, seed: int = 0, length: int 
     """Random inputs, one array per model input; axes of unknown size get `length`.
 
     Numbers are standard normal; integers are below what the layers that look them up know, or 256, and the first of
-    a sequence is never 0, which may stand for padding; strings are of the vocabulary, if there is one, or letters.
+    a sequence is never 0, which may stand for padding; an input with "mask" in its name is 1, and now and then 0;
+    strings are of the vocabulary, if there is one, or letters.
     """
     generator = np.random.default_rng(seed)
     limits, words = _lookups(model)
 
     def draw(tensor: keras.KerasTensor) -> np.ndarray:
         shape = (tensor.shape[0] or examples, *(size or length for size in tensor.shape[1:]))
+        if "mask" in tensor.name and tensor.dtype != "string":  # other numbers drown what they are added to
+            shown = generator.random(shape) < 0.8
+            shown[:, :1] = True
+            return shown.astype(tensor.dtype)
         if "int" in tensor.dtype:
             high = min(limits.get(tensor.name, 256), np.iinfo(tensor.dtype).max + 1)
             values = generator.integers(0, high, shape)

@@ -291,25 +291,45 @@ class _Comparison:
         Returns:
             How many there are, and the layers of those that make no difference above the tolerance.
         """
-        noticed: dict[str, bool] = {}
+        used = self._used()
+        kernels = [variable for variable in self._small.model.variables if id(variable) in used]
+        noticed: dict[int, bool] = {}
         run = self._traced()
         for compared in self._compared:
             self._masked, self._scales = compared.masked, compared.scales
             self._small.hand_on(compared.values)
             tolerance = max(self._tolerance, _FAR * compared.error)
-            for variable in self._small.model.variables:
+            for place, variable in enumerate(kernels):
                 value = keras.ops.convert_to_numpy(variable)
                 rolled = _rolled(variable.name, value)
-                if rolled is None or noticed.get(variable.path):
+                if rolled is None or noticed.get(place):
                     continue
                 variable.assign(rolled)
                 try:
                     self._differ(self._received(run), tolerance)
-                    noticed[variable.path] = False
+                    noticed[place] = False
                 except VerificationError:
-                    noticed[variable.path] = True
+                    noticed[place] = True
                 variable.assign(value)
-        return len(noticed), [path.rpartition("/")[0] for path, found in noticed.items() if not found]
+        paths = {place: variable.path.rpartition("/")[0] for place, variable in enumerate(kernels)}
+        return len(noticed), [paths[place] for place, found in noticed.items() if not found]
+
+    def _used(self) -> set[int]:
+        """Identities of the variables that the outputs of the smaller network depend on; of all, if none can be told.
+
+        Some layers have weights for other calls, as an embedding one that turns channels into words.
+        """
+        variables = self._small.model.variables
+        try:
+            with tf.GradientTape() as tape:
+                tape.watch([variable.value for variable in variables])
+                given = tree.flatten(self._small.model(pack_inputs(self._model, self._inputs), training=False))
+                total = sum(tf.reduce_sum(output) for output in given if output.dtype.is_floating)
+            found = tape.gradient(total, [variable.value for variable in variables])
+        except Exception:  # whatever the code of others does to a tape
+            found = []
+        used = {id(variable) for variable, slope in zip(variables, found, strict=False) if slope is not None}
+        return used or set(map(id, variables))
 
 
 def _rolled(name: str, value: np.ndarray) -> np.ndarray | None:

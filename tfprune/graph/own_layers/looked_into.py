@@ -107,12 +107,23 @@ def _step(call: Call, step: Step, inputs: list[Any]) -> Sequence[Any]:
 
 
 def _follow(call: Call, outputs: Sequence[Any]) -> None:
-    """Tells of weights that a layer has no use for now, as a token for training: they are as wide as what it gives."""
-    given = [value for value in outputs if not isinstance(value, View) and len(varying(value)) == 1]
-    widths = {labels.size: labels.ravel() for labels in given}
+    """Tells of weights that a layer has no use for now, as a token for training.
+
+    They are as wide as what it gives or takes: along the last axis rather the one, along others rather the other.
+    """
+
+    def widths(values: Sequence[Any]) -> dict[int, Labels]:
+        alone = [value for value in values if not isinstance(value, View) and len(varying(value)) == 1]
+        return {labels.size: labels.ravel() for labels in alone}
+
+    taken, given = widths(call.inputs), widths(outputs)
     for index, weight in enumerate(call.record.weights):
-        if index not in call.record.axes:
-            call.weight(weight, {axis: widths[size] for axis, size in enumerate(weight.shape) if size in widths})
+        if index in call.record.axes:
+            continue
+        last = len(weight.shape) - 1
+        known = [{**taken, **given} if axis == last else {**given, **taken} for axis in range(last + 1)]
+        axes = {axis: known[axis][size] for axis, size in enumerate(weight.shape) if size in known[axis]}
+        call.weight(weight, axes)
 
 
 def _within(call: Call, step: Step, inside: Inside, inputs: list[Any]) -> list[Any]:
