@@ -390,3 +390,81 @@ class Twice(layers.Layer):
 
     def call(self, x):
         return self.end(ops.relu(self.middle(x))) * ops.sum(self.table)
+
+
+class Hidden(layers.Layer):
+    """Holds a weight where nobody looks, and reads its value; no config has its widths."""
+
+    def __init__(self, dtype_of_weight="float32", **options):
+        super().__init__(**options)
+        self.kind = dtype_of_weight
+        self.up, self.down = layers.Dense(8, name="up"), layers.Dense(6, name="down")
+
+    def build(self, shape):
+        self.up.build(shape)
+        self.down.build((*shape[:-1], 8))
+        self.held = (self.add_weight(shape=(), dtype=self.kind, initializer="ones", name="factor"),)
+
+    def call(self, x):
+        return self.down(ops.relu(self.up(x)) * ops.cast(self.held[0], "float32"))
+
+
+class Tied(layers.Layer):
+    """Turns words into channels and channels into words, by one weight of a layer inside."""
+
+    def __init__(self, words, width, **options):
+        super().__init__(**options)
+        self.words, self.width, self.embedding = words, width, layers.Embedding(words, width, name="words")
+
+    def build(self, shape):
+        self.embedding.build(shape)
+
+    def call(self, x, reverse=False):
+        return x @ ops.transpose(self.embedding.embeddings) if reverse else self.embedding(x)
+
+    def compute_output_spec(self, x, reverse=False):
+        shape = (*x.shape[:-1], self.words) if reverse else (*x.shape, self.width)
+        return keras.KerasTensor(shape, "float32")
+
+
+@pytest.mark.parametrize("kind", ["float32", "int32"])
+def test_a_weight_that_is_read_as_a_number_does_not_become_a_constant(kind):
+    model = network(lambda x: layers.Dense(3)(Hidden(kind, name="hidden")(layers.Dense(5)(x))), (4,))
+    model.get_layer("hidden").held[0].assign(2)
+    plan = tfprune.plan_channels(model, 0.5)
+    assert "hidden reads the value of factor" in plan.frozen["hidden/up"]
+    small = plan.apply(model)
+    assert len(small.weights) == len(model.weights)
+    assert tfprune.verify(model, plan) <= 1e-5
+
+
+def test_a_tied_embedding_stays_tied():
+    tokens = keras.Input((5,), dtype="int32")
+    tied = Tied(9, 8, name="tied")
+    x = tied(tokens)
+    x = x + layers.Dense(8)(layers.Dense(6, activation="relu", name="free")(x))
+    model = randomize(keras.Model(tokens, tied(x, reverse=True)))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert len(plan.keep["free"]) == 3
+    fresh = plan.apply(model, weights="fresh", seed=1)
+    assert sum(weight.shape == (9, 8) for weight in fresh.weights) == 1
+    fresh.get_layer("tied").embedding.embeddings.assign(np.zeros((9, 8)))
+    assert not predict(fresh, np.ones((2, 5), "int32"))[0].any()  # what it gives follows from its own weight
+
+
+def test_a_model_of_open_length_keeps_its_losses():
+    class Regular(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.inner = layers.Dense(6, activity_regularizer="l1")
+
+        def build(self, shape):
+            self.inner.build(shape)
+
+        def call(self, x):
+            return self.inner(x)
+
+    inputs = keras.Input((None, 4))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(Regular(name="regular")(layers.Dense(8)(inputs)))))
+    tfprune.verify(model, tfprune.plan_channels(model, 0.5))
+    assert model.losses == []

@@ -30,17 +30,26 @@ class Apart(keras.Operation):
         entering: The symbolic tensors that its steps start from, one for each tensor among the arguments.
         made: Those that its steps end in.
         counted: As of `Run`, of the calls of `arange` inside of it.
+        reads: As of `Run`, of its own call.
 
     Attributes:
         layer: As given.
         entering: As given.
         made: As given.
         counted: As given.
+        reads: As given.
     """
 
-    def __init__(self, layer: keras.Layer, entering: Sequence[Any], made: Sequence[Any], counted: frozenset[int]):
+    def __init__(
+        self,
+        layer: keras.Layer,
+        entering: Sequence[Any],
+        made: Sequence[Any],
+        counted: frozenset[int],
+        reads: Sequence[str],
+    ):
         super().__init__()
-        self.layer, self.entering, self.made, self.counted = layer, entering, made, counted
+        self.layer, self.entering, self.made, self.counted, self.reads = layer, entering, made, counted, reads
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The symbolic tensors that stand outside for those of `made`."""
@@ -68,6 +77,8 @@ class Run:
         constants: Constants that known layers with weights were called with, each with the tensor in its place before.
         counts: Numbers from 0 up to the length of an open axis, each with the tensor in its place before.
         counted: The numbers of the calls that have given them.
+        reads: Names of the variables of which the layer's own call has read the value, so that it is a constant in what
+            is recorded: those of layers that are known, or where nobody looks for them.
         adding: Identities of the layers that add losses of their own, which symbolic tensors cannot.
     """
 
@@ -83,6 +94,7 @@ class Run:
         self.constants: list[tuple[Any, Any]] = []
         self.counts: list[tuple[Any, Any]] = []
         self.counted: list[int] = []
+        self.reads: list[str] = []
         self.adding: set[int] = set()
         self._layer, self._is_known, self._apart = layer, is_known, apart
         self._training, self._lengths, self._known = training, lengths, counted
@@ -101,7 +113,11 @@ class Run:
         def added(layer: Any, loss: Any) -> None:
             self.adding.add(id(layer))
 
-        with replaced(called, added, self._counted), no_trace_left(self._layer):
+        def read(variable: Any) -> None:
+            if not self._depth:
+                self.reads.append(variable.name)
+
+        with replaced(called, added, self._counted, read), no_trace_left(self._layer):
             yield
 
     def _called(self, layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -117,9 +133,12 @@ class Run:
                 args, kwargs = tree.map_structure(self._symbolic, (args, kwargs))
         self._depth += 1
         try:
-            outputs = self._call(layer, *args, **kwargs)
+            return self._called_whole(layer, args, kwargs)
         finally:
             self._depth -= 1
+
+    def _called_whole(self, layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        outputs = self._call(layer, *args, **kwargs)
         leaves = tree.flatten(outputs)
         if any(isinstance(leaf, keras.KerasTensor) and None in leaf.shape for leaf in leaves):
             # What some layers tell of their shapes is what was known when they were built.
@@ -170,16 +189,18 @@ class Run:
                     set_time_mask(stand_ins[id(value)], mask)
             return stand_ins[id(value)]
 
-        first = self._calls
+        first, around = self._calls, self.reads
+        self.reads = []
         own_args, own_kwargs = tree.map_structure(stand_in, (args, kwargs))
         outputs = layer.call(*own_args, **own_kwargs)
+        reads, self.reads = self.reads, around
         leaves = tree.flatten(outputs)
         made = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
         if not made:
             return outputs
         entering = [stand_in(tensor) for tensor in _tensors(args, kwargs)]
         counted = frozenset(number - first for number in self.counted if number >= first)
-        given = iter(Apart(layer, entering, made, counted).symbolic_call(*args, **kwargs))
+        given = iter(Apart(layer, entering, made, counted, reads).symbolic_call(*args, **kwargs))
         return tree.pack_sequence_as(
             outputs, [next(given) if isinstance(leaf, keras.KerasTensor) else leaf for leaf in leaves]
         )

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError
-from tfprune.graph.keras_internals import layers_within
+from tfprune.graph.keras_internals import layers_within, losses_kept
 from tfprune.graph.walk import Wiring, flat_inputs, functional, pack_inputs
 from tfprune.support.checks import error_line
 
@@ -27,7 +27,8 @@ def inputs_that_work(model: keras.Model, examples: int, seed: int = 0) -> list[n
     for length in _LENGTHS:
         inputs = random_inputs(model, examples, seed, length)
         try:
-            model(pack_inputs(model, inputs), training=False)
+            with keras.StatelessScope(), losses_kept(model):  # the model stays as it is
+                model(pack_inputs(model, inputs), training=False)
             return inputs
         except Exception as error:  # whatever TensorFlow or the code of others raises for a size that is wrong
             reason = reason or error_line(error)

@@ -61,6 +61,7 @@ class Inside:
         counted: The calls of `arange` that have given them, by their number.
         outputs: Numbers of the tensors that leave.
         output_shapes: Their shapes.
+        reads: Names of variables of which it reads the value, which is a constant among the steps.
         adds_losses: Whether it adds losses of its own, those of layers among the steps aside.
     """
 
@@ -73,6 +74,7 @@ class Inside:
     counted: frozenset[int]
     outputs: Sequence[int]
     output_shapes: Sequence[tuple[int, ...]]
+    reads: Sequence[str]
     adds_losses: bool
 
 
@@ -149,7 +151,9 @@ def _traced(
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
-        return _Recorder(variables, run, apart, lengths).inside(layer, entering, outputs, frozenset(run.counted))
+        return _Recorder(variables, run, apart, lengths).inside(
+            layer, entering, outputs, frozenset(run.counted), run.reads
+        )
 
 
 class _Recorder:
@@ -165,7 +169,14 @@ class _Recorder:
     def __init__(self, variables: Sequence[tuple[Any, Any]], met: Run, apart: bool, lengths: Set[int]):
         self._variables, self._met, self._apart, self._lengths = variables, met, apart, lengths
 
-    def inside(self, layer: Any, entering: Sequence[Any], outputs: Sequence[Any], counted: frozenset[int]) -> Inside:
+    def inside(
+        self,
+        layer: Any,
+        entering: Sequence[Any],
+        outputs: Sequence[Any],
+        counted: frozenset[int],
+        reads: Sequence[str],
+    ) -> Inside:
         """What leads from some symbolic tensors to others inside of a layer."""
         met, known, places = self._met, list(entering), []
         for pairs in (self._variables, met.constants, met.counts):
@@ -189,6 +200,7 @@ class _Recorder:
             counted,
             given,
             [tuple(tensor.shape) for tensor in outputs],
+            reads,
             any(id(own) in met.adding for own in adding),
         )
 
@@ -199,7 +211,8 @@ class _Recorder:
         outputs, shapes = range(first, first + len(made)), [tuple(tensor.shape) for tensor in made]
         if not isinstance(operation, Apart):
             return Step(operation, given, inputs, outputs, shapes)
-        inside = self.inside(operation.layer, operation.entering, operation.made, operation.counted)
+        given_of = (operation.entering, operation.made, operation.counted, operation.reads)
+        inside = self.inside(operation.layer, *given_of)
         return Step(operation.layer, self._opened(given), inputs, outputs, shapes, inside)
 
     def _opened(self, given: Arguments) -> Arguments:

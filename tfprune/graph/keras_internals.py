@@ -248,15 +248,25 @@ def set_shape(tensor: Any, shape: Sequence[int | None]) -> None:
 
 
 @contextlib.contextmanager
-def replaced(call: Callable, add_loss: Callable, arange: Callable) -> Iterator[None]:
-    """Puts functions in the places of `Layer.__call__`, `Layer.add_loss` and what `keras.ops.arange` computes with."""
-    numpy = keras_backend.numpy
-    before = keras.Layer.__call__, keras.Layer.add_loss, numpy.arange
+def replaced(call: Callable, add_loss: Callable, arange: Callable, read: Callable[[Any], None]) -> Iterator[None]:
+    """Puts functions in the places of `Layer.__call__`, `Layer.add_loss` and what `keras.ops.arange` computes with.
+
+    And `read` is called with every variable whose value is asked for.
+    """
+    numpy, variable = keras_backend.numpy, next(base for base in keras.Variable.__mro__ if "value" in vars(base))
+    before, value = (keras.Layer.__call__, keras.Layer.add_loss, numpy.arange), vars(variable)["value"]
+
+    def read_value(self: Any) -> Any:
+        read(self)
+        return value.fget(self)
+
     keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = call, add_loss, arange
+    variable.value = property(read_value)
     try:
         yield
     finally:
         keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = before
+        variable.value = value
 
 
 @contextlib.contextmanager

@@ -46,13 +46,13 @@ def needs_unfolding(record: Record, kept: Kept) -> bool:
     try:
         changed_config(record, kept, FEW_TRIES)
     except PlanError:
-        if _possible(record):
+        if not _why_not(record):
             return True
     try:
         changed_config(record, kept)
     except PlanError as error:
-        raise PlanError(f"{error}, and cannot be unfolded.") from error
-    return not is_loadable(record.operation) and _possible(record)
+        raise PlanError(f"{error}, and cannot be unfolded: {_why_not(record)}.") from error
+    return not is_loadable(record.operation) and not _why_not(record)
 
 
 def made_of(record: Record, kept: Kept) -> Iterator[Record]:
@@ -73,11 +73,12 @@ def cannot_be_lost(record: Record, group_of: Labels, frozen: Mapping[int, str]) 
 
     What it cannot lose as a whole those inside of it may, if it can be unfolded.
     """
-    if not _possible(record):
-        return unmakeable(record, group_of, frozen)
+    if why := _why_not(record):
+        lost = unmakeable(record, group_of, frozen)
+        return {group: f"{reason}, and cannot be unfolded: {why}" for group, reason in lost.items()}
     if not unmakeable(record, group_of, frozen, at_once=True):
         return {}
-    lost: dict[int, str] = {}
+    lost = {}
     for part in record.parts.values():
         if part.looked_into:
             lost |= cannot_be_lost(part, group_of, {**frozen, **lost})
@@ -92,7 +93,7 @@ class _Traced:
     training: Inside
 
 
-_POSSIBLE: weakref.WeakKeyDictionary[Record, tuple[int, bool]] = weakref.WeakKeyDictionary()  # of so many calls
+_REASONS: weakref.WeakKeyDictionary[Record, tuple[int, str]] = weakref.WeakKeyDictionary()  # of so many calls
 _KNOWN: weakref.WeakKeyDictionary[Call, _Traced | None] = weakref.WeakKeyDictionary()
 
 
@@ -162,49 +163,54 @@ def _as_long(call: Call, found: _Traced) -> bool:
     return call.inside is not None and len(call.inside.steps) == len(found.other.steps) == len(found.training.steps)
 
 
-def _possible(record: Record) -> bool:
-    """Whether a layer that was looked into can become the layers inside of it."""
-    if record not in _POSSIBLE or _POSSIBLE[record][0] != len(record.calls):
-        possible = all(map(_holds_for_all, record.calls)) and all(map(_can_stay, record.parts.values()))
-        _POSSIBLE[record] = len(record.calls), possible
-    return _POSSIBLE[record][1]
+def _why_not(record: Record) -> str:
+    """Why a layer that was looked into cannot become the layers inside of it; empty if it can."""
+    if record not in _REASONS or _REASONS[record][0] != len(record.calls):
+        reasons = [*map(_why_not_call, record.calls), *map(_why_not_again, record.parts.values())]
+        _REASONS[record] = len(record.calls), next(filter(None, reasons), "")
+    return _REASONS[record][1]
 
 
-def _can_stay(part: Record) -> bool:
-    """Whether what is inside of a layer can be made again as it is."""
+def _why_not_again(part: Record) -> str:
+    """Why what is inside of a layer cannot be made again as it is."""
     if not part.looked_into:
-        return True
+        return ""
     try:
         needs_unfolding(part, np.ones(part.calls[0].ledger.count, bool))
-    except PlanError:
-        return False
-    return True
+    except PlanError as error:
+        return str(error).rstrip(".")
+    return ""
 
 
-def _holds_for_all(call: Call) -> bool:
-    if (
-        call.inside is None
-        or call.inside.constants
-        or call.inside.adds_losses  # they would be lost
-        or any(inner is None or inner.of_weights for inner, _ in call.steps)
-    ):
-        return False
-    if any(isinstance(given, keras.Variable) for step in call.inside.steps for given in _given(step)):
-        return False
+def _why_not_call(call: Call) -> str:
+    inside, name = call.inside, call.record.name
+    if inside is None:
+        return f"{name} was not looked into"
+    if inside.adds_losses:
+        return f"{name} adds losses of its own"
+    if inside.reads:
+        return f"{name} reads the value of {inside.reads[0]}, which would be a constant"
+    if inside.constants:
+        return f"{name} calls a layer on a constant"
+    for step, (inner, _) in zip(inside.steps, call.steps, strict=True):
+        variables = [given.name for given in _given(step) if isinstance(given, keras.Variable)]
+        if inner is None or inner.of_weights or variables:
+            return f"{name} computes with weights of its own in {type(step.operation).__name__}"
     traced = _traced(call)
     if traced is None:
-        return False
-    steps = call.inside.steps
+        return f"{name} does other things in training, or for other sizes"
     # What it does in training alone would be lost; and so would be a layer's own `training=True`.
-    if not all(
-        _alike(one, two) and _hands_on_training(one, two) for one, two in zip(steps, traced.training.steps, strict=True)
-    ):
-        return False
-    if any(counted_along(call, number) is None for number in call.inside.counts):
-        return False
-    return all(
-        _alike(one, two) or _passes(call.inside, one) for one, two in zip(steps, traced.other.steps, strict=True)
-    )
+    for one, two in zip(inside.steps, traced.training.steps, strict=True):
+        if not _alike(one, two) or not _hands_on_training(one, two):
+            return f"{name} does something else in training, or is told not to, in {type(one.operation).__name__}"
+    if any(counted_along(call, number) is None for number in inside.counts):
+        return f"{name} counts up to a size that no input has"
+    for one, two in zip(inside.steps, traced.other.steps, strict=True):
+        if not _alike(one, two) and not _passes(inside, one):
+            return (
+                f"{name} makes something of the size of the batch or of an open axis, in {type(one.operation).__name__}"
+            )
+    return ""
 
 
 def counted_along(call: Call, number: int) -> tuple[int, int] | None:
