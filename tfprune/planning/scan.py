@@ -23,8 +23,8 @@ from tfprune.planning.channels import prunable_pools, scored_pools, scorer
 from tfprune.planning.cutting import kept_channels
 from tfprune.support.checks import is_batch, names, number_in, path_of, several, shown
 from tfprune.support.files import check_writable
+from tfprune.surgery.compiling import compile_alike
 from tfprune.surgery.masked import MaskedModel
-from tfprune.surgery.rebuild import compile_alike
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,9 +21,10 @@ from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_mod
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import ChannelRow, Pair, paired
 from tfprune.support.checks import by_layer, names, several
+from tfprune.surgery.compiling import compile_alike
 from tfprune.surgery.proof import verify
 from tfprune.surgery.provable import ChannelRemoval
-from tfprune.surgery.rebuild import Built, compile_alike
+from tfprune.surgery.rebuild import Built
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

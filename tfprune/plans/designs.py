@@ -22,7 +22,8 @@ from tfprune.graph.walk import functional
 from tfprune.plans.base import TOLD, Plan, costs, for_another_model
 from tfprune.plans.files import PAIR, Form
 from tfprune.plans.rows import ChannelRow, Pair, paired
-from tfprune.surgery.rebuild import clone, compile_alike
+from tfprune.surgery.compiling import compile_alike
+from tfprune.surgery.rebuild import clone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,9 @@ from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import Pair, Row
+from tfprune.surgery.compiling import compile_alike
 from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS, HoldMasks, mask_edit
-from tfprune.surgery.rebuild import Built, Edit, compile_alike
+from tfprune.surgery.rebuild import Built, Edit
 
 
 def kernels_of(graph: ChannelGraph, dense: bool = False) -> dict[str, Record]:

@@ -12,7 +12,6 @@ import os
 import random
 import secrets
 import tempfile
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,13 +23,7 @@ from keras import tree
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.keras_internals import (
-    carry_over_decay,
-    compile_settings,
-    layers_within,
-    maker,
-    wrapped_functions,
-)
+from tfprune.graph.keras_internals import layers_within, maker
 from tfprune.graph.ledger import Kept
 from tfprune.graph.own_layers.layer_configs import config_of, from_config, telling
 from tfprune.graph.own_layers.made_again import changed_config
@@ -80,7 +73,7 @@ class Built:
         self._kept, self._edit = kept, edit
         self._seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
         self._taken = {record.name for record in graph.records.values() if record.whole is None}
-        self._taken |= {maker(tensor).name for tensor in graph.model.inputs}
+        self._taken |= {maker(tensor).name for tensor in (*graph.model.inputs, *graph.model.outputs)}
         self._made: dict[str, Any] = {}  # operation -> the one that takes its place
         self._records: dict[str, Record] = {}
         self._unfolds = any(needs_unfolding(record, kept) for record in graph.records.values())
@@ -320,62 +313,6 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None, nam
         raise PlanError(
             f"{record.name} cannot be made again from the config of its {kind.__name__}: {first_line(error)}"
         ) from error
-
-
-def compile_alike(small: keras.Model, model: keras.Model, copies: Mapping[int, Any] | None = None) -> None:
-    """Compiles a network as another: the same losses, new metrics and a new optimizer of the same settings.
-
-    Nothing is done if the other is not compiled. What cannot be carried over is told in a warning: metrics that Keras
-    cannot copy, the methods of a subclass (`train_step`), for the small network is a plain functional one, and
-    variables that the optimizer excludes from weight decay, if nothing is known of their copies.
-
-    Args:
-        small: The network.
-        model: The other.
-        copies: Identity of a variable of the other -> the one in its place, as of `Built.copies`.
-    """
-    if type(model).__module__.partition(".")[0] != "keras" and type(small).__module__.startswith("keras"):
-        warnings.warn(
-            f"{model.name} is a {type(model).__name__}; the pruned network is a plain keras.Model, without the methods "
-            "of that class (such as train_step).",
-            stacklevel=3,
-        )
-    if not model.compiled:
-        return
-    settings = compile_settings(model)
-    # Functions and classes of the user's need not be registered with Keras to be found again.
-    own = {}
-    for value in tree.flatten(settings):
-        for thing in (type(value), *wrapped_functions(value)):
-            if hasattr(thing, "__name__"):
-                own[thing.__name__] = thing
-
-    def again(value: Any) -> Any:
-        if not isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric)):
-            return value
-        made = type(value).from_config(value.get_config())
-        if isinstance(value, keras.optimizers.Optimizer):
-            _tell_of_decay(model, carry_over_decay(value, made, copies or {}, model.variables))
-        return made
-
-    try:
-        with keras.saving.custom_object_scope(own):
-            small.compile(**tree.map_structure(again, settings))
-    except (TypeError, ValueError, NotImplementedError) as error:
-        warnings.warn(
-            f"{model.name} has compile settings that cannot be copied ({first_line(error)}); compile anew.",
-            stacklevel=3,
-        )
-
-
-def _tell_of_decay(model: keras.Model, lost: list) -> None:
-    if lost:
-        names = ", ".join(variable.path for variable in lost)
-        warnings.warn(
-            f"The optimizer of {model.name} excludes {names} from weight decay; what takes their place is not known, "
-            "so the new optimizer decays it. Call exclude_from_weight_decay anew.",
-            stacklevel=5,
-        )
 
 
 def clone(
