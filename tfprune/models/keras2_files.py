@@ -51,8 +51,8 @@ def _masks_zero(config: Any) -> bool:
     return isinstance(config, dict) and config.get("mask_zero") is True
 
 
-def without_slashes(config: Any) -> Any:
-    """A config without slashes in the names of layers, which Keras 3 does not take."""
+def plain_names(config: Any) -> dict[str, str]:
+    """Name of a layer with a slash, which Keras 3 does not take -> one without, that no other layer has."""
     names = {
         name
         for one in entries_in(config)
@@ -67,15 +67,52 @@ def without_slashes(config: Any) -> Any:
             plain += "_"
         taken.add(plain)
         new[name] = plain
-    return _renamed(config, new) if new else config
+    return new
 
 
-def _renamed(value: Any, new: dict[str, str]) -> Any:
+def renamed(value: Any, new: dict[str, str]) -> Any:
+    """A config with other names of layers, also as keys, by which losses and metrics know their outputs."""
     if isinstance(value, dict):
-        return {key: _renamed(part, new) for key, part in value.items()}
+        return {new.get(key, key): renamed(part, new) for key, part in value.items()}
     if isinstance(value, list):
-        return [_renamed(part, new) for part in value]
+        return [renamed(part, new) for part in value]
     return new.get(value, value) if isinstance(value, str) else value
+
+
+def stay_frozen(layer: Any, entry: dict) -> None:
+    """Makes a network in a network, or in another layer, one that is not trained where Keras 2 had it so.
+
+    There nothing in such a network was trained, whatever its layers say of themselves.
+
+    Args:
+        layer: What Keras 3 has made.
+        entry: The entry of it, after `modernized`.
+    """
+    config = entry["config"]
+    if entry["class_name"] in _NETWORKS and config.get("trainable") is False:
+        layer.trainable = True  # Keras does nothing for the layers inside where the network has the value already
+        layer.trainable = False
+        return
+    if entry["class_name"] in _NETWORKS:
+        inner = {one.name: one for one in layer.layers}
+        pairs = [(inner.get(one["config"].get("name")), one) for one in config.get("layers", ())]
+    else:
+        pairs = [(getattr(layer, name, None), config.get(name)) for name in _HELD]
+    for one, own in pairs:
+        if one is not None and isinstance(own, dict) and isinstance(own.get("config"), dict):
+            stay_frozen(one, own)
+
+
+def in_several_networks(config: Any) -> dict[str, list[str]]:
+    """Name of a layer that several networks have one of, of the same class -> the names of these networks."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for entry in entries_in(config):
+        if entry["class_name"] in _NETWORKS and isinstance(entry["config"], dict):
+            for own in entry["config"].get("layers", ()):
+                if own["class_name"] not in ("InputLayer", *_NETWORKS):
+                    key = str(own["config"].get("name")), own["class_name"]
+                    found.setdefault(key, []).append(str(entry["config"].get("name")))
+    return {name: networks for (name, _), networks in found.items() if len(networks) > 1}
 
 
 def modernized(entry: dict) -> dict:
@@ -91,6 +128,9 @@ def modernized(entry: dict) -> dict:
 
     kind = entry["class_name"]
     config = entry["config"]
+    if isinstance(entry.get("compile_config"), dict):  # Keras 3 has other values for what was not given
+        settings = {name: value for name, value in entry["compile_config"].items() if value is not None}
+        entry = {**entry, "compile_config": settings}
     if kind in _TENSORFLOW_OPERATIONS:
         called = config.get("function") or config.get("attr_name") or entry.get("name")
         raise UsageError(

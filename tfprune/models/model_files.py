@@ -18,7 +18,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from tfprune.errors import UsageError
-from tfprune.models.keras2_files import entries_in, masks_differ, modernized, without_slashes
+from tfprune.models.keras2_files import (
+    entries_in,
+    in_several_networks,
+    masks_differ,
+    modernized,
+    plain_names,
+    renamed,
+    stay_frozen,
+)
 from tfprune.support.checks import error_line, first_line, path_of, shown, without_colours
 
 if TYPE_CHECKING:
@@ -83,7 +91,10 @@ def load(
 
         def loaded(compile_it: bool) -> keras.Model:
             objects = dict(custom_objects or {})
-            return keras.saving.load_model(name, custom_objects=objects, compile=compile_it, safe_mode=not unsafe)
+            model = keras.saving.load_model(name, custom_objects=objects, compile=compile_it, safe_mode=not unsafe)
+            if content.of_keras_2:
+                _as_in_keras_2(model, file, content)
+            return model
 
         if compiled:
             try:
@@ -108,6 +119,40 @@ def _warn_of_masks(file: Path, content: _Content) -> None:
             "Keras 3. Compare outputs before you rely on it.",
             stacklevel=3,
         )
+
+
+def _as_in_keras_2(model: keras.Model, file: Path, content: _Content) -> None:
+    """Keeps frozen what Keras 2 had frozen; tells of layers that networks shared, and that each has by itself now."""
+    config = renamed(content.config, plain_names(content.config))
+    stay_frozen(model, modernized(config))
+    copies: dict[str, list[Any]] = {name: [] for name in in_several_networks(config)}
+    for layer in _layers(model):
+        if layer.name in copies and layer.weights:
+            copies[layer.name].append(layer.get_weights())
+    if shared := [name for name, values in copies.items() if len(values) > 1 and _all_equal(values)]:
+        warnings.warn(
+            f"{file} is of Keras 2, and networks in it seem to share {', '.join(shared)}: the weights are the same. "
+            "Each network has a layer of its own now, and a training tells them apart. Build the network in Python to "
+            "keep them one.",
+            stacklevel=4,
+        )
+
+
+def _layers(network: Any) -> Iterator[Any]:
+    """The layers of a network and of those inside of it."""
+    for layer in network.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)
+
+
+def _all_equal(values: Sequence[Sequence[Any]]) -> bool:
+    first, *others = values
+    return all(
+        one.shape == own.shape and bool((one == own).all())
+        for other in others
+        for one, own in zip(first, other, strict=True)
+    )
 
 
 def objects_of(modules: Sequence[str]) -> dict[str, Any]:
@@ -223,21 +268,28 @@ def _readable(path: Path, content: _Content) -> Iterator[str]:
             shutil.copyfile(path, copy)
         else:
             try:
-                config = json.dumps(modernized(without_slashes(content.config)))
+                names = plain_names(content.config)
+                config = json.dumps(modernized(renamed(content.config, names)))
             except (KeyError, TypeError, IndexError, AttributeError) as error:
                 raise UsageError(
                     f"{str(path)!r} is damaged: its config cannot be read ({error_line(error)})."
                 ) from error
-            (_copy_of_hdf5 if content.hdf5 else _copy_of_archive)(path, copy, config)
+            if content.hdf5:
+                _copy_of_hdf5(path, copy, config, names)
+            else:
+                _copy_of_archive(path, copy, config)
         yield str(copy)
 
 
-def _copy_of_hdf5(path: Path, copy: Path, config: str) -> None:
+def _copy_of_hdf5(path: Path, copy: Path, config: str, names: dict[str, str]) -> None:
     import h5py
 
     shutil.copyfile(path, copy)
     with h5py.File(copy, "r+") as file:
         file.attrs["model_config"] = config.encode()
+        if names and "training_config" in file.attrs:
+            settings = renamed(json.loads(_text(file.attrs["training_config"])), names)
+            file.attrs["training_config"] = json.dumps(settings).encode()
 
 
 def _copy_of_archive(path: Path, copy: Path, config: str) -> None:
@@ -258,6 +310,15 @@ def _told(error: Exception, content: _Content) -> str:
     reason = _reason(error)
     version = f" Keras {content.version} wrote the file." if content.version else ""
     missing = _MISSING.search(str(error))
+    several = in_several_networks(content.config) if content.of_keras_2 and not content.hdf5 else {}
+    not_there = re.search(r"could not be loaded\..*? name=([^,>]+)", str(error), re.DOTALL)
+    if not_there and not_there.group(1) in several:
+        name = not_there.group(1)
+        return (
+            f"the networks {', '.join(several[name])} in it share the layer {name!r}. Keras 2 wrote its weights once, "
+            "and Keras 3 looks for them in each. Save the network as HDF5 (.h5) with Keras 2, or build it in Python "
+            f"and load its weights.{version}"
+        )
     if missing is None:
         return f"{reason.rstrip('.')}.{version}"
     name = missing.group(1)
