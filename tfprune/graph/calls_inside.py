@@ -11,10 +11,10 @@ import keras
 import numpy as np
 from keras import tree
 
+from tfprune.graph.base_layers import extended_layer, state_of
 from tfprune.graph.keras_internals import (
     layers_within,
     no_trace_left,
-    plain_arange,
     replaced,
     set_shape,
     set_time_mask,
@@ -56,12 +56,31 @@ class Apart(keras.Operation):
         return [keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in self.made]
 
 
+class AsBase(keras.Operation):
+    """What a layer does as the one that it extends: `super().call`.
+
+    Args:
+        layer: The layer that it extends.
+
+    Attributes:
+        layer: As given.
+    """
+
+    def __init__(self, layer: keras.Layer):
+        super().__init__()
+        self.layer = layer
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """As the layer gives it for these shapes."""
+        return _spec(self.layer, self.layer.compute_output_spec(*args, **kwargs), args, kwargs)
+
+
 class Run:
     """One run of a layer's call, and what was met in it.
 
     Layers inside of it that are not known run their `call` at once. All are called with `training`, unless they are
     told themselves. Known ones with weights that are called with constants are called with symbolic tensors instead.
-    Losses are not added.
+    What a subclass calls by `super().call` is recorded as a call of the layer that it extends. Losses are not added.
 
     Args:
         layer: The layer.
@@ -99,8 +118,14 @@ class Run:
         self._layer, self._is_known, self._apart = layer, is_known, apart
         self._training, self._lengths, self._known = training, lengths, counted
         self._calls = 0  # of arange
-        self._own = set(map(id, layers_within(layer)))
-        self._call, self._arange = keras.Layer.__call__, plain_arange()
+        own = layers_within(layer)
+        self._own = set(map(id, own))
+        extended = {id(one): extended_layer(one) for one in own if one is layer or not is_known(one)}
+        # Identity of a layer -> the one that it extends.
+        self._extended = {key: one for key, one in extended.items() if one is not None and is_known(one)}
+        self._layers = [one for one in own if id(one) in self._extended]
+        self._states: dict[int, dict[str, Any]] = {}  # of these, at the beginning
+        self._call = keras.Layer.__call__
         self._depth = 0  # of layers that are known and being called
 
     @contextlib.contextmanager
@@ -117,7 +142,11 @@ class Run:
             if not self._depth:
                 self.reads.append(variable.name)
 
-        with replaced(called, added, self._counted, read), no_trace_left(self._layer):
+        self._states = {id(layer): state_of(layer, self._extended[id(layer)]) for layer in self._layers}
+        base_calls = dict.fromkeys(map(type, self._extended.values()), self._called_as_base)
+        with replaced(called, added, self._counted, read, base_calls), contextlib.ExitStack() as stack:
+            for own in (self._layer, *self._extended.values()):
+                stack.enter_context(no_trace_left(own))
             yield
 
     def _called(self, layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -129,23 +158,29 @@ class Run:
         if id(layer) in self._own and (layer.built or type(layer).build is keras.Layer.build):
             if not self._is_known(layer):
                 return self._unknown(layer, args, kwargs)
-            if layer.weights and not _tensors(args, kwargs):
+            if layer.weights and not self._depth and not _tensors(args, kwargs):
                 args, kwargs = tree.map_structure(self._symbolic, (args, kwargs))
         self._depth += 1
         try:
-            return self._called_whole(layer, args, kwargs)
+            return _spec(layer, self._call(layer, *args, **kwargs), args, kwargs)
         finally:
             self._depth -= 1
 
-    def _called_whole(self, layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        outputs = self._call(layer, *args, **kwargs)
-        leaves = tree.flatten(outputs)
-        if any(isinstance(leaf, keras.KerasTensor) and None in leaf.shape for leaf in leaves):
-            # What some layers tell of their shapes is what was known when they were built.
-            specs = keras.Operation.compute_output_spec(layer, *args, **kwargs)
-            for leaf, spec in zip(leaves, tree.flatten(specs), strict=True):
-                set_shape(leaf, spec.shape)
-        return outputs
+    def _called_as_base(self, before: Callable, layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """`super().call` of a layer that extends another; the call itself where it has changed what that needs."""
+        extended = self._extended.get(id(layer))
+        if extended is None or self._depth or not _tensors(args, kwargs):
+            return before(layer, *args, **kwargs)
+        now, then = state_of(layer, extended), self._states[id(layer)]
+        if any(now[name] is not value for name, value in then.items()):
+            return before(layer, *args, **kwargs)
+        if "training" in inspect.signature(before).parameters and len(args) == 1:
+            kwargs = {"training": False, **kwargs}  # what the layer itself is told does not come through
+        self._depth += 1
+        try:
+            return AsBase(extended).symbolic_call(*args, **kwargs)
+        finally:
+            self._depth -= 1
 
     def _unknown(self, layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if not self._apart or not _tensors(args, kwargs):
@@ -163,8 +198,8 @@ class Run:
         self.constants.append((_like(value), value))
         return self.constants[-1][0]
 
-    def _counted(self, start: Any, stop: Any = None, step: Any = None, dtype: Any = None) -> Any:
-        value = self._arange(start, stop, step=step, dtype=dtype)
+    def _counted(self, plain: Callable, start: Any, stop: Any = None, step: Any = None, dtype: Any = None) -> Any:
+        value = plain(start, stop, step=step, dtype=dtype)
         first, last = (0, start) if stop is None else (start, stop)
         whole = isinstance(first, int) and isinstance(last, int) and step in (None, 1)
         if self._depth or not whole or first != 0:
@@ -204,6 +239,16 @@ class Run:
         return tree.pack_sequence_as(
             outputs, [next(given) if isinstance(leaf, keras.KerasTensor) else leaf for leaf in leaves]
         )
+
+
+def _spec(layer: keras.Layer, outputs: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Outputs of a layer with shapes that are known: what some tell is what was known when they were built."""
+    leaves = tree.flatten(outputs)
+    if any(isinstance(leaf, keras.KerasTensor) and None in leaf.shape for leaf in leaves):
+        specs = keras.Operation.compute_output_spec(layer, *args, **kwargs)
+        for leaf, spec in zip(leaves, tree.flatten(specs), strict=True):
+            set_shape(leaf, spec.shape)
+    return outputs
 
 
 def _like(value: Any) -> keras.KerasTensor:

@@ -18,7 +18,7 @@ from keras import tree
 
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
-from tfprune.graph.calls_inside import Apart, Run
+from tfprune.graph.calls_inside import Apart, AsBase, Run
 from tfprune.graph.keras_internals import Arguments
 from tfprune.support.checks import error_line
 
@@ -209,6 +209,8 @@ class _Recorder:
         inputs, first = [numbers[id(tensor)] for tensor in given.tensors], 1 + max(numbers.values(), default=-1)
         numbers.update((id(tensor), first + place) for place, tensor in enumerate(made))
         outputs, shapes = range(first, first + len(made)), [tuple(tensor.shape) for tensor in made]
+        if isinstance(operation, AsBase):
+            operation = operation.layer
         if not isinstance(operation, Apart):
             return Step(operation, given, inputs, outputs, shapes)
         given_of = (operation.entering, operation.made, operation.counted, operation.reads)

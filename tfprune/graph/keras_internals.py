@@ -9,6 +9,7 @@ for which all of it was tried.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -248,25 +249,41 @@ def set_shape(tensor: Any, shape: Sequence[int | None]) -> None:
 
 
 @contextlib.contextmanager
-def replaced(call: Callable, add_loss: Callable, arange: Callable, read: Callable[[Any], None]) -> Iterator[None]:
+def replaced(
+    call: Callable,
+    add_loss: Callable,
+    arange: Callable,
+    read: Callable[[Any], None],
+    base_calls: Mapping[Any, Callable],
+) -> Iterator[None]:
     """Puts functions in the places of `Layer.__call__`, `Layer.add_loss` and what `keras.ops.arange` computes with.
 
-    And `read` is called with every variable whose value is asked for.
+    And in the place of `call` of Keras' own classes: `base_calls[class](before, layer, args, kwargs)`, where `before`
+    is what was there, as `arange(before, ...)` gets it. `read` is called with every variable whose value is asked for.
     """
     numpy, variable = keras_backend.numpy, next(base for base in keras.Variable.__mro__ if "value" in vars(base))
     before, value = (keras.Layer.__call__, keras.Layer.add_loss, numpy.arange), vars(variable)["value"]
+    inherited = {kind for kind in base_calls if "call" not in vars(kind)}
+    calls: dict[Any, Callable] = {kind: kind.call for kind in base_calls}
 
     def read_value(self: Any) -> Any:
         read(self)
         return value.fget(self)
 
-    keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = call, add_loss, arange
+    keras.Layer.__call__, keras.Layer.add_loss = call, add_loss
+    numpy.arange = functools.partial(arange, numpy.arange)
     variable.value = property(read_value)
+    for kind, own in calls.items():
+        kind.call = _around(own, base_calls[kind])
     try:
         yield
     finally:
         keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = before
         variable.value = value
+        for kind, own in calls.items():
+            kind.call = own
+            if kind in inherited:
+                del kind.call
 
 
 @contextlib.contextmanager
@@ -286,9 +303,40 @@ def weights_watched(made: Callable[[tuple[int, ...]], None]) -> Iterator[None]:
         keras.Layer.add_weight = original
 
 
-def plain_arange() -> Callable:
-    """What `keras.ops.arange` computes with."""
-    return keras_backend.numpy.arange
+def _around(before: Callable, function: Callable) -> Callable:
+    @functools.wraps(before)  # Keras asks for the names of its arguments
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(before, layer, args, kwargs)
+
+    return call
+
+
+def sharing_weights(base: Any, layer: Any) -> keras.Layer:
+    """A layer of a base class of another layer's, made of its config, with the variables and layers that it holds.
+
+    Raises:
+        ValueError: If the config makes other weights than the layer has, or it is not known how it was built.
+        Whatever the class raises on the config.
+    """
+    made: Any = base.from_config(base.get_config(layer))
+    shapes = layer._build_shapes_dict or {}
+    made.build(*shapes.values())
+    whole = [tuple(weight.shape) for weight in made.weights]
+    kinds = (keras.Variable, keras.Layer)
+    own = {id(value): vars(layer).get(name) for name, value in vars(made).items() if isinstance(value, kinds)}
+    for held in (vars(made)[name] for name in ("_trainable_variables", "_non_trainable_variables", "_layers")):
+        # Past Keras, which would track them once more.
+        list.__setitem__(held, slice(None), [own[id(value)] for value in held if own.get(id(value)) is not None])
+    if not made.built or [tuple(weight.shape) for weight in made.weights] != whole:
+        raise ValueError("it holds other weights than its base")
+    share_state(made, layer)
+    return made
+
+
+def share_state(made: keras.Layer, layer: keras.Layer) -> None:
+    """Gives a layer the attributes of another one that extends its class, as they are now."""
+    shared = {name: value for name, value in vars(layer).items() if name in vars(made) and not of_every_layer(name)}
+    vars(made).update(shared, _trainable=vars(layer)["_trainable"])
 
 
 def of_every_layer(name: str) -> bool:

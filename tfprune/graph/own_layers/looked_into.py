@@ -19,7 +19,8 @@ from tfprune.graph.inside import Inside, Step, fixed, look_inside
 from tfprune.graph.keras_internals import names_within
 from tfprune.graph.ledger import Labels
 from tfprune.graph.own_layers.inner_calls import InnerCall, part_of, ruled
-from tfprune.graph.own_layers.own_weights import View, as_labels, with_weights
+from tfprune.graph.own_layers.own_weights import as_labels, with_weights
+from tfprune.graph.own_layers.weight_views import View
 from tfprune.graph.rules.dispatch import for_unknown, give_up, has_rule
 from tfprune.graph.rules.reshaping import varying
 

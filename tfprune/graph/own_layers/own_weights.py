@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,32 +14,12 @@ from tfprune.graph.calls import Call, Record
 from tfprune.graph.inside import Step
 from tfprune.graph.ledger import Labels
 from tfprune.graph.own_layers.inner_calls import InnerCall, ruled
+from tfprune.graph.own_layers.weight_views import View, after, tell
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.convolutions_and_dense import positions
 from tfprune.graph.rules.dispatch import find_rule
 from tfprune.graph.rules.einsum_and_matmul import einsum_dense
-from tfprune.graph.rules.elementwise import elementwise
-from tfprune.graph.rules.reshaping import compress, varying
-
-
-class View(NamedTuple):
-    """A tensor that is a weight of the layer's own, moved about perhaps.
-
-    Attributes:
-        variable: The weight.
-        axes: For every axis of the tensor the axis of the weight that lies there; None where there is none, or one
-            that stays whole.
-    """
-
-    variable: Any
-    axes: tuple[int | None, ...]
-
-    def axis(self, place: int) -> int:
-        """The axis of the weight that lies along an axis of the tensor; there has to be one."""
-        axis = self.axes[place]
-        if axis is None:
-            raise ValueError(f"No axis of the weight lies along axis {place}.")
-        return axis
+from tfprune.graph.rules.reshaping import varying
 
 
 def as_labels(call: Call, value: Any) -> Labels:
@@ -47,14 +27,15 @@ def as_labels(call: Call, value: Any) -> Labels:
     if not isinstance(value, View):
         return value
     places = [place for place, axis in enumerate(value.axes) if axis is not None]
-    if len(places) == 1:
+    if len(places) == 1 and not value.others and value.axes[places[0]] not in value.whole:
         (place,) = places
         axis = value.axis(place)
         inner = of_weight(call, None, [], value.variable)
         created = inner.create(value.variable.shape[axis])
         inner.weight(value.variable, {axis: created})
         return created.reshape([-1 if own == place else 1 for own in range(len(value.axes))])
-    call.weight(value.variable, {})
+    for own in value.each():
+        call.weight(own.variable, {})
     return call.frozen_labels(len(value.axes), f"weight {value.variable.name} of {call.record.name}")
 
 
@@ -63,15 +44,19 @@ def with_weights(call: Call, step: Step, inputs: list[Any]) -> Sequence[Any] | N
     known = find_rule(step.operation)
     views = [value for value in inputs if isinstance(value, View)]
     if len(views) == len(inputs):
-        return _moved(step, *views) if len(views) == 1 else None
+        return after(step, views)
     if len(views) > 1:
         return None
     place = next(place for place, value in enumerate(inputs) if value is views[0])
-    kind = type(step.operation).__name__
+    kind, alone = type(step.operation).__name__, not views[0].others and not views[0].whole.intersection(views[0].axes)
     if known is merge:
         return _merged(call, step, inputs, views[0])
     if kind == "Matmul" and place == 1 and len(views[0].axes) == 2 and None not in views[0].axes:
         return _multiplied(call, step, inputs[0], views[0])
+    if kind in ("Conv", "ConvTranspose", "DepthwiseConv") and place == 1:
+        return _convolved(call, step, inputs[0], views[0])
+    if not alone:
+        return None
     if kind == "Einsum" and place == 1 and views[0].axes == tuple(range(len(views[0].axes))):
         return _einsum(call, step, inputs[0], views[0])
     if kind == "Take" and place == 0 and len(views[0].axes) == 2 and step.operation.axis == 0:
@@ -79,30 +64,6 @@ def with_weights(call: Call, step: Step, inputs: list[Any]) -> Sequence[Any] | N
     if kind == "Concatenate":
         return _joined(call, step, inputs, views[0])
     return None
-
-
-def _moved(step: Step, view: View) -> list[View] | None:
-    """A weight after an operation on it alone: where its axes lie, if each stays what it is."""
-    if find_rule(step.operation) is elementwise:
-        return [view]
-    if len(step.output_shapes) > 1:  # it is cut apart
-        return None
-    shape = step.arguments.tensors[0].shape
-    axes: list[int | None] = [None] * len(step.output_shapes[0])
-    for place, axis in enumerate(view.axes):
-        if axis is None:
-            continue
-        size = shape[place]
-        indices = np.arange(size, dtype=np.float32).reshape([-1 if own == place else 1 for own in range(len(shape))])
-        args, kwargs = step.arguments.filled([np.broadcast_to(indices, shape)])
-        try:
-            moved = compress(keras.ops.convert_to_numpy(step.operation.call(*args, **kwargs)))
-        except Exception:  # whatever an operation does not do to such numbers
-            return None
-        found = varying(moved)
-        if len(found) == 1 and moved.size == size and (moved.ravel() == indices.ravel()).all():
-            axes[found[0]] = axis
-    return [View(view.variable, tuple(axes))] if any(axis is not None for axis in axes) else None
 
 
 def _merged(call: Call, step: Step, inputs: list[Any], view: View) -> list[Labels] | None:
@@ -119,7 +80,7 @@ def _merged(call: Call, step: Step, inputs: list[Any], view: View) -> list[Label
     if any(axis is None and size > 1 and wide > 1 for axis, size, wide in zip(lying, own, labels.shape, strict=True)):
         return None
     met = [max(((1,) * (rank - len(shape)) + shape)[axis] for _, shape in others) for axis in range(rank)]
-    axes: dict[int, Labels] = {}
+    along: dict[int, Labels] = {}
     created = [place for place, axis in enumerate(lying) if axis is not None and met[place] == 1]
     if created and (len(created) > 1 or labels.size > 1):
         return None
@@ -129,25 +90,46 @@ def _merged(call: Call, step: Step, inputs: list[Any], view: View) -> list[Label
         if labels.size != labels.shape[place]:
             call.freeze(labels, f"varies along more than one axis of {call.record.name}")
             return None
-        axes[axis] = labels.ravel()
+        along[place - rank + len(view.axes)] = labels.ravel()
     if not created:
-        call.weight(view.variable, axes)
+        tell(call, call, view, along)
         return [labels]
     inner = of_weight(call, step, [], view.variable)
-    axis = view.axis(created[0] - rank + len(view.axes))
-    made = inner.create(view.variable.shape[axis])
-    inner.weight(view.variable, {axis: made})
+    own_place = created[0] - rank + len(view.axes)
+    made = inner.create(view.variable.shape[view.axis(own_place)])
+    tell(inner, call, view, {own_place: made})
     return [made.reshape([-1 if place == created[0] else 1 for place in range(rank)])]
 
 
 def _multiplied(call: Call, step: Step, labels: Labels, view: View) -> list[Labels]:
     """A dense layer written by hand."""
     inner = of_weight(call, step, [labels], view.variable)
-    rows, columns = view.axis(0), view.axis(1)
-    source, created = inner.mix(0), inner.create(view.variable.shape[columns])
-    inner.weight(view.variable, {rows: source, columns: created}, positions(inner.output_shape, -1), zeros=True)
+    source, created = inner.mix(0), inner.create(view.variable.shape[view.axis(1)])
+    tell(inner, call, view, {0: source, 1: created}, positions=positions(inner.output_shape, -1), zeros=True)
     call.steps[-1] = (inner, [])
     return [inner.place(created)]
+
+
+def _convolved(call: Call, step: Step, labels: Labels, view: View) -> list[Labels] | None:
+    """A convolution written by hand, with the weight or with what is computed of it, as a standardized kernel."""
+    kind, rank, shape = type(step.operation).__name__, len(view.axes), tuple(step.arguments.tensors[1].shape)
+    axis = 1 if keras.config.image_data_format() == "channels_first" else -1
+    if step.operation.data_format is not None:
+        axis = 1 if step.operation.data_format == "channels_first" else -1
+    made, read = (rank - 2, rank - 1) if kind == "ConvTranspose" else (rank - 1, rank - 2)
+    grouped = shape[read] != step.arguments.tensors[0].shape[axis]
+    if grouped or any(view.axes[place] is None and shape[place] > 1 for place in (made, read)):
+        return None
+    inner = of_weight(call, step, [labels], view.variable)
+    applied = positions(tuple(step.arguments.tensors[0].shape) if kind == "ConvTranspose" else inner.output_shape, axis)
+    call.steps[-1] = (inner, [])
+    if kind == "DepthwiseConv":
+        source = inner.channels(0, axis)
+        tell(inner, call, view, {read: source}, positions=applied)
+        return [inner.place(np.repeat(source, shape[made]), axis)]
+    source, created = inner.mix(0, axis), inner.create(shape[made])
+    tell(inner, call, view, {read: source, made: created}, positions=applied)
+    return [inner.place(created, axis)]
 
 
 def _einsum(call: Call, step: Step, labels: Labels, view: View) -> list[Labels] | None:

@@ -50,7 +50,7 @@ def _global_pooling(call: Call) -> Labels:
     "Argmax", "Argmin", "CountNonzero", "Norm", "Nanargmax", "Nanargmin", "Nanmax", "Nanmean", "Nanmedian", "Nanmin",
     "Nanprod", "Nanstd", "Nansum", "Nanvar",
 )  # fmt: skip
-def _reduction(call: Call) -> Labels | list[Labels]:
+def reduction(call: Call) -> Labels | list[Labels]:
     """Over positions, a reduction keeps every channel apart; over channels only a sum can lose some."""
     labels = call.inputs[0]
     axes = {axis % labels.ndim for axis in axes_of(call.operation.axis, labels.ndim)}

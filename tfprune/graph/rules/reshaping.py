@@ -162,12 +162,12 @@ def _pad(call: Call) -> Labels | list[Labels]:
     operation, labels = call.operation, call.inputs[0]
     widths = [tuple(width) for width in operation.pad_width]
     axes = varying(labels) or [labels.ndim - 1]
+    if not any(sum(widths[axis]) for axis in axes):
+        return labels
     zeros = operation.mode == "constant" and call.node.arguments.kwargs.get("constant_values") in (None, 0)
     if not zeros or len(axes) > 1:
         return give_up(call, f"{call.record.name} pads with something other than zeros")
     axis = axes[0]
-    if not sum(widths[axis]):
-        return labels
     before, after = (call.fresh(width) for width in widths[axis])
     channels = call.channels(0, axis)
 
