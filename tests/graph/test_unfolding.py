@@ -468,3 +468,42 @@ def test_a_model_of_open_length_keeps_its_losses():
     model = randomize(keras.Model(inputs, layers.Dense(3)(Regular(name="regular")(layers.Dense(8)(inputs)))))
     tfprune.verify(model, tfprune.plan_channels(model, 0.5))
     assert model.losses == []
+
+
+@keras.saving.register_keras_serializable("unfolding")
+class Unnamed(layers.Layer):
+    """Takes neither a name nor a dtype."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = layers.Dense(8, activation=lambda x: x * ops.sigmoid(1.7 * x)), layers.Dense(6)
+
+    def build(self, shape):
+        self.up.build(shape)
+        self.down.build((*shape[:-1], 8))
+
+    def call(self, x):
+        return self.down(self.up(x))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
+def test_a_layer_without_a_dtype_is_proved_in_16_bits(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = network(lambda x: layers.Dense(3)(Unnamed()(layers.Dense(5, name="wide")(x))), (4,))
+        plan = tfprune.plan_channels(model, 0.5)
+        assert len(plan.keep["wide"]) == 2
+        assert tfprune.verify(model, plan) <= 1e-5
+        assert keras.config.dtype_policy().name == policy
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_a_lambda_that_comes_to_light_is_told(tmp_path):
+    model = network(lambda x: layers.Dense(3)(Unnamed()(layers.Dense(5)(x))), (4,))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert any("cannot be loaded: a lambda is the activation of unnamed" in note for note in plan.notes)
+    plan.apply(model).save(tmp_path / "small.keras")
+    with pytest.raises(TypeError, match="could not be deserialized"):
+        keras.saving.load_model(tmp_path / "small.keras")

@@ -140,6 +140,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                 layer = f"{name} ({type(graph.records[name].operation).__name__})"
                 notes = [*notes, f"{layer} becomes the layers inside of it; no config of it has these widths"]
         parts = [part for parts in made.values() for part in parts]
+        notes = [*notes, *_unnamed(parts)]
         for part in parts:
             if part.looked_into and not is_loadable(part.operation):
                 layer = f"{part.name} ({type(part.operation).__name__})"
@@ -348,6 +349,18 @@ def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
     # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
     unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}
     return notes + sorted(unknown - set(frozen.values()))
+
+
+def _unnamed(made: Iterable[Record]) -> list[str]:
+    """A note where a file of the smaller network holds Python code that a layer has hidden in its own constructor."""
+    names = [
+        part.name
+        for part in made
+        if part.whole is not None and getattr(getattr(part.operation, "activation", None), "__name__", "") == "<lambda>"
+    ]
+    if not names:
+        return []
+    return [f"saved, the smaller network cannot be loaded: a lambda is the activation of {', '.join(names)}; name it"]
 
 
 def _unregistered(graph: ChannelGraph, made: Iterable[Record]) -> list[str]:

@@ -362,7 +362,11 @@ def _fresh_states(model: keras.Model) -> Iterator[None]:
 
 
 def _in_precision(model: keras.Model, wanted: str) -> keras.Model:
-    """A twin of a model whose layers of 16 or 32 bits are of another precision."""
+    """A twin of a model whose layers of 16 or 32 bits are of another precision.
+
+    Raises:
+        PlanError: If a layer keeps its own, whatever its config and the global policy say.
+    """
 
     def changed(config: Any) -> Any:
         if not isinstance(config, dict):
@@ -372,7 +376,19 @@ def _in_precision(model: keras.Model, wanted: str) -> keras.Model:
             for key, value in config.items()
         }
 
-    return clone(model, lambda record, config: (type(record.operation), changed(config)))
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(wanted)  # for layers whose constructor takes no dtype
+    try:
+        twin = clone(model, lambda record, config: (type(record.operation), changed(config)))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    for layer in layers_within(twin):
+        if _is_short(layer.dtype_policy):
+            raise PlanError(
+                f"{layer.name} ({type(layer).__name__}) stays in {layer.dtype_policy.name}, where rounding hides faults, "
+                "so nothing can be proved. Let its constructor take dtype, and pass it on."
+            )
+    return twin
 
 
 def _is_single(dtype: Any) -> bool:

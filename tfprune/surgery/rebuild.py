@@ -57,6 +57,7 @@ class Built:
         seed: Makes `"fresh"` weights reproducible: every initializer (and dropout) gets a seed of its own
             that follows from this one and the layer's name. None: random anew at every call.
         edit: Optional `edit(record, config)`, returns the class and config to make a layer of.
+        loadable: Whether layers that could not be loaded from a file become those inside of them, if that is possible.
 
     Attributes:
         model: The network.
@@ -69,14 +70,15 @@ class Built:
         weights: str = "inherit",
         seed: int | None = None,
         edit: Edit | None = None,
+        loadable: bool = True,
     ):
-        self._kept, self._edit = kept, edit
+        self._kept, self._edit, self._loadable = kept, edit, loadable
         self._seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
         self._taken = {record.name for record in graph.records.values() if record.whole is None}
         self._taken |= {maker(tensor).name for tensor in (*graph.model.inputs, *graph.model.outputs)}
         self._made: dict[str, Any] = {}  # operation -> the one that takes its place
         self._records: dict[str, Record] = {}
-        self._unfolds = any(needs_unfolding(record, kept) for record in graph.records.values())
+        self._unfolds = any(map(self._becomes_others, graph.records.values()))
         model = graph.model
         inputs = [keras.layers.InputLayer.from_config(maker(tensor).get_config()).output for tensor in model.inputs]
         outputs = _named(graph.replay(inputs, self._run), model, self._made)
@@ -106,13 +108,16 @@ class Built:
                 found.update(zip(map(id, own), plain_weights(made), strict=False))
         return found
 
+    def _becomes_others(self, record: Record) -> bool:
+        return needs_unfolding(record, self._kept, self._loadable)
+
     def _run(self, call: Call, values: list[Any]) -> Any:
         """What takes the place of one call."""
         if call.removed:
             return [None] * len(call.node.outputs)
         if call.passes is not None:
             return values[call.passes]
-        if needs_unfolding(call.record, self._kept):
+        if self._becomes_others(call.record):
             return self._unfolded(call, values)
         if self._unfolds and (factor := _scale(call)) is not None:
             return self._scaled(call, values[0], factor)
@@ -149,7 +154,7 @@ class Built:
                 outputs = given
             elif number in sizes:
                 outputs = self._reshaped(inner, given[0], *sizes[number])
-            elif needs_unfolding(inner.record, self._kept):
+            elif self._becomes_others(inner.record):
                 outputs = self._unfolded(inner, given)
             else:
                 args, kwargs = step.arguments.filled(given)
@@ -320,4 +325,4 @@ def clone(
 ) -> keras.Model:
     """The same network with layers of its own, weights copied or fresh; `edit` as for `rebuild`."""
     graph = ChannelGraph(model)
-    return rebuild(graph, graph.keep_all(), weights, seed, edit)
+    return Built(graph, graph.keep_all(), weights, seed, edit, loadable=False).model

@@ -33,10 +33,13 @@ _OTHER_BATCH, _OTHER_LENGTH = 3, 13
 _MOST_OPEN = 4  # open axes whose lengths are told apart
 
 
-def needs_unfolding(record: Record, kept: Kept) -> bool:
+def needs_unfolding(record: Record, kept: Kept, loadable: bool = True) -> bool:
     """Whether a layer becomes the layers inside of it: it was looked into, and no config of it has the widths.
 
-    Also one whose file could not be loaded again, if that is possible.
+    Args:
+        record: The layer.
+        kept: (labels,) bool.
+        loadable: Whether also a layer does whose file could not be loaded again, if that is possible.
 
     Raises:
         PlanError: If it can neither be made again nor unfolded.
@@ -52,7 +55,7 @@ def needs_unfolding(record: Record, kept: Kept) -> bool:
         changed_config(record, kept)
     except PlanError as error:
         raise PlanError(f"{error}, and cannot be unfolded: {_why_not(record)}.") from error
-    return not is_loadable(record.operation) and not _why_not(record)
+    return loadable and not is_loadable(record.operation) and not _why_not(record)
 
 
 def made_of(record: Record, kept: Kept) -> Iterator[Record]:
