@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from tfprune.cost.profiling import cost_notes, profile_graph, selecting_flops
+from tfprune.cost.profiling import profile_graph, selecting_flops
 from tfprune.errors import NothingProvedError, PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import NORMALIZATIONS, ChannelGraph
@@ -18,6 +18,7 @@ from tfprune.graph.ledger import Kept
 from tfprune.graph.own_layers.layer_configs import is_loadable
 from tfprune.graph.own_layers.unfolding import made_of
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
+from tfprune.plans.channel_notes import model_notes, unnamed_notes, unregistered_notes
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import ChannelRow, Pair, paired
 from tfprune.support.checks import by_layer, names, several
@@ -140,7 +141,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                 layer = f"{name} ({type(graph.records[name].operation).__name__})"
                 notes = [*notes, f"{layer} becomes the layers inside of it; no config of it has these widths"]
         parts = [part for parts in made.values() for part in parts]
-        notes = [*notes, *_unnamed(parts)]
+        notes = [*notes, *unnamed_notes(parts)]
         for part in parts:
             if part.looked_into and not is_loadable(part.operation):
                 layer = f"{part.name} ({type(part.operation).__name__})"
@@ -151,7 +152,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         before, after = profile_graph(whole, whole.keep_all()), profile_graph(graph, kept)
         frozen = graph.frozen_layers()
         widths = {record.name: len(record.labels) for record in whole.producers()}
-        notes = [*notes, *_unregistered(graph, parts), *_notes(graph, frozen)]
+        notes = [*notes, *unregistered_notes(graph, parts), *model_notes(graph, frozen)]
         if not groups and not graph.bypass:
             notes.append("removes nothing")
         return cls(
@@ -335,51 +336,6 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         if not self.frozen:
             return []
         return ["frozen: " + "; ".join(f"{layer} ({why})" for layer, why in self.frozen.items())]
-
-
-def _notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
-    """What a plan tells of the model itself, beside the layers that are frozen."""
-    notes = cost_notes(graph)
-    if narrowed := graph.narrowed():
-        notes.append(
-            f"normalization='narrowed': {', '.join(narrowed)} run over the channels that are left, here and in the "
-            "masked network of the proof; so the outputs are not those of the network with zeroed channels"
-        )
-    notes += dict.fromkeys(note for record in graph.records.values() for note in record.notes)
-    # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
-    unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}
-    return notes + sorted(unknown - set(frozen.values()))
-
-
-def _unnamed(made: Iterable[Record]) -> list[str]:
-    """A note where a file of the smaller network holds Python code that a layer has hidden in its own constructor."""
-    names = [
-        part.name
-        for part in made
-        if part.whole is not None and getattr(getattr(part.operation, "activation", None), "__name__", "") == "<lambda>"
-    ]
-    if not names:
-        return []
-    return [f"saved, the smaller network cannot be loaded: a lambda is the activation of {', '.join(names)}; name it"]
-
-
-def _unregistered(graph: ChannelGraph, made: Iterable[Record]) -> list[str]:
-    """A note where a file of the smaller network needs classes of which a file of the model itself needs none.
-
-    Such a model is of a class that makes its layers in its constructor; the smaller network is a plain one.
-    """
-    if type(graph.model).__module__.partition(".")[0] == "keras":
-        return []
-    kinds = {type(record.operation) for record in made if isinstance(record.operation, keras.Layer)}
-    names = sorted(
-        kind.__name__
-        for kind in kinds
-        if kind.__module__.partition(".")[0] != "keras"
-        and keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind
-    )
-    if not names:
-        return []
-    return [f"saved, the smaller network is loaded with custom_objects= for {', '.join(names)}: nobody registered them"]
 
 
 def _check_sharing(graph: ChannelGraph) -> None:

@@ -23,9 +23,10 @@ from tfprune.graph.keras_internals import layers_within, losses_kept
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.comparing import compare_outputs, exact
 from tfprune.surgery.masked import masked_outputs
+from tfprune.surgery.precision import in_precision, is_short
 from tfprune.surgery.provable import ChannelRemoval, Provable
 from tfprune.surgery.random_weights import in_their_places, masked_with_own_statistics, random_values
-from tfprune.surgery.rebuild import Built, clone
+from tfprune.surgery.rebuild import Built
 
 # An output that varies by less of its size says little: rounding is about 1e-7 of its size, the tolerance 1e-5 of what
 # it varies by.
@@ -105,8 +106,8 @@ def verify(
     """
     _check_verify(model, plan, examples, seed, tolerance)
     inputs = inputs_that_work(model, examples, seed) if inputs is None else inputs_that_tell(model, inputs)
-    if any(_is_short(layer.dtype_policy) for layer in layers_within(model)):
-        model = _in_precision(model, "float32")
+    if any(is_short(layer.dtype_policy) for layer in layers_within(model)):
+        model = in_precision(model, "float32")
     comparison = _Comparison(model, plan, inputs, tolerance)
     found = comparison.run_with_all(plan, seed, random_weights)
     errors = {weights: error for weights, (error, varies) in found.items() if varies}
@@ -241,7 +242,7 @@ class _Comparison:
             error: What was found in float32; it is raised where the network is none in float64, or differs there.
         """
         try:
-            model = _in_precision(self._model, "float64")
+            model = in_precision(self._model, "float64")
             inputs = [value.astype("float64") if value.dtype.kind == "f" else value for value in self._inputs]
             found = _Comparison(model, plan, inputs, self._tolerance).run(seed)
         except Exception:  # a layer of others may know one precision only
@@ -359,43 +360,3 @@ def _fresh_states(model: keras.Model) -> Iterator[None]:
         yield
     for state, value in states:
         state.assign(value)
-
-
-def _in_precision(model: keras.Model, wanted: str) -> keras.Model:
-    """A twin of a model whose layers of 16 or 32 bits are of another precision.
-
-    Raises:
-        PlanError: If a layer keeps its own, whatever its config and the global policy say.
-    """
-
-    def changed(config: Any) -> Any:
-        if not isinstance(config, dict):
-            return config
-        return {
-            key: wanted if key == "dtype" and (_is_short(value) or _is_single(value)) else changed(value)
-            for key, value in config.items()
-        }
-
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(wanted)  # for layers whose constructor takes no dtype
-    try:
-        twin = clone(model, lambda record, config: (type(record.operation), changed(config)))
-    finally:
-        keras.config.set_dtype_policy(policy)
-    for layer in layers_within(twin):
-        if _is_short(layer.dtype_policy):
-            raise PlanError(
-                f"{layer.name} ({type(layer).__name__}) stays in {layer.dtype_policy.name}, where rounding hides faults, "
-                "so nothing can be proved. Let its constructor take dtype, and pass it on."
-            )
-    return twin
-
-
-def _is_single(dtype: Any) -> bool:
-    """Whether a dtype or policy, an object or its config, is float32."""
-    return keras.dtype_policies.get(dtype).name == "float32"
-
-
-def _is_short(dtype: Any) -> bool:
-    """Whether a dtype or policy, an object or its config, is of 16 bits or mixed with them."""
-    return keras.dtype_policies.get(dtype).name.endswith("float16")

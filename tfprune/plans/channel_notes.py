@@ -1,0 +1,56 @@
+"""What whoever reads a plan of channels should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import keras
+
+from tfprune.cost.profiling import cost_notes
+from tfprune.graph.calls import Record
+from tfprune.graph.channel_graph import ChannelGraph
+
+
+def model_notes(graph: ChannelGraph, frozen: Mapping[str, str]) -> list[str]:
+    """What a plan tells of the model itself, beside the layers that are frozen."""
+    notes = cost_notes(graph)
+    if narrowed := graph.narrowed():
+        notes.append(
+            f"normalization='narrowed': {', '.join(narrowed)} run over the channels that are left, here and in the "
+            "masked network of the proof; so the outputs are not those of the network with zeroed channels"
+        )
+    notes += dict.fromkeys(note for record in graph.records.values() for note in record.notes)
+    # Whatever such a layer froze may be frozen for another reason, too, or be no channels that a layer creates.
+    unknown = {r.given_up for r in graph.records.values() if "not known to tfprune" in r.given_up}
+    return notes + sorted(unknown - set(frozen.values()))
+
+
+def unnamed_notes(made: Iterable[Record]) -> list[str]:
+    """A note where a file of the smaller network holds Python code that a layer has hidden in its own constructor."""
+    names = [
+        part.name
+        for part in made
+        if part.whole is not None and getattr(getattr(part.operation, "activation", None), "__name__", "") == "<lambda>"
+    ]
+    if not names:
+        return []
+    return [f"saved, the smaller network cannot be loaded: a lambda is the activation of {', '.join(names)}; name it"]
+
+
+def unregistered_notes(graph: ChannelGraph, made: Iterable[Record]) -> list[str]:
+    """A note where a file of the smaller network needs classes of which a file of the model itself needs none.
+
+    Such a model is of a class that makes its layers in its constructor; the smaller network is a plain one.
+    """
+    if type(graph.model).__module__.partition(".")[0] == "keras":
+        return []
+    kinds = {type(record.operation) for record in made if isinstance(record.operation, keras.Layer)}
+    names = sorted(
+        kind.__name__
+        for kind in kinds
+        if kind.__module__.partition(".")[0] != "keras"
+        and keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind
+    )
+    if not names:
+        return []
+    return [f"saved, the smaller network is loaded with custom_objects= for {', '.join(names)}: nobody registered them"]
