@@ -775,3 +775,80 @@ def test_losses_of_the_last_call_stay_what_they_are():
     plan.apply(model)
     assert [float(loss) for loss in model.losses] == losses
     assert len(losses) == 4
+
+
+@keras.saving.register_keras_serializable("looking")
+class Counted(layers.Layer):
+    """Counts its calls."""
+
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width, self.inner = width, layers.Dense(width)
+
+    def build(self, shape):
+        self.inner.build(shape)
+        self.count = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False, name="count")
+
+    def call(self, x):
+        self.count.assign_add(1)
+        return ops.relu(self.inner(x))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("looking")
+class Growing(layers.Layer):
+    """Computes with what it counts."""
+
+    def build(self, shape):
+        self.count = self.add_weight(shape=(), initializer="ones", trainable=False, name="count")
+
+    def call(self, x):
+        self.count.assign(self.count + 1.0)
+        return x * self.count
+
+
+def counting(layer):
+    def body(x):
+        x = layers.Dense(8, activation="relu", name="first")(x)
+        return layers.Dense(3)(layer(layers.Dense(8, name="before")(x)))
+
+    model = network(body, (5,))
+    randomize(model)
+    layer.count.assign(3)
+    return model
+
+
+def test_a_layer_that_counts_its_calls_is_pruned_and_goes_on_counting(tmp_path):
+    model = counting(Counted(10, name="own"))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert {name: len(keep) for name, keep in plan.keep.items() if name != model.layers[-1].name} == {
+        "first": 4, "before": 4, "own/dense": 5,
+    }  # fmt: skip
+    small = proved(model, plan, tmp_path)
+    assert type(small.get_layer("own")) is Counted
+    before = int(small.get_layer("own").count)
+    small(np.ones((2, 5), "float32"))
+    assert int(small.get_layer("own").count) == before + 1
+    assert int(model.get_layer("own").count) == 3
+
+
+def test_a_layer_that_computes_with_what_it_counts_is_frozen_in_plain_words():
+    model = counting(Growing(name="own"))
+    assert ChannelGraph(model).frozen_layers()["before"] == (
+        "own (Growing) is not known to tfprune, and computes with count, which it changes with every call"
+    )
+
+
+@pytest.mark.parametrize("criterion", ["l1", "mean_activation", "taylor"])
+@pytest.mark.parametrize("layer", [Counted, Growing])
+def test_nothing_that_a_layer_counts_is_changed_by_a_plan(layer, criterion):
+    model = counting(Counted(10, name="own") if layer is Counted else Growing(name="own"))
+    data = np.random.default_rng(0).normal(size=(16, 5)).astype("float32"), np.zeros((16, 3), "float32")
+    more = {"l1": {}, "mean_activation": {"data": data[0]}, "taylor": {"data": data, "loss": "mse"}}[criterion]
+    plan = tfprune.plan_channels(model, 0.5, criterion=criterion, **more)
+    assert float(model.get_layer("own").count) == 3
+    assert tfprune.verify(model, plan, power=True) <= 1e-5
+    plan.apply(model)
+    assert float(model.get_layer("own").count) == 3

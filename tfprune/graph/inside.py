@@ -63,6 +63,7 @@ class Inside:
         output_shapes: Their shapes.
         reads: Names of variables of which it reads the value, which is a constant among the steps.
         adds_losses: Whether it adds losses of its own, those of layers among the steps aside.
+        counts_calls: Whether it changes variables of its own that it does not compute with, as one that counts calls.
     """
 
     steps: Sequence[Step]
@@ -76,6 +77,7 @@ class Inside:
     output_shapes: Sequence[tuple[int, ...]]
     reads: Sequence[str]
     adds_losses: bool
+    counts_calls: bool
 
 
 def look_inside(
@@ -156,6 +158,23 @@ def _traced(
         )
 
 
+class _StandIn(keras.KerasTensor):
+    """A symbolic tensor in the place of a variable. What is assigned to it is only noted.
+
+    Attributes:
+        changed: Whether something was assigned.
+    """
+
+    changed = False
+
+    def assign(self, value: Any) -> _StandIn:
+        """As of a variable."""
+        self.changed = True
+        return self
+
+    assign_add = assign_sub = assign
+
+
 class _Recorder:
     """Makes the steps of what was recorded.
 
@@ -189,6 +208,9 @@ class _Recorder:
         variables, constants, counts = (
             {number: value for number, value in own.items() if number in used} for own in places
         )
+        changed = {id(variable) for tensor, variable in self._variables if tensor.changed}
+        if read := [variable.name for variable in variables.values() if id(variable) in changed]:
+            raise PlanError(f"computes with {', '.join(read)}, which it changes with every call")
         adding = [layer] if self._apart else keras_internals.layers_within(layer)
         return Inside(
             steps,
@@ -202,6 +224,7 @@ class _Recorder:
             [tuple(tensor.shape) for tensor in outputs],
             reads,
             any(id(own) in met.adding for own in adding),
+            not changed.isdisjoint(id(variable) for own in adding for variable in own.weights),
         )
 
     def _step(self, numbers: dict[int, int], operation: Any, given: Arguments, made: Sequence[Any]) -> Step:
@@ -246,7 +269,7 @@ def _variables_as_tensors(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any
     held = [(own, dict(own) if isinstance(own, dict) else dict(enumerate(own))) for own in _containers(attributes)]
     found = [*attributes, *(value for _, content in held for value in content.values())]
     variables = {id(value): value for value in found if isinstance(value, keras.Variable)}
-    tensors = {key: keras.KerasTensor(value.shape, value.dtype) for key, value in variables.items()}
+    tensors = {key: _StandIn(value.shape, value.dtype) for key, value in variables.items()}
 
     def replaced(values: dict) -> dict:
         return {name: tensors.get(id(value), value) for name, value in values.items()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.keras_internals import layers_within, losses_kept
 from tfprune.graph.masking import Watch, run_masked
 from tfprune.graph.walk import flat_inputs, pack_outputs
 
@@ -28,6 +31,23 @@ def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | 
         [keras.ops.convert_to_tensor(value) for value in inputs],
         lambda call, values: run_masked(call, values, kept, watch),
     )
+
+
+@contextlib.contextmanager
+def fresh_states(model: keras.Model) -> Iterator[None]:
+    """Lets stateful recurrent layers begin anew, as those of the smaller network do, and gives the states back."""
+    layers = [layer for layer in layers_within(model) if getattr(layer, "stateful", False)]
+    # Also of layers of the user's own, that count calls or keep averages.
+    changing = [*model.non_trainable_variables, *(state for layer in layers for state in layer.states)]
+    states = [(state, keras.ops.convert_to_numpy(state)) for state in changing]
+    try:
+        for layer in layers:
+            layer.reset_state()
+        with losses_kept(model):
+            yield
+    finally:
+        for state, value in states:
+            state.assign(value)
 
 
 class MaskedModel(keras.Model):

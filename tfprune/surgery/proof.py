@@ -19,10 +19,10 @@ from keras import tree
 
 from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph.inputs import inputs_that_tell, inputs_that_work
-from tfprune.graph.keras_internals import layers_within, losses_kept
+from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.surgery.comparing import compare_outputs, exact
-from tfprune.surgery.masked import masked_outputs
+from tfprune.surgery.masked import fresh_states, masked_outputs
 from tfprune.surgery.precision import in_precision, is_short
 from tfprune.surgery.provable import ChannelRemoval, Provable
 from tfprune.surgery.random_weights import in_their_places, masked_with_own_statistics, random_values
@@ -207,7 +207,7 @@ class _Comparison:
             VerificationError: If the error is above the tolerance.
         """
         values: dict[int, np.ndarray] = {} if seed is None else random_values(self.graph, seed)
-        with _fresh_states(self._model):
+        with fresh_states(self._model):
             if seed is None:
                 masked = masked_outputs(self.graph, self._kept, self._inputs)
             else:
@@ -253,7 +253,7 @@ class _Comparison:
 
     def _whole(self, values: Mapping[int, np.ndarray]) -> list[np.ndarray]:
         """What the network gives with nothing removed."""
-        with _fresh_states(self._model), self._with(values):
+        with fresh_states(self._model), self._with(values):
             outputs = self._model(pack_inputs(self._model, self._inputs), training=False)
         return [exact(output) for output in tree.flatten(outputs)]
 
@@ -269,7 +269,7 @@ class _Comparison:
     def _received(self, run: Callable[[Any], Any] | None = None) -> list:
         """What the smaller network gives as it is; `run`: another way to call it."""
         run = functools.partial(self._small.model, training=False) if run is None else run
-        with _fresh_states(self._small.model):
+        with fresh_states(self._small.model):
             return tree.flatten(run(pack_inputs(self._model, self._inputs)))
 
     def _traced(self) -> Callable[[Any], Any] | None:
@@ -345,18 +345,3 @@ def _rolled(name: str, value: np.ndarray) -> np.ndarray | None:
 
 def _apart(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max(initial=0.0))
-
-
-@contextlib.contextmanager
-def _fresh_states(model: keras.Model) -> Iterator[None]:
-    """Lets stateful recurrent layers begin anew, as those of the smaller network do, and gives the states back."""
-    layers = [layer for layer in layers_within(model) if getattr(layer, "stateful", False)]
-    # Also of layers of the user's own, that count calls or keep averages.
-    changing = [*model.non_trainable_variables, *(state for layer in layers for state in layer.states)]
-    states = [(state, keras.ops.convert_to_numpy(state)) for state in changing]
-    for layer in layers:
-        layer.reset_state()
-    with losses_kept(model):
-        yield
-    for state, value in states:
-        state.assign(value)

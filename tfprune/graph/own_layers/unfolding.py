@@ -193,6 +193,8 @@ def _why_not_call(call: Call) -> str:
         return f"{name} adds losses of its own"
     if inside.reads:
         return f"{name} reads the value of {inside.reads[0]}, which would be a constant"
+    if inside.counts_calls:
+        return f"{name} changes weights of its own when it is called"
     if inside.constants:
         return f"{name} calls a layer on a constant"
     for step, (inner, _) in zip(inside.steps, call.steps, strict=True):
@@ -200,7 +202,7 @@ def _why_not_call(call: Call) -> str:
         if inner is None or inner.of_weights or variables:
             return f"{name} computes with weights of its own in {type(step.operation).__name__}"
     traced = _traced(call)
-    if traced is None:
+    if traced is None or traced.training.counts_calls:
         return f"{name} does other things in training, or for other sizes"
     # What it does in training alone would be lost; and so would be a layer's own `training=True`.
     for one, two in zip(inside.steps, traced.training.steps, strict=True):

@@ -11,6 +11,7 @@ fractions and changes of the loss are compared as they are.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.ledger import Kept
 from tfprune.support.registry import Registry
+from tfprune.surgery.masked import fresh_states
 
 CRITERIA = Registry("criterion")
 for _name in ("l1", "l2", "geometric_median", "gamma", "random"):
@@ -75,11 +77,13 @@ def group_scores(criterion: str, evidence: Evidence, aggregate: str = "mean") ->
     combine, start = AGGREGATES[aggregate]
     group_of, groups = evidence.graph.group_of, evidence.graph.group_count
     total, members = np.full(groups, start), np.zeros(groups)
-    for labels, scores in CRITERIA.get(criterion)(evidence):
-        if not np.isfinite(scores).all():
-            raise _not_finite(criterion, evidence.graph, labels[~np.isfinite(scores)])
-        combine.at(total, group_of[labels], scores)
-        np.add.at(members, group_of[labels], 1.0)  # an integer takes numpy thirty times as long
+    running = fresh_states(evidence.graph.model) if criterion in NEED_DATA else contextlib.nullcontext()
+    with running:
+        for labels, scores in CRITERIA.get(criterion)(evidence):
+            if not np.isfinite(scores).all():
+                raise _not_finite(criterion, evidence.graph, labels[~np.isfinite(scores)])
+            combine.at(total, group_of[labels], scores)
+            np.add.at(members, group_of[labels], 1.0)  # an integer takes numpy thirty times as long
     divisor = members if aggregate == "mean" else 1.0
     return np.divide(total, divisor, out=np.full(groups, np.nan), where=members > 0)
 
