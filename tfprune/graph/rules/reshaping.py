@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.graph.calls import Call
+from tfprune.graph.keras_internals import recorded_calls
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.rules.convolutions_and_dense import channel_axis
 from tfprune.graph.rules.dispatch import give_up, rule_of_keras
+from tfprune.graph.walk import functional
 
 
 def run_on_labels(call: Call) -> list[Labels]:
@@ -129,6 +132,8 @@ def _reshape(call: Call) -> Labels | list[Labels]:
     # Units of a dense layer that become positions and channels, of which one may be left.
     several = len(axes) > 2 or (len(axes) == 2 and axes[-1] != last)
     cut = several and len(varying(call.inputs[0])) == 1
+    if len(axes) > 1 and 1 in axes and len(varying(call.inputs[0])) == 1 and _read_channels_first(call):
+        cut, last = True, 1
     if 0 in axes or (len(axes) > 2 and not cut) or any(call.output_shape[axis] is None for axis in axes):
         return give_up(call, f"{call.record.name} spreads channels over several axes")
     if cut:
@@ -148,6 +153,34 @@ def _reshape(call: Call) -> Labels | list[Labels]:
 
         call.setting(key, resized, labels)
     return moved
+
+
+def _read_channels_first(call: Call) -> bool:
+    """Whether the first that tells the axis of channels, behind what changes no shape, takes them first."""
+    calls, seen, waiting = list(_all_calls(call.record.model)), {id(call.operation)}, [call.operation]
+    while waiting:
+        operation = waiting.pop(0)
+        made = {id(tensor): tuple(tensor.shape) for own, _, outputs in calls if own is operation for tensor in outputs}
+        for reader, arguments, outputs in calls:
+            shapes = [made[id(tensor)] for tensor in arguments.tensors if id(tensor) in made]
+            if not shapes or id(reader) in seen:
+                continue
+            if isinstance(reader, keras.layers.BatchNormalization):
+                return reader.axis == 1
+            if getattr(reader, "data_format", None) is not None:
+                return reader.data_format == "channels_first"
+            seen.add(id(reader))
+            if tuple(outputs[0].shape) == shapes[0]:
+                waiting.append(reader)
+    return False
+
+
+def _all_calls(model: Any) -> Iterator[tuple[Any, Any, Sequence[Any]]]:
+    """The calls of a network and of those inside of it."""
+    for operation, arguments, outputs in recorded_calls(model):
+        yield operation, arguments, outputs
+        if isinstance(operation, keras.Model):
+            yield from _all_calls(functional(operation))
 
 
 def _reshaped(call: Call) -> Labels:
