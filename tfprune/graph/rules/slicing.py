@@ -16,11 +16,19 @@ from tfprune.graph.rules.reshaping import run_on_labels, varying
 @rule_of_keras("Split")
 def _split(call: Call) -> list[Labels]:
     """`keras.ops.split`; along the channels, the places of the cuts follow the labels."""
-    axis = call.operation.axis % call.inputs[0].ndim
+    axis, axes = call.operation.axis % call.inputs[0].ndim, varying(call.inputs[0])
     if call.inputs[0].shape[axis] == 1:
         return [call.inputs[0]] * len(call.output_shapes)
+    if axis != axes[-1]:
+        return _whole_parts(call, [axis])
     parts = run_on_labels(call)
-    whole = [np.broadcast_to(part.ravel(), (n[axis],)) for part, n in zip(parts, call.output_shapes, strict=True)]
+    # Of channels along several axes, as in heads, all lose the same ones.
+    first = tuple(slice(None) if own == axis else slice(1) for own in range(call.inputs[0].ndim))
+    for part in parts:
+        call.tie(part, part[first])
+    whole = [
+        np.broadcast_to(part[first].ravel(), (n[axis],)) for part, n in zip(parts, call.output_shapes, strict=True)
+    ]
 
     def cuts(kept: Kept) -> list[int]:
         return list(itertools.accumulate(int(kept[part].sum()) for part in whole))[:-1]
@@ -29,6 +37,14 @@ def _split(call: Call) -> list[Labels]:
     for part in whole:
         call.keep_one(part)
     return parts
+
+
+def _whole_parts(call: Call, axes: list[int]) -> list[Labels]:
+    """Parts along axes that stay whole, as query, key and value that one layer makes: all lose the same channels."""
+    labels = call.inputs[0]
+    for axis in axes:
+        call.tie(labels, labels.take([0], axis))
+    return run_on_labels(call)
 
 
 @rule_of_keras("GetItem")
@@ -41,6 +57,9 @@ def _get_item(call: Call) -> Labels | list[Labels]:
         return give_up(call, f"{call.record.name} indexes with a tensor")
     axes = varying(labels)
     if len(axes) > 1:
+        last = _key_of_axis(keys, axes[-1], labels.ndim)
+        if last is None or keys[last] in (slice(None), slice(None, None, 1)):
+            return _whole_parts(call, axes[:-1])
         return give_up(call, f"{call.record.name} indexes channels that vary along several axes")
     (moved,) = run_on_labels(call)
     if not axes:
@@ -130,7 +149,9 @@ def _take(call: Call) -> Labels | list[Labels]:
 
 @rule_of_keras("Unstack")
 def _unstack(call: Call) -> list[Labels]:
-    labels, axis = call.inputs[0], call.operation.axis
+    labels, axis = call.inputs[0], call.operation.axis % call.inputs[0].ndim
+    if labels.shape[axis] > 1 and axis != varying(labels)[-1]:
+        return _whole_parts(call, [axis])
     if labels.shape[axis] > 1:
         return give_up(call, f"{call.record.name} picks single channels")
     return [labels.squeeze(axis)] * len(call.output_shapes)
