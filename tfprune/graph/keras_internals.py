@@ -261,7 +261,8 @@ def replaced(
     And in the place of `call` of Keras' own classes: `base_calls[class](before, layer, args, kwargs)`, where `before`
     is what was there, as `arange(before, ...)` gets it. `read` is called with every variable whose value is asked for.
     """
-    numpy, variable = keras_backend.numpy, next(base for base in keras.Variable.__mro__ if "value" in vars(base))
+    numpy = keras_backend.numpy if hasattr(keras_backend, "numpy") else keras_backend.ops.numpy  # since Keras 3.16
+    variable = next(base for base in keras.Variable.__mro__ if "value" in vars(base))
     before, value = (keras.Layer.__call__, keras.Layer.add_loss, numpy.arange), vars(variable)["value"]
     inherited = {kind for kind in base_calls if "call" not in vars(kind)}
     calls: dict[Any, Callable] = {kind: kind.call for kind in base_calls}
@@ -270,8 +271,7 @@ def replaced(
         read(self)
         return value.fget(self)
 
-    keras.Layer.__call__, keras.Layer.add_loss = call, add_loss
-    numpy.arange = functools.partial(arange, numpy.arange)
+    keras.Layer.__call__, keras.Layer.add_loss, numpy.arange = call, add_loss, functools.partial(arange, numpy.arange)
     variable.value = property(read_value)
     for kind, own in calls.items():
         kind.call = _around(own, base_calls[kind])
