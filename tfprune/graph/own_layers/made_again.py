@@ -25,7 +25,7 @@ from tfprune.graph.own_layers.layer_configs import config_of, from_config, is_lo
 from tfprune.graph.own_layers.made_alike import computes_the_same, goes_alike, left_of_inputs, left_of_weight
 from tfprune.support.checks import error_line
 
-_TRIES, _MOST = 16, 4096  # how many values of the fields are tried, of how many
+_TRIES, _MOST = 32, 4096  # how many values of the fields are tried, of how many
 FEW_TRIES = 6  # where there is another way to make a layer
 Path = tuple[str | int, ...]
 # Layer -> what was tried of it -> the fields and their values; None: in vain. By layer, because a layer may have
