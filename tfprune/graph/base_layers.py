@@ -38,7 +38,7 @@ def extended_layer(layer: keras.Layer) -> keras.Layer | None:
 
 def _extended(layer: keras.Layer) -> keras.Layer | None:
     bases = type(layer).__mro__
-    first = next(place for place, one in enumerate(bases) if _is_of_keras(one))
+    first = next(place for place, one in enumerate(bases) if is_of_keras(one))
     base = bases[first]
     own = {name for one in bases[:first] for name in vars(one)}
     if "call" not in own or base is keras.Layer or issubclass(base, keras.Model):
@@ -52,7 +52,8 @@ def _extended(layer: keras.Layer) -> keras.Layer | None:
         return None
 
 
-def _is_of_keras(kind: type) -> bool:
+def is_of_keras(kind: type) -> bool:
+    """Whether a class is one of Keras' own, or of tfprune's, which extend them."""
     return kind.__module__.partition(".")[0] in ("keras", "tfprune")
 
 

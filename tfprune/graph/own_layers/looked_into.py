@@ -65,7 +65,7 @@ def _two_sizes(call: Call) -> tuple[Inside, Inside]:
     inside, other = look(), look(batch=5, length=13)
     # What has the size of an open axis in one of them alone has it by chance.
     counted = inside.counted & other.counted
-    if not inside.counted == other.counted == counted:
+    if inside.counted != other.counted:
         inside, other = look(counted=counted), look(batch=5, length=13, counted=counted)
     return inside, other
 

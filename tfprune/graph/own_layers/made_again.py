@@ -28,9 +28,9 @@ from tfprune.support.checks import error_line
 _TRIES, _MOST = 32, 4096  # how many values of the fields are tried, of how many
 FEW_TRIES = 6  # where there is another way to make a layer
 Path = tuple[str | int, ...]
-# Layer -> what was tried of it -> the fields and their values; None: in vain. By layer, because a layer may have
-# attributes that its config does not tell.
-_known: weakref.WeakKeyDictionary[Any, dict[tuple, dict[Path, int] | None]] = weakref.WeakKeyDictionary()
+# Layer -> what was tried of it -> how often, and the fields and their values; None: in vain. By layer, because a layer
+# may have attributes that its config does not tell.
+_known: weakref.WeakKeyDictionary[Any, dict[tuple, tuple[int, dict[Path, int] | None]]] = weakref.WeakKeyDictionary()
 
 
 def changed_config(record: Record, kept: Kept, tries: int = _TRIES) -> dict[str, Any]:
@@ -58,14 +58,15 @@ def changed_config(record: Record, kept: Kept, tries: int = _TRIES) -> dict[str,
         new == call.input_shapes for new, call in zip(entering, record.calls, strict=True)
     )
     plain = {key: value for key, value in config.items() if key != "name"}
-    key = (json.dumps(plain, sort_keys=True, default=repr), str(wanted), str(entering), tries)
+    key = (json.dumps(plain, sort_keys=True, default=repr), str(wanted), str(entering))
     known = _known.setdefault(record.operation, {})
-    if key not in known:
+    tried, fields = known.get(key, (0, None))
+    if fields is None and tried < tries:
         if unchanged:
-            known[key] = {} if _makes(record, config, wanted, entering, kept, from_config) else None
+            tries, fields = _TRIES, {} if _makes(record, config, wanted, entering, kept, from_config) else None
         else:
-            known[key] = _search(record, config, wanted, entering, kept, tries)
-    fields = known[key]
+            fields = _search(record, config, wanted, entering, kept, tries)
+        known[key] = tries, fields
     if fields is None and unchanged:
         raise PlanError(f"{_named(record)} cannot be made again: its config makes another layer than it is")
     if fields is None:

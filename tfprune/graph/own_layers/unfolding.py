@@ -49,12 +49,13 @@ def needs_unfolding(record: Record, kept: Kept, loadable: bool = True) -> bool:
     try:
         changed_config(record, kept, FEW_TRIES)
     except PlanError:
-        if not _why_not(record):
+        why = _why_not(record)
+        if not why:
             return True
-    try:
-        changed_config(record, kept)
-    except PlanError as error:
-        raise PlanError(f"{error}, and cannot be unfolded: {_why_not(record)}.") from error
+        try:
+            changed_config(record, kept)
+        except PlanError as error:
+            raise PlanError(f"{error}, and cannot be unfolded: {why}.") from error
     return loadable and not is_loadable(record.operation) and not _why_not(record)
 
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError, UsageError
+from tfprune.graph.base_layers import is_of_keras
 from tfprune.graph.calls import Call
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.ledger import Labels
@@ -106,11 +107,7 @@ def _names_of_keras() -> frozenset[str]:
             yield extension
             yield from below(extension)
 
-    return frozenset(kind.__name__ for kind in below(keras.Operation) if _is_of_keras(kind))
-
-
-def _is_of_keras(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in ("keras", "tfprune")
+    return frozenset(kind.__name__ for kind in below(keras.Operation) if is_of_keras(kind))
 
 
 def _checked(function: Rule, flops: Flops | None, kind: type) -> _Known:
@@ -196,7 +193,7 @@ def find_rule(operation: Any) -> Rule | None:
     """
     bases = type(operation).__mro__
     own = next((_BY_CLASS[base].rule for base in bases if base in _BY_CLASS), None)
-    if own is not None or not (_is_of_keras(type(operation)) or _as_its_base(operation)[0]):
+    if own is not None or not (is_of_keras(type(operation)) or _as_its_base(operation)[0]):
         return own
     return next((_BY_NAME[base.__name__].rule for base in bases if base.__name__ in _BY_NAME), None)
 
@@ -214,7 +211,7 @@ def _as_its_base(operation: Any) -> tuple[bool, bool]:
 
     And whether that constructor has a width of its own, whatever the config says.
     """
-    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model) or _is_of_keras(type(operation)):
+    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model) or is_of_keras(type(operation)):
         return False, False
     if operation not in _SUBCLASSES:
         _SUBCLASSES[operation] = _compared_with_base(operation)
@@ -223,7 +220,7 @@ def _as_its_base(operation: Any) -> tuple[bool, bool]:
 
 def _compared_with_base(layer: Any) -> tuple[bool, bool]:
     kind, bases = type(layer), type(layer).__mro__
-    first = next(place for place, one in enumerate(bases) if _is_of_keras(one))
+    first = next(place for place, one in enumerate(bases) if is_of_keras(one))
     base: Any = bases[first]
     known = set(dir(base)) - _CONSTRUCTION
     own = {name for one in bases[:first] for name in vars(one)}
@@ -248,7 +245,7 @@ def has_rule(operation: Any) -> bool:
 def _output_flops(call: Call) -> int:
     """FLOPs of each output element, as the class of the operation or the nearest base class tells them."""
     for base in type(call.operation).__mro__:
-        known = _BY_CLASS.get(base) or (_BY_NAME.get(base.__name__) if _is_of_keras(base) else None)
+        known = _BY_CLASS.get(base) or (_BY_NAME.get(base.__name__) if is_of_keras(base) else None)
         if known is not None and known.flops is not None:
             return known.flops(call)
     return 0
