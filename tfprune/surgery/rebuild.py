@@ -119,12 +119,13 @@ class Built:
             return values[call.passes]
         if self._becomes_others(call.record):
             return self._unfolded(call, values)
-        if self._unfolds and (factor := _scale(call)) is not None:
-            return self._scaled(call, values[0], factor)
         return self._called(call, *call.node.filled(values))
 
     def _called(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
         record = call.record
+        if self._unfolds and (factor := _scale(call)) is not None:
+            (value,) = (one for one in args if isinstance(one, keras.KerasTensor))
+            return keras.layers.Rescaling(factor, dtype=value.dtype, name=self._name(record.name))(value)
         if call.arguments is not None:
             args, kwargs = call.arguments(self._kept, args, kwargs)
         with _drawing(self._seed, record):
@@ -158,9 +159,7 @@ class Built:
                 outputs = self._unfolded(inner, given)
             else:
                 args, kwargs = step.arguments.filled(given)
-                kwargs = _telling(step.operation, kwargs)
-                factor = _scale(inner)
-                outputs = self._called(inner, args, kwargs) if factor is None else self._scaled(inner, given[0], factor)
+                outputs = self._called(inner, args, _telling(step.operation, kwargs))
             known.update(zip(step.outputs, tree.flatten(outputs), strict=True))
         return [known[place] for place in inside.outputs]
 
@@ -178,9 +177,6 @@ class Built:
         for tensor in (line, ones, summed, counted):
             maker(tensor).name = self._name(f"{call.record.name}/count")
         return counted
-
-    def _scaled(self, inner: Call, value: Any, factor: float) -> Any:
-        return keras.layers.Rescaling(factor, dtype=value.dtype, name=self._name(inner.record.name))(value)
 
     def _reshaped(self, inner: Call, value: Any, sizes: Shape, keeps_batch: bool) -> Any:
         name = self._name(inner.record.name)
