@@ -438,7 +438,7 @@ def test_a_weight_that_is_read_as_a_number_does_not_become_a_constant(kind):
     assert tfprune.verify(model, plan) <= 1e-5
 
 
-def test_a_tied_embedding_stays_tied():
+def test_a_tied_embedding_loses_channels_and_stays_tied():
     tokens = keras.Input((5,), dtype="int32")
     tied = Tied(9, 8, name="tied")
     x = tied(tokens)
@@ -446,9 +446,11 @@ def test_a_tied_embedding_stays_tied():
     model = randomize(keras.Model(tokens, tied(x, reverse=True)))
     plan = tfprune.plan_channels(model, 0.5)
     assert len(plan.keep["free"]) == 3
+    assert len(plan.keep["tied/words"]) == 4
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
     fresh = plan.apply(model, weights="fresh", seed=1)
-    assert sum(weight.shape == (9, 8) for weight in fresh.weights) == 1
-    fresh.get_layer("tied").embedding.embeddings.assign(np.zeros((9, 8)))
+    assert sum(weight.shape == (9, 4) for weight in fresh.weights) == 1
+    fresh.get_layer("tied").embedding.embeddings.assign(np.zeros((9, 4)))
     assert not predict(fresh, np.ones((2, 5), "int32"))[0].any()  # what it gives follows from its own weight
 
 

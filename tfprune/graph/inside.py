@@ -18,7 +18,7 @@ from keras import tree
 
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
-from tfprune.graph.calls_inside import Apart, AsBase, Run
+from tfprune.graph.calls_inside import Apart, AsBase, Run, StandIn
 from tfprune.graph.keras_internals import Arguments
 from tfprune.support.checks import error_line
 
@@ -123,12 +123,13 @@ def look_inside(
         if known is None
     }
     run = functools.partial(_traced, layer, args, kwargs, entering, is_known, training, lengths)
-    # A call may do with the length of an axis, or with the tensors of a layer, what symbolic ones do not allow.
-    for calls in (counted, frozenset()):
+    # A call may do with the length of an axis, with the weights of layers inside or with their tensors, what symbolic
+    # ones do not allow.
+    for calls, of_known in ((counted, True), (counted, False), (frozenset(), False)):
         with contextlib.suppress(Exception):  # whatever the code of others raises
-            return run(True, calls)
+            return run(True, of_known, calls)
     try:
-        return run(False, frozenset())
+        return run(False, False, frozenset())
     except PlanError:
         raise
     except Exception as error:  # and on tensors without values
@@ -144,35 +145,25 @@ def _traced(
     training: bool,
     lengths: Set[int],
     apart: bool,
+    of_known: bool,
     counted: frozenset[int] | None,
 ) -> Inside:
-    """Runs the call; `apart`: layers inside that are not known are steps; `lengths`: of open axes."""
-    inner = [own for own in keras_internals.layers_within(layer) if own is layer or not is_known(own)]
+    """Runs the call on `entering`; `lengths`: of open axes.
+
+    With `apart` layers inside that are not known are steps; with `of_known` also the weights of layers that are known
+    are tensors, as those of a tied embedding.
+    """
+    within = keras_internals.layers_within(layer)
+    inner = [own for own in within if own is layer or not is_known(own)]
+    others = [own for own in within if of_known and own not in inner]
     run = Run(layer, is_known, apart, training, lengths, counted)
-    with _variables_as_tensors(inner) as variables, run.recording():
+    with _variables_as_tensors(inner, others) as variables, run.recording():
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
         return _Recorder(variables, run, apart, lengths).inside(
             layer, entering, outputs, frozenset(run.counted), run.reads
         )
-
-
-class _StandIn(keras.KerasTensor):
-    """A symbolic tensor in the place of a variable. What is assigned to it is only noted.
-
-    Attributes:
-        changed: Whether something was assigned.
-    """
-
-    changed = False
-
-    def assign(self, value: Any) -> _StandIn:
-        """As of a variable."""
-        self.changed = True
-        return self
-
-    assign_add = assign_sub = assign
 
 
 class _Recorder:
@@ -257,19 +248,30 @@ def fixed(shape: Sequence[int | None], batch: int = BATCH, length: int = LENGTH)
 
 
 @contextlib.contextmanager
-def _variables_as_tensors(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
+def _variables_as_tensors(layers: Sequence[Any], known: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
     """Puts symbolic tensors in the places of the variables that layers have as attributes, or in lists.
 
     Gives both, in pairs. At the end all is as it was, also what `call` has set or appended.
+
+    Args:
+        layers: Those whose `call` is run.
+        known: Others, of which only the attributes are replaced.
     """
     before = [(layer, dict(vars(layer))) for layer in layers]
     attributes = [
         value for _, values in before for name, value in values.items() if not keras_internals.of_every_layer(name)
     ]
+    of_known = [
+        (layer, name, value)
+        for layer in known
+        for name, value in vars(layer).items()
+        if isinstance(value, keras.Variable)
+    ]
     held = [(own, dict(own) if isinstance(own, dict) else dict(enumerate(own))) for own in _containers(attributes)]
     found = [*attributes, *(value for _, content in held for value in content.values())]
+    found += [value for _, _, value in of_known]
     variables = {id(value): value for value in found if isinstance(value, keras.Variable)}
-    tensors = {key: _StandIn(value.shape, value.dtype) for key, value in variables.items()}
+    tensors = {key: StandIn(value) for key, value in variables.items()}
 
     def replaced(values: dict) -> dict:
         return {name: tensors.get(id(value), value) for name, value in values.items()}
@@ -277,6 +279,8 @@ def _variables_as_tensors(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any
     try:
         for layer, values in before:  # past Keras, which would track what is set
             vars(layer).update(replaced(values))
+        for layer, name, value in of_known:
+            vars(layer)[name] = tensors[id(value)]
         for container, content in held:
             _fill(container, replaced(content))
         yield [(tensors[key], value) for key, value in variables.items()]
@@ -284,6 +288,8 @@ def _variables_as_tensors(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any
         for layer, values in before:
             vars(layer).clear()
             vars(layer).update(values)
+        for layer, name, value in of_known:
+            vars(layer)[name] = value
         for container, content in held:
             _fill(container, content)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import weakref
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -63,12 +64,46 @@ def _traced(model: keras.Model) -> keras.Model:
         inputs = _inputs(given, dtype)
         try:
             with keras_internals.no_trace_left(model):
-                traced = keras.Model(inputs, model.call(inputs, **more), name=model.name)
+                with _reads() as read:
+                    traced = keras.Model(inputs, model.call(inputs, **more), name=model.name)
                 keras_internals.forget_training_none(traced)
-                return traced
+                if not (read or _has_variables(traced)):
+                    return traced
+                # In a graph of layers, weights outside of layers would be constants: the model is one layer of it.
+                return keras.Model(inputs, model(inputs), name=model.name)
         except Exception as error:  # whatever the code of others raises on tensors without values
             reason = reason or error_line(error)
     raise PlanError(f"{name} has a call that cannot be traced ({reason[:200]}). {advice}")
+
+
+@contextlib.contextmanager
+def _reads() -> Iterator[list[Any]]:
+    """Gives the variables of which the value is read meanwhile, but for those that layers read that are called."""
+    read: list[Any] = []
+    before, depth = keras.Layer.__call__, 0
+
+    def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal depth
+        depth += 1
+        try:
+            return before(layer, *args, **kwargs)
+        finally:
+            depth -= 1
+
+    def noted(variable: Any) -> None:
+        if not depth:
+            read.append(variable)
+
+    with keras_internals.replaced(
+        called, keras.Layer.add_loss, lambda plain, *args, **kw: plain(*args, **kw), noted, {}
+    ):
+        yield read
+
+
+def _has_variables(model: keras.Model) -> bool:
+    """Whether operations of a functional model are given variables beside tensors."""
+    given = [(arguments.args, arguments.kwargs) for _, arguments, _ in keras_internals.recorded_calls(model)]
+    return any(isinstance(leaf, keras.Variable) for leaf in tree.flatten(given))
 
 
 def _inputs(shapes: Any, dtype: str) -> Any:

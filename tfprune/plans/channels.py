@@ -143,7 +143,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         parts = [part for parts in made.values() for part in parts]
         notes = [*notes, *unnamed_notes(parts)]
         for part in parts:
-            if part.looked_into and not is_loadable(part.operation):
+            if part.looked_into and not is_loadable(part):
                 layer = f"{part.name} ({type(part.operation).__name__})"
                 notes = [
                     *notes,

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
+import weakref
+import zlib
 from typing import Any
 
 import keras
+import numpy as np
+
+from tfprune.graph.calls import Record
+from tfprune.graph.keras_internals import layers_within, of_every_layer
 
 _OF_EVERY_LAYER = ("name", "trainable", "dtype", "autocast", "activity_regularizer")
 _OF_ITSELF = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -35,7 +42,8 @@ def config_of(layer: Any) -> dict[str, Any]:
             continue
         found = [vars(layer)[key] for key in (name, f"_{name}") if key in vars(layer)]
         if found and _can_be_told(found[0]):
-            if found[0] is not one.default:
+            is_number = isinstance(found[0], int) and not isinstance(found[0], bool)  # it may be a width
+            if is_number or found[0] is not one.default:
                 config[name] = found[0]
         elif one.default is one.empty:
             raise NotImplementedError(f"{type(layer).__name__} does not tell {name!r} in its config")
@@ -51,13 +59,70 @@ def _can_be_told(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str)) or hasattr(value, "get_config")
 
 
-def is_loadable(layer: Any) -> bool:
-    """Whether Keras can make a layer of its config, as when a file is loaded."""
+def description(layer: Any) -> str:
+    """What a layer is made by, as text: layers of one model that have the same compute the same with the same weights.
+
+    It holds the class, the config, and what the layer and those inside of it have as attributes.
+    """
     try:
-        type(layer).from_config(config_of(layer))
+        told = _nameless(config_of(layer))
     except Exception:  # whatever the code of others raises
-        return False
-    return True
+        told = {}
+    parts = layers_within(layer) if isinstance(layer, keras.Layer) else [layer]
+    held = [
+        {name: as_text(value) for name, value in vars(part).items() if not of_every_layer(name)}
+        | {"class": as_text(type(part))}
+        for part in parts
+    ]
+    return json.dumps([as_text(told), held], sort_keys=True)
+
+
+def _nameless(config: Any) -> Any:
+    """A config without names, by which layers differ that are alike."""
+    if isinstance(config, dict):
+        return {key: _nameless(value) for key, value in config.items() if key != "name"}
+    return [_nameless(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def as_text(value: Any) -> str:
+    """What a value of any kind is, as text; what does not tell stands for itself alone."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {as_text(own)}' for key, own in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(as_text, value))}]"
+    if isinstance(value, keras.Variable):
+        return f"variable of {value.shape}"
+    if isinstance(value, keras.random.SeedGenerator):  # every layer draws of its own
+        return "seeds"
+    if isinstance(value, keras.KerasTensor):
+        return f"tensor of {value.dtype}"
+    if isinstance(value, keras.Layer):  # it is described with its own attributes, but not by whoever else holds it
+        return type(value).__qualname__
+    if isinstance(value, np.ndarray):
+        return f"array of {value.shape}: {zlib.crc32(np.ascontiguousarray(value).tobytes())}"
+    if inspect.isfunction(value) and not value.__closure__ and "<lambda>" not in value.__qualname__:
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "get_config") and not isinstance(value, type):
+        return f"{type(value).__qualname__}({as_text(value.get_config())})"
+    return f"{type(value).__qualname__} at {id(value)}"
+
+
+# Model -> description of a layer of it -> whether it can be loaded.
+_LOADABLE: weakref.WeakKeyDictionary[keras.Model, dict[str, bool]] = weakref.WeakKeyDictionary()
+
+
+def is_loadable(record: Record) -> bool:
+    """Whether Keras can make a layer of its config, as when a file is loaded."""
+    known, text = _LOADABLE.setdefault(record.model, {}), description(record.operation)
+    if text not in known:
+        try:
+            type(record.operation).from_config(config_of(record.operation))
+            known[text] = True
+        except Exception:  # whatever the code of others raises
+            known[text] = False
+    return known[text]
 
 
 def telling(layer: Any, config: dict[str, Any]) -> Any:

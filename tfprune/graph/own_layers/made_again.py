@@ -7,7 +7,6 @@ its shapes when it is made. So fields whose numbers fit are tried, until all sha
 from __future__ import annotations
 
 import itertools
-import json
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,16 +20,18 @@ from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import fixed
 from tfprune.graph.keras_internals import losses_kept, weights_watched
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.own_layers.layer_configs import config_of, from_config, is_loadable
+from tfprune.graph.own_layers.layer_configs import as_text, config_of, description, from_config, is_loadable
 from tfprune.graph.own_layers.made_alike import computes_the_same, goes_alike, left_of_inputs, left_of_weight
 from tfprune.support.checks import error_line
 
 _TRIES, _MOST = 32, 4096  # how many values of the fields are tried, of how many
 FEW_TRIES = 6  # where there is another way to make a layer
 Path = tuple[str | int, ...]
-# Layer -> what was tried of it -> how often, and the fields and their values; None: in vain. By layer, because a layer
-# may have attributes that its config does not tell.
-_known: weakref.WeakKeyDictionary[Any, dict[tuple, tuple[int, dict[Path, int] | None]]] = weakref.WeakKeyDictionary()
+# Model -> what was tried of a layer -> how often, and the fields and their values; None: in vain. The blocks of a
+# network are alike, so that what was found for one serves the others.
+_known: weakref.WeakKeyDictionary[keras.Model, dict[tuple, tuple[int, dict[Path, int] | None]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def changed_config(record: Record, kept: Kept, tries: int = _TRIES) -> dict[str, Any]:
@@ -57,9 +58,9 @@ def changed_config(record: Record, kept: Kept, tries: int = _TRIES) -> dict[str,
     unchanged = wanted == record.shapes and all(
         new == call.input_shapes for new, call in zip(entering, record.calls, strict=True)
     )
-    plain = {key: value for key, value in config.items() if key != "name"}
-    key = (json.dumps(plain, sort_keys=True, default=repr), str(wanted), str(entering))
-    known = _known.setdefault(record.operation, {})
+    called_with = as_text([[call.node.arguments.args, call.node.arguments.kwargs] for call in record.calls])
+    key = (description(record.operation), called_with, str([record.shapes, wanted, entering]))
+    known = _known.setdefault(record.model, {})
     tried, fields = known.get(key, (0, None))
     if fields is None and tried < tries:
         if unchanged:
@@ -181,7 +182,7 @@ def _search(
     if needed > len(fields):
         return None
     # By Keras' own means, so that what is saved can be loaded; unless the layer as it is could not be loaded either.
-    make = (lambda kind, own: kind.from_config(own)) if is_loadable(record.operation) else from_config
+    make = (lambda kind, own: kind.from_config(own)) if is_loadable(record) else from_config
     choices = list(itertools.islice(itertools.product(*fields.values()), _MOST))
     current = [value for path, value in _whole_numbers(config) if path in fields]
 

@@ -56,7 +56,7 @@ def needs_unfolding(record: Record, kept: Kept, loadable: bool = True) -> bool:
             changed_config(record, kept)
         except PlanError as error:
             raise PlanError(f"{error}, and cannot be unfolded: {why}.") from error
-    return loadable and not is_loadable(record.operation) and not _why_not(record)
+    return loadable and not is_loadable(record) and not _why_not(record)
 
 
 def made_of(record: Record, kept: Kept) -> Iterator[Record]:
