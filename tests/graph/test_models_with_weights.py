@@ -80,6 +80,8 @@ def test_tied_embeddings_written_by_hand(normalization, width):
     model(tokens)
     randomize(model)
     plan = tfprune.plan_channels(model, 0.5, normalization=normalization)
+    assert plan.rows[-1].channels == (50 + 2 * 16 + 32, 50 + 2 * width + 16)
+    assert f"{model.name} " in str(plan)
     small = plan.apply(model)
     assert sorted(tuple(weight.shape) for weight in small.weights if len(weight.shape) == 2) == sorted(
         [(50, width), (width, 16), (16, width)]

@@ -38,7 +38,7 @@ class LayerProfile:
     Attributes:
         name: The layer's name.
         kind: Its class.
-        channels: Channels that it creates, or 0.
+        channels: Channels that it creates, those of layers inside of it among them, or 0.
         params: Elements of its weights, without the moving statistics of batch normalization, which are
             state (as the paper and PyTorch count).
         nonzero_params: Those that are not zero.
@@ -174,6 +174,7 @@ def _profile_record(record: Record, kept: Kept, count: Callable[[Record], Sequen
     params = sum(size for index, size in enumerate(sizes) if index not in record.state)
     nonzero_params = sum(size for index, size in enumerate(nonzero) if index not in record.state)
     channels = 0 if record.created is None else int(np.count_nonzero(kept[record.created]))
+    channels += sum(part.channels for part in parts)
     kind = type(record.operation).__name__
     return LayerProfile(record.name, kind, channels, params, nonzero_params, macs, flops)
 

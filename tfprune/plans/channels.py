@@ -330,7 +330,8 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
         return content
 
     def _shown(self) -> list[ChannelRow]:
-        return [row for row in self.rows if row.layer in self.widths]
+        # What creates channels inside of a layer is named after it; the row is of the whole.
+        return [row for row in self.rows if any(f"{name}/".startswith(f"{row.layer}/") for name in self.widths)]
 
     def _remarks(self) -> list[str]:
         if not self.frozen:
