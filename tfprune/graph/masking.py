@@ -76,9 +76,10 @@ def _masked_input(call: Call, index: int, value: Any, kept: Any, watch: Watch | 
     labels = call.mixed.get(index)
     if labels is None:
         return value
-    if not (isinstance(kept, np.ndarray) and kept[labels].all()):
+    keep = kept[labels] if isinstance(kept, np.ndarray) else keras.ops.take(kept, labels)
+    if not (isinstance(keep, np.ndarray) and keep.all()):
         # Selection, not a product with zero: what an overflowing channel holds must not come through.
-        masked = keras.ops.where(keras.ops.take(kept, labels), value, keras.ops.zeros_like(value))
+        masked = keras.ops.where(keep, value, keras.ops.zeros((), value.dtype))
         # A tensor carries Keras' mask of padded time steps to the layers that read it.
         steps = time_mask(value)
         if steps is not None:

@@ -94,8 +94,8 @@ def verify(
 
     Returns:
         The error, which is a float, with how it was found. Of an output it is `max |masked - smaller|`, relative to
-        what the output varies by (over the examples, or from the whole network to the masked one, and at least a
-        quarter of its size); of several the largest.
+        what the output varies by (over the examples; with random weights, or one example, also from the whole network
+        to the masked one; and at least a quarter of its size); of several the largest.
 
     Raises:
         VerificationError: If the difference is above the tolerance, or not a number.
@@ -219,14 +219,16 @@ class _Comparison:
         sizes = [float(np.abs(output).max(initial=0.0)) for output in outputs]
         varied = [float(np.ptp(output, axis=0).max(initial=0.0)) for output in outputs]
         lively = [spread > _VARIES * size for spread, size in zip(varied, sizes, strict=True)]
-        if not all(lively):  # then what is removed may make a difference
+        # Then what is removed may make a difference. With the model's own weights the random ones will tell as much.
+        if not all(lively) and (values or len(self._inputs[0]) == 1):
             whole = self._whole(values)
             varied = [max(spread, _apart(*pair)) for spread, *pair in zip(varied, whole, outputs, strict=True)]
             lively = [spread > _VARIES * size for spread, size in zip(varied, sizes, strict=True)]
         # Rounding is of the size of an output, not of what it varies by: deep networks have 1e-6 of it.
         least = [size / 4 if is_lively else size for size, is_lively in zip(sizes, lively, strict=True)]
         self._scales = [max(spread, size) for spread, size in zip(varied, least, strict=True)]
-        self._small.hand_on(values)
+        if values:  # its own it has from the beginning
+            self._small.hand_on(values)
         received = self._received()
         error, varies = self._differ(received, math.inf), any(lively) if values else all(lively)
         if varies:

@@ -93,8 +93,7 @@ def masked_with_own_statistics(
             layer = call.operation
             if isinstance(layer, keras.layers.BatchNormalization) and call.record.name not in done:
                 done.add(call.record.name)
-                entering = keras.ops.convert_to_numpy(keras.ops.cast(tensors[0], "float32"))
-                statistics = _statistics(entering, layer.axis, generator)
+                statistics = _statistics(tensors[0], layer.axis, generator)
                 for variable, value in zip((layer.moving_mean, layer.moving_variance), statistics, strict=True):
                     values[id(variable)] = value
                     scope.add_update((variable, keras.ops.cast(value, variable.dtype)))
@@ -103,15 +102,16 @@ def masked_with_own_statistics(
         return graph.replay([keras.ops.convert_to_tensor(value) for value in inputs], run)
 
 
-def _statistics(entering: np.ndarray, axis: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(entering: Any, axis: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A mean and a variance for each channel, about those of what enters a batch normalization.
 
-    The variance is no much smaller than the square: what is left of few values that hardly differ is rounding.
+    The variance is not much smaller than the mean square: what is left of few values that hardly differ is rounding.
     """
-    axes = tuple(other for other in range(entering.ndim) if other != axis % entering.ndim)
-    mean, variance = entering.mean(axes), entering.var(axes)
-    square = float((entering**2).mean()) + 1e-6
-    if entering.size < _FEW * len(mean):
+    axes = [other for other in range(len(entering.shape)) if other != axis % len(entering.shape)]
+    found = keras.ops.moments(keras.ops.cast(entering, "float32"), axes)
+    mean, variance = (keras.ops.convert_to_numpy(one).copy() for one in found)
+    square = float((variance + mean**2).mean()) + 1e-6
+    if math.prod(entering.shape) < _FEW * len(mean):
         mean, variance = np.zeros_like(mean), np.full_like(variance, square)
     variance = np.maximum(variance * generator.uniform(0.5, 2.0, variance.shape), 0.1 * square)
     return mean + 0.3 * np.sqrt(variance) * generator.normal(size=mean.shape), variance
