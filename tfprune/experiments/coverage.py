@@ -70,7 +70,7 @@ class _Speed:
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of `tfprune.experiments.coverage`."""
     flags.DEFINE_string("library", KERAS_APPLICATIONS, f"Or one of {', '.join(LIBRARIES)}.", flag_values=values)
-    flags.DEFINE_list("only", "", "Names of its networks; all of them if empty.", flag_values=values)
+    flags.DEFINE_list("only", "", "Names of its networks, in their order; all of them if empty.", flag_values=values)
     flags.DEFINE_float("ratio", 0.5, "Fraction of channels to remove, in (0, 1).", flag_values=values)
     flags.DEFINE_string("output", None, "The Markdown file to write; none if not given.", flag_values=values)
 

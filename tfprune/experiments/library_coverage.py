@@ -75,10 +75,8 @@ def run_on_library(values: flags.FlagValues) -> None:
             raise unknown_name("network", name, tuple(networks))
     rows: list[tuple] = []
     found = _Found()
-    for name, make in networks.items():
-        if values.only and name not in values.only:
-            continue
-        for row in _rows(name, make, values.ratio, found):
+    for name in values.only or networks:
+        for row in _rows(name, networks[name], values.ratio, found):
             rows.append(row)
             print(*row, sep="  ", flush=True)
         if values.output:
