@@ -12,6 +12,7 @@ from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.inputs import inputs_that_work, random_inputs
 from tfprune.graph.rules import dispatch
 from tfprune.plans.channels import ChannelPlan
+from tfprune.surgery import proof as proof_module
 from tfprune.surgery.comparing import compare_outputs
 from tfprune.surgery.masked import MaskedModel, masked_outputs
 from tfprune.surgery.random_weights import random_values
@@ -504,3 +505,22 @@ class Twin(layers.Layer):
 
     def call(self, x):
         return self.two(ops.relu(self.one(x)))
+
+
+def test_kernels_behind_a_gate_that_is_closed_get_other_random_weights(monkeypatch):
+    def gated(inputs):
+        hidden = layers.Dense(8, activation="relu")(inputs)
+        gate = layers.Dense(1, activation="hard_sigmoid")(layers.Rescaling(30.0)(inputs))
+        return layers.Add()([layers.Dense(5)(hidden), layers.Dense(5, name="branch")(hidden) * gate])
+
+    model = network(gated, (6,))
+    plan = tfprune.plan_channels(model, 0.5)
+
+    def unnoticed(seed):
+        return tfprune.verify(model, plan, seed=seed, power=True, random_weights=True).unnoticed
+
+    with monkeypatch.context() as alone:
+        alone.setattr(proof_module, "_MORE", 0)
+        closed = [seed for seed in range(20) if unnoticed(seed) == ("branch",)]
+    assert closed
+    assert [unnoticed(seed) for seed in closed] == [()] * len(closed)

@@ -32,6 +32,7 @@ from tfprune.surgery.rebuild import Built
 # it varies by.
 _VARIES = 0.05
 _FAR = 10  # a broken kernel has to make a difference so many times that of rounding
+_MORE = 3  # random weights that are drawn for kernels which make none: a gate may be closed with one, not with all
 
 
 class Proof(float):
@@ -109,14 +110,14 @@ def verify(
     if any(is_short(layer.dtype_policy) for layer in layers_within(model)):
         model = in_precision(model, "float32")
     comparison = _Comparison(model, plan, inputs, tolerance)
-    found = comparison.run_with_all(plan, seed, random_weights)
+    found = comparison.run_with_all(seed, random_weights)
     errors = {weights: error for weights, (error, varies) in found.items() if varies}
     if not errors:
         raise NothingProvedError(
             "The outputs are the same for all random inputs, with and without the removed channels, so comparing them "
             "proves nothing. Is the last activation saturated? Verify the model without it."
         )
-    tried, unnoticed = comparison.roll_every_kernel() if power else (0, [])
+    tried, unnoticed = comparison.roll_every_kernel(seed) if power else (0, [])
     return Proof(max(errors.values()), " and ".join(errors), tried, unnoticed)
 
 
@@ -163,7 +164,7 @@ class _Comparison:
     """
 
     def __init__(self, model: keras.Model, plan: ChannelRemoval, inputs: list, tolerance: float):
-        self._model, self._inputs, self._tolerance = model, inputs, tolerance
+        self._model, self._plan, self._inputs, self._tolerance = model, plan, inputs, tolerance
         self.graph = plan.graph(model)
         self._kept = plan.kept(self.graph)
         self._small = Built(self.graph, self._kept)
@@ -171,11 +172,10 @@ class _Comparison:
         self._scales: list[float] = []
         self._compared: list[_Compared] = []
 
-    def run_with_all(self, plan: ChannelRemoval, seed: int, random_weights: bool) -> dict[str, tuple[float, bool]]:
+    def run_with_all(self, seed: int, random_weights: bool) -> dict[str, tuple[float, bool]]:
         """Compares with the model's own weights, unless it is to be random ones alone, and with random ones.
 
         Args:
-            plan: What goes.
             seed: Of the random weights.
             random_weights: Whether it is to be random ones alone.
 
@@ -186,11 +186,15 @@ class _Comparison:
         for weights, drawn in (("own", None), ("random", seed)):
             if random_weights and weights == "own":
                 continue
-            try:
-                found[weights] = self.run(drawn, own="own" in found)
-            except VerificationError as error:
-                found[weights] = self.in_double(plan, drawn, error)
+            found[weights] = self._run_in_any(drawn, own="own" in found)
         return found
+
+    def _run_in_any(self, seed: int | None, own: bool) -> tuple[float, bool]:
+        """Compares in float32, and where that differs in float64; arguments as of `run`."""
+        try:
+            return self.run(seed, own)
+        except VerificationError as error:
+            return self.in_double(seed, error)
 
     def run(self, seed: int | None = None, own: bool = False) -> tuple[float, bool]:
         """Compares, with the model's own weights or with random ones in their places.
@@ -235,18 +239,17 @@ class _Comparison:
             self._compared.append(_Compared(values, self._masked, self._scales, error))
         return self._differ(received, self._tolerance), varies
 
-    def in_double(self, plan: ChannelRemoval, seed: int | None, error: VerificationError) -> tuple[float, bool]:
+    def in_double(self, seed: int | None, error: VerificationError) -> tuple[float, bool]:
         """Compares in float64: where a deep network only makes rounding larger, nothing is found there.
 
         Args:
-            plan: What goes.
             seed: As of `run`.
             error: What was found in float32; it is raised where the network is none in float64, or differs there.
         """
         try:
             model = in_precision(self._model, "float64")
             inputs = [value.astype("float64") if value.dtype.kind == "f" else value for value in self._inputs]
-            found = _Comparison(model, plan, inputs, self._tolerance).run(seed)
+            found = _Comparison(model, self._plan, inputs, self._tolerance).run(seed)
         except Exception:  # a layer of others may know one precision only
             raise error from None
         if found[0] > self._tolerance / 100:  # in float64 nothing is left of rounding
@@ -288,8 +291,11 @@ class _Comparison:
         what = "the masked and the smaller network"
         return compare_outputs(self._masked, received, tolerance, what, VerificationError, self._scales)
 
-    def roll_every_kernel(self) -> tuple[int, list[str]]:
+    def roll_every_kernel(self, seed: int) -> tuple[int, list[str]]:
         """Rolls every kernel of the smaller network by one channel, one at a time, with all weights that tell anything.
+
+        Args:
+            seed: Of the random weights so far; for kernels that make no difference others are drawn.
 
         Returns:
             How many there are, and the layers of those that make no difference above the tolerance.
@@ -299,23 +305,35 @@ class _Comparison:
         noticed: dict[int, bool] = {}
         run = self._traced()
         for compared in self._compared:
-            self._masked, self._scales = compared.masked, compared.scales
-            self._small.hand_on(compared.values)
-            tolerance = max(self._tolerance, _FAR * compared.error)
-            for place, variable in enumerate(kernels):
-                value = keras.ops.convert_to_numpy(variable)
-                rolled = _rolled(variable.name, value)
-                if rolled is None or noticed.get(place):
-                    continue
-                variable.assign(rolled)
-                try:
-                    self._differ(self._received(run), tolerance)
-                    noticed[place] = False
-                except VerificationError:
-                    noticed[place] = True
-                variable.assign(value)
+            self._roll(kernels, noticed, compared, run)
+        for more in range(1, _MORE + 1):
+            count = len(self._compared)
+            if not all(noticed.values()):
+                self._run_in_any(seed + more, own=True)
+            for compared in self._compared[count:]:
+                self._roll(kernels, noticed, compared, run)
         paths = {place: variable.path.rpartition("/")[0] for place, variable in enumerate(kernels)}
         return len(noticed), [paths[place] for place, found in noticed.items() if not found]
+
+    def _roll(
+        self, kernels: list, noticed: dict[int, bool], compared: _Compared, run: Callable[[Any], Any] | None
+    ) -> None:
+        """Rolls the kernels that have made no difference yet, with the weights of one comparison."""
+        self._masked, self._scales = compared.masked, compared.scales
+        self._small.hand_on(compared.values)
+        tolerance = max(self._tolerance, _FAR * compared.error)
+        for place, variable in enumerate(kernels):
+            value = keras.ops.convert_to_numpy(variable)
+            rolled = _rolled(variable.name, value)
+            if rolled is None or noticed.get(place):
+                continue
+            variable.assign(rolled)
+            try:
+                self._differ(self._received(run), tolerance)
+                noticed[place] = False
+            except VerificationError:
+                noticed[place] = True
+            variable.assign(value)
 
     def _used(self) -> set[int]:
         """Identities of the variables that the outputs of the smaller network depend on; of all, if none can be told.
