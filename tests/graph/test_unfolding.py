@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 import tfprune
@@ -509,3 +510,53 @@ def test_a_lambda_that_comes_to_light_is_told(tmp_path):
     plan.apply(model).save(tmp_path / "small.keras")
     with pytest.raises(TypeError, match="could not be deserialized"):
         keras.saving.load_model(tmp_path / "small.keras")
+
+
+@keras.saving.register_keras_serializable("unfolding")
+class Closed(layers.Layer):
+    """Cannot be looked into; its config makes it again as it is."""
+
+    def build(self, shape):
+        self.square = self.add_weight(shape=(shape[-1], shape[-1]), name="square")
+
+    def call(self, x):
+        return tf.linalg.matmul(x, self.square)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class Around(layers.Layer):
+    """Cannot be made again itself: nobody tells its function."""
+
+    def __init__(self, after, **options):
+        super().__init__(**options)
+        self.after, self.up, self.down, self.closed = after, layers.Dense(12), layers.Dense(5), Closed()
+
+    def build(self, shape):
+        self.up.build(shape)
+        self.down.build((*shape[:-1], 12))
+        self.closed.build((*shape[:-1], 5))
+
+    def call(self, x):
+        return self.after(self.closed(self.down(self.up(x))))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 5)
+
+    def get_config(self):
+        raise NotImplementedError("it holds a function")
+
+
+def test_a_layer_that_cannot_be_looked_into_does_not_hinder_what_is_beside_it(tmp_path):
+    model = network(lambda x: layers.Dense(3)(Around(ops.tanh, name="around")(layers.Dense(8, name="first")(x))), (6,))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert {name: len(kept) for name, kept in plan.keep.items()}.items() >= {"first": 4, "around/dense": 6}.items()
+    assert "cannot be looked into" in plan.frozen["around/dense_2"]
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+    small = plan.apply(model)
+    assert any(isinstance(layer, Closed) for layer in small.layers)
+    small.save(tmp_path / "small.keras")
+    inputs = np.random.default_rng(0).normal(size=(3, 6))
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_allclose(predict(loaded, inputs)[0], predict(small, inputs)[0], rtol=1e-6)

@@ -52,6 +52,11 @@ class StandIn(keras.KerasTensor):
                 axis += 1
         return value
 
+    @property
+    def value(self) -> StandIn:
+        """As of a variable."""
+        return self
+
     def assign(self, value: Any) -> StandIn:
         """As of a variable."""
         self.changed = True
@@ -147,6 +152,7 @@ class Run:
         lengths: Sizes of open axes: of `arange` up to one of them a symbolic tensor is made, too.
         counted: Which calls of `arange`, by their number, give a symbolic tensor whatever their size; None: those up to
             the size of an open axis.
+        opaque: Whether layers that cannot be looked into are recorded as they are, also those that have weights.
 
     Attributes:
         constants: Constants that known layers with weights were called with, each with the tensor in its place before.
@@ -165,13 +171,14 @@ class Run:
         training: bool,
         lengths: Set[int],
         counted: frozenset[int] | None,
+        opaque: bool,
     ):
         self.constants: list[tuple[Any, Any]] = []
         self.counts: list[tuple[Any, Any]] = []
         self.counted: list[int] = []
         self.reads: list[str] = []
         self.adding: set[int] = set()
-        self._layer, self._is_known, self._apart = layer, is_known, apart
+        self._layer, self._is_known, self._apart, self._opaque = layer, is_known, apart, opaque
         self._training, self._lengths, self._known = training, lengths, counted
         self._calls = 0  # of arange
         own = layers_within(layer)
@@ -245,7 +252,7 @@ class Run:
         try:
             return self._called_apart(layer, args, kwargs)
         except Exception:  # whatever the code of others raises
-            if layer.weights or len(layers_within(layer)) > 1:
+            if not self._opaque and (layer.weights or len(layers_within(layer)) > 1):
                 raise
         return self._call(layer, *args, **kwargs)  # it stays what it is, and is frozen with the reason
 

@@ -124,16 +124,35 @@ def look_inside(
     }
     run = functools.partial(_traced, layer, args, kwargs, entering, is_known, training, lengths)
     # A call may do with the length of an axis, with the weights of layers inside or with their tensors, what symbolic
-    # ones do not allow.
-    for calls, of_known in ((counted, True), (counted, False), (frozenset(), False)):
-        with contextlib.suppress(Exception):  # whatever the code of others raises
-            return run(True, of_known, calls)
-    try:
-        return run(False, False, frozenset())
-    except PlanError:
-        raise
-    except Exception as error:  # and on tensors without values
-        raise PlanError(f"cannot be looked into ({error_line(error)[:200]})") from error
+    # ones do not allow; and what a layer inside of it does may be hidden.
+    ways = (_Way(of_known=True, counted=counted), _Way(counted=counted), _Way(), _Way(apart=False), _Way(opaque=True))
+    failed = []
+    for way in ways:
+        try:
+            return run(way)
+        except Exception as error:  # whatever the code of others raises
+            failed.append(error)
+    reason = failed[ways.index(_Way(apart=False))]  # the plainest way of all
+    if isinstance(reason, PlanError):
+        raise reason
+    raise PlanError(f"cannot be looked into ({error_line(reason)[:200]})") from reason
+
+
+@dataclasses.dataclass(frozen=True)
+class _Way:
+    """A way in which a call is traced.
+
+    Attributes:
+        apart: Layers inside that are not known are steps.
+        of_known: The weights of those that are known are tensors, too, as those of a tied embedding.
+        counted: Which calls of `arange` are symbolic, as of `look_inside`.
+        opaque: Layers inside that cannot be looked into are steps, too.
+    """
+
+    apart: bool = True
+    of_known: bool = False
+    counted: frozenset[int] | None = frozenset()
+    opaque: bool = False
 
 
 def _traced(
@@ -144,24 +163,18 @@ def _traced(
     is_known: Callable[[Any], bool],
     training: bool,
     lengths: Set[int],
-    apart: bool,
-    of_known: bool,
-    counted: frozenset[int] | None,
+    way: _Way,
 ) -> Inside:
-    """Runs the call on `entering`; `lengths`: of open axes.
-
-    With `apart` layers inside that are not known are steps; with `of_known` also the weights of layers that are known
-    are tensors, as those of a tied embedding.
-    """
+    """Runs the call on `entering`; `lengths`: of open axes."""
     within = keras_internals.layers_within(layer)
     inner = [own for own in within if own is layer or not is_known(own)]
-    others = [own for own in within if of_known and own not in inner]
-    run = Run(layer, is_known, apart, training, lengths, counted)
+    others = [own for own in within if way.of_known and own not in inner]
+    run = Run(layer, is_known, way.apart, training, lengths, way.counted, way.opaque)
     with _variables_as_tensors(inner, others) as variables, run.recording():
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
-        return _Recorder(variables, run, apart, lengths).inside(
+        return _Recorder(variables, run, way.apart, lengths).inside(
             layer, entering, outputs, frozenset(run.counted), run.reads
         )
 
