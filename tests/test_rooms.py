@@ -36,6 +36,7 @@ ROOMS = (
     "tfprune.experiments.bench",
     "tfprune.experiments",
     "tfprune.prune",
+    "tfprune.__main__",
 )
 
 

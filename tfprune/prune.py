@@ -173,9 +173,9 @@ def _is_faster(latency: Latency, than: Latency) -> bool:
     return gain > _WORTH_TELLING * latency.median and gain > latency.iqr + than.iqr
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.prune", __doc__, define_flags, run, argv)
+def main(argv: Sequence[str], program: str = "python -m tfprune.prune") -> int:
+    """Runs the command, which was called as `program`; returns the exit status."""
+    return run_command(program, __doc__, define_flags, run, argv)
 
 
 if __name__ == "__main__":

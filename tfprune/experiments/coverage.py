@@ -215,9 +215,9 @@ def _write(path: Path, rows: list[tuple], missed: list[str], ratio: float) -> No
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.experiments.coverage", __doc__, define_flags, run, argv)
+def main(argv: Sequence[str], program: str = "python -m tfprune.experiments.coverage") -> int:
+    """Runs the command, which was called as `program`; returns the exit status."""
+    return run_command(program, __doc__, define_flags, run, argv)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def _cost(settings: Settings) -> float:
     return float(_PASSES * passes * examples * len(settings.seeds))
 
 
-def _define_flags(values: flags.FlagValues) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of `tfprune.experiments.flagfiles`."""
     flags.DEFINE_string("output", "experiments", "The folder to write to.", flag_values=values)
 
 
@@ -105,9 +106,9 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
             print(folder / f"{name}.flags", flush=True)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.experiments.flagfiles", __doc__, _define_flags, _run, argv)
+def main(argv: Sequence[str], program: str = "python -m tfprune.experiments.flagfiles") -> int:
+    """Runs the command, which was called as `program`; returns the exit status."""
+    return run_command(program, __doc__, define_flags, _run, argv)
 
 
 if __name__ == "__main__":

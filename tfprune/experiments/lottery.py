@@ -52,9 +52,9 @@ def define_flags(values: flags.FlagValues) -> None:
         values[name].help = f"{values[name].help.partition(' Default:')[0]} Default: {default}"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.experiments.lottery", __doc__, define_flags, _run, argv, run.GOING_ON)
+def main(argv: Sequence[str], program: str = "python -m tfprune.experiments.lottery") -> int:
+    """Runs the command, which was called as `program`; returns the exit status."""
+    return run_command(program, __doc__, define_flags, _run, argv, run.GOING_ON)
 
 
 def _run(values: flags.FlagValues, arguments: list[str]) -> None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     pass
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status."""
+def main(argv: Sequence[str], program: str = "python -m tfprune.experiments.report") -> int:
+    """Runs the command, which was called as `program`; returns the exit status."""
 
     def run(values: flags.FlagValues, folders: list[str]) -> None:
         number = values.paper_table
@@ -53,10 +53,11 @@ def main(argv: Sequence[str]) -> int:
             check_writable(Path(folder))
             print(write_report(Path(folder)))
 
-    return run_command("python -m tfprune.experiments.report", __doc__, _define_flags, run, argv)
+    return run_command(program, __doc__, define_flags, run, argv)
 
 
-def _define_flags(values: flags.FlagValues) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of `tfprune.experiments.report`."""
     numbers = ", ".join(map(str, paper.TABLES))
     text = f"Print this table of the paper with our results beside it: {numbers}."
     flags.DEFINE_integer("paper_table", None, text, flag_values=values)

@@ -17,9 +17,9 @@ from tfprune.experiments.setup.flags import define_flags
 from tfprune.support.command import run_command
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.experiments.run", __doc__, define_flags, run, argv, GOING_ON)
+def main(argv: Sequence[str], program: str = "python -m tfprune.experiments.run") -> int:
+    """Runs the command, which was called as `program`; returns the exit status."""
+    return run_command(program, __doc__, define_flags, run, argv, GOING_ON)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ def define_flags(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.experiments.search", __doc__, define_flags, _run, argv, GOING_ON)
+def main(argv: Sequence[str], program: str = "python -m tfprune.experiments.search") -> int:
+    """Runs the command, which was called as `program`; returns the exit status."""
+    return run_command(program, __doc__, define_flags, _run, argv, GOING_ON)
 
 
 def _run(values: flags.FlagValues, arguments: list[str]) -> None:

@@ -73,9 +73,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     print(f"\n{text}\n\nreport: {workdir / 'bench.md'}")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("python -m tfprune.experiments.bench", __doc__, define_flags, run, argv)
+def main(argv: Sequence[str], program: str = "python -m tfprune.experiments.bench") -> int:
+    """Runs the command, which was called as `program`; returns the exit status."""
+    return run_command(program, __doc__, define_flags, run, argv)
 
 
 if __name__ == "__main__":
