@@ -58,6 +58,7 @@ class Call:
         passes: The operand that a merging operation passes on alone, where the plan's graph bypasses it.
         output: Label array of the (first) output.
         inside: Of a layer that was looked into, what it does inside.
+        inside_otherwise: The same for another batch and other lengths.
         given: Label arrays of all that it gives.
         steps: The calls inside, one for each of its steps, None where a weight of the layer's own follows the labels of
             other inputs; and the label arrays of what they give, None of weights.
@@ -81,6 +82,7 @@ class Call:
     passes: int | None = None
     output: Labels = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     inside: Inside | None = None
+    inside_otherwise: Inside | None = None
     of_weights: bool = False
     inside_of: Call | None = None
     given: list[Labels] = dataclasses.field(default_factory=list)

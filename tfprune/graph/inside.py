@@ -24,6 +24,29 @@ from tfprune.support.checks import error_line
 
 BATCH = 2  # examples in a traced call: more than the one that would be broadcast
 LENGTH = 8  # of axes whose size is unknown
+OTHER_BATCH, OTHER_LENGTH = 5, 13  # others, to see what depends on them
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way in which a call is traced. It may do what symbolic tensors do not allow in one, and not in another.
+
+    Attributes:
+        apart: Layers inside that are not known are steps.
+        of_known: The weights of those that are known are tensors, too, as those of a tied embedding.
+        counted: Which calls of `arange`, by their number, count up to the length of an open axis; None: those up to a
+            size that one has. A channel axis may have the same size by chance.
+        opaque: Layers inside that cannot be looked into are steps, too.
+    """
+
+    apart: bool = True
+    of_known: bool = False
+    counted: frozenset[int] | None = frozenset()
+    opaque: bool = False
+
+
+_PLAIN = Way(apart=False)
+WAYS = (Way(of_known=True, counted=None), Way(counted=None), Way(), _PLAIN, Way(opaque=True))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +81,7 @@ class Inside:
         variables: Number of a tensor -> the variable of the layer's own that it stands for.
         constants: Number of a tensor -> its value, of constants that layers inside are called with.
         counts: Number of a tensor -> its value, the numbers from 0 up to the length of an axis that is open.
-        counted: The calls of `arange` that have given them, by their number.
+        way: The way in which it was traced.
         outputs: Numbers of the tensors that leave.
         output_shapes: Their shapes.
         reads: Names of variables of which it reads the value, which is a constant among the steps.
@@ -72,12 +95,17 @@ class Inside:
     variables: dict[int, Any]
     constants: dict[int, Any]
     counts: dict[int, Any]
-    counted: frozenset[int]
+    way: Way
     outputs: Sequence[int]
     output_shapes: Sequence[tuple[int, ...]]
     reads: Sequence[str]
     adds_losses: bool
     counts_calls: bool
+
+    @property
+    def counted(self) -> frozenset[int]:
+        """The calls of `arange`, by their number, that count up to the length of an open axis."""
+        return self.way.counted or frozenset()
 
 
 def look_inside(
@@ -88,7 +116,7 @@ def look_inside(
     batch: int = BATCH,
     length: int = LENGTH,
     training: bool = False,
-    counted: frozenset[int] | None = None,
+    ways: Sequence[Way] = WAYS,
 ) -> Inside:
     """Runs the `call` of a layer on symbolic tensors; the layer stays as it is.
 
@@ -103,8 +131,7 @@ def look_inside(
         batch: The size of the batch.
         length: The size of other axes of unknown size.
         training: Whether it is called as in training.
-        counted: Which calls of `arange`, by their number, count up to the length of an open axis, as another run has
-            found; None: those up to a size that one has. A channel axis may have the same size by chance.
+        ways: The ways to try, one after the other; what was traced before is traced in the same way again.
 
     Raises:
         PlanError: If the call cannot be traced; the message is the reason, without the layer's name.
@@ -123,36 +150,16 @@ def look_inside(
         if known is None
     }
     run = functools.partial(_traced, layer, args, kwargs, entering, is_known, training, lengths)
-    # A call may do with the length of an axis, with the weights of layers inside or with their tensors, what symbolic
-    # ones do not allow; and what a layer inside of it does may be hidden.
-    ways = (_Way(of_known=True, counted=counted), _Way(counted=counted), _Way(), _Way(apart=False), _Way(opaque=True))
-    failed = []
+    failed: dict[Way, Exception] = {}
     for way in ways:
         try:
             return run(way)
         except Exception as error:  # whatever the code of others raises
-            failed.append(error)
-    reason = failed[ways.index(_Way(apart=False))]  # the plainest way of all
+            failed[way] = error
+    reason = failed.get(_PLAIN, failed[ways[0]])
     if isinstance(reason, PlanError):
         raise reason
     raise PlanError(f"cannot be looked into ({error_line(reason)[:200]})") from reason
-
-
-@dataclasses.dataclass(frozen=True)
-class _Way:
-    """A way in which a call is traced.
-
-    Attributes:
-        apart: Layers inside that are not known are steps.
-        of_known: The weights of those that are known are tensors, too, as those of a tied embedding.
-        counted: Which calls of `arange` are symbolic, as of `look_inside`.
-        opaque: Layers inside that cannot be looked into are steps, too.
-    """
-
-    apart: bool = True
-    of_known: bool = False
-    counted: frozenset[int] | None = frozenset()
-    opaque: bool = False
 
 
 def _traced(
@@ -163,7 +170,7 @@ def _traced(
     is_known: Callable[[Any], bool],
     training: bool,
     lengths: Set[int],
-    way: _Way,
+    way: Way,
 ) -> Inside:
     """Runs the call on `entering`; `lengths`: of open axes."""
     within = keras_internals.layers_within(layer)
@@ -174,7 +181,7 @@ def _traced(
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
-        return _Recorder(variables, run, way.apart, lengths).inside(
+        return _Recorder(variables, run, way, lengths).inside(
             layer, entering, outputs, frozenset(run.counted), run.reads
         )
 
@@ -185,12 +192,12 @@ class _Recorder:
     Args:
         variables: Variables of layers' own, each with the tensor in its place before it.
         met: The run.
-        apart: Whether layers that are not known are steps.
+        way: The way in which it was traced.
         lengths: Sizes of open axes.
     """
 
-    def __init__(self, variables: Sequence[tuple[Any, Any]], met: Run, apart: bool, lengths: Set[int]):
-        self._variables, self._met, self._apart, self._lengths = variables, met, apart, lengths
+    def __init__(self, variables: Sequence[tuple[Any, Any]], met: Run, way: Way, lengths: Set[int]):
+        self._variables, self._met, self._way, self._lengths = variables, met, way, lengths
 
     def inside(
         self,
@@ -215,7 +222,7 @@ class _Recorder:
         changed = {id(variable) for tensor, variable in self._variables if tensor.changed}
         if read := [variable.name for variable in variables.values() if id(variable) in changed]:
             raise PlanError(f"computes with {', '.join(read)}, which it changes with every call")
-        adding = [layer] if self._apart else keras_internals.layers_within(layer)
+        adding = [layer] if self._way.apart else keras_internals.layers_within(layer)
         return Inside(
             steps,
             range(len(entering)),
@@ -223,7 +230,7 @@ class _Recorder:
             variables,
             constants,
             counts,
-            counted,
+            dataclasses.replace(self._way, counted=counted),
             given,
             [tuple(tensor.shape) for tensor in outputs],
             reads,

@@ -50,7 +50,7 @@ def run_masked(call: Call, values: list[Any], kept: Any, watch: Watch | None) ->
 def _run_inside(call: Call, known: Inside, values: list[Any], kept: Any, watch: Watch | None) -> list[Any]:
     """What a layer gives that was looked into, step by step; it is traced anew for the shapes of these values."""
     shapes = [tuple(value.shape) for value in values]
-    inside = look_inside(call.operation, call.node.arguments, shapes, has_rule, counted=known.counted)
+    inside = look_inside(call.operation, call.node.arguments, shapes, has_rule, ways=[known.way])
     return _run_steps(call, inside, values, kept, watch)
 
 

@@ -7,6 +7,7 @@ decides: `tfprune.graph.own_layers.made_again`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ import keras
 
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call
-from tfprune.graph.inside import Inside, Step, fixed, look_inside
+from tfprune.graph.inside import OTHER_BATCH, OTHER_LENGTH, Inside, Step, Way, fixed, look_inside
 from tfprune.graph.keras_internals import names_within
 from tfprune.graph.ledger import Labels
 from tfprune.graph.own_layers.inner_calls import InnerCall, part_of, ruled
@@ -55,19 +56,25 @@ def _look_inside(call: Call) -> list[Labels]:
     call.record.names = names_within(layer)
     outputs = flow(call, inside)
     _follow(call, outputs)
-    call.record.looked_into, call.inside, call.given = True, inside, outputs
+    call.record.looked_into, call.inside, call.inside_otherwise, call.given = True, inside, other, outputs
     return outputs
 
 
 def _two_sizes(call: Call) -> tuple[Inside, Inside]:
     """What a layer does for two sizes of the batch and of open axes."""
     look = functools.partial(look_inside, call.operation, call.node.arguments, call.input_shapes, has_rule)
-    inside, other = look(), look(batch=5, length=13)
+    inside, other = look(), look(batch=OTHER_BATCH, length=OTHER_LENGTH)
     # What has the size of an open axis in one of them alone has it by chance.
     counted = inside.counted & other.counted
     if inside.counted != other.counted:
-        inside, other = look(counted=counted), look(batch=5, length=13, counted=counted)
+        inside = look(ways=_counting(inside.way, counted))
+        other = look(batch=OTHER_BATCH, length=OTHER_LENGTH, ways=_counting(other.way, counted))
     return inside, other
+
+
+def _counting(way: Way, counted: frozenset[int]) -> list[Way]:
+    """The same way with other calls of `arange` that count; none at all, if that is not possible."""
+    return [dataclasses.replace(way, counted=own) for own in (counted, frozenset())]
 
 
 def flow(call: Call, inside: Inside) -> list[Labels]:

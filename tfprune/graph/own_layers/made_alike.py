@@ -101,7 +101,7 @@ def goes_alike(layer: Any, call: Call, shapes: list[Shape], kept: Kept) -> bool:
     """Whether the operations inside are those of the whole layer, and give the shapes that the labels foretell."""
     if call.inside is None:
         return False
-    inside = look_inside(layer, call.node.arguments, shapes, has_rule, counted=call.inside.counted)
+    inside = look_inside(layer, call.node.arguments, shapes, has_rule, ways=[call.inside.way])
     return _steps_alike(inside, call.inside, call, kept)
 
 

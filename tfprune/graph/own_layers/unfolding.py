@@ -21,15 +21,14 @@ import numpy as np
 
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
-from tfprune.graph.inside import BATCH, Inside, Step, look_inside
+from tfprune.graph.inside import BATCH, OTHER_BATCH, OTHER_LENGTH, Inside, Step, look_inside
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.own_layers.layer_configs import is_loadable
+from tfprune.graph.own_layers.layer_configs import as_text, description, is_loadable
 from tfprune.graph.own_layers.made_again import FEW_TRIES, changed_config, unmakeable
 from tfprune.graph.own_layers.made_alike import left_of
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.dispatch import find_rule, has_rule
 
-_OTHER_BATCH, _OTHER_LENGTH = 3, 13
 _MOST_OPEN = 4  # open axes whose lengths are told apart
 
 
@@ -99,6 +98,8 @@ class _Traced:
 
 _REASONS: weakref.WeakKeyDictionary[Record, tuple[int, str]] = weakref.WeakKeyDictionary()  # of so many calls
 _KNOWN: weakref.WeakKeyDictionary[Call, _Traced | None] = weakref.WeakKeyDictionary()
+# Model -> description of a call -> the classes of its open axes whose lengths are the same.
+_CLASSES: weakref.WeakKeyDictionary[keras.Model, dict[tuple[str, str], list[int]]] = weakref.WeakKeyDictionary()
 
 
 def _traced(call: Call) -> _Traced | None:
@@ -113,7 +114,7 @@ def _traced(call: Call) -> _Traced | None:
 def _trace(call: Call, inside: Inside) -> _Traced | None:
     def look(batch: int, shapes: list[Shape], training: bool) -> Inside:
         given = call.operation, call.node.arguments, shapes, has_rule, batch
-        return look_inside(*given, training=training, counted=inside.counted)
+        return look_inside(*given, training=training, ways=[inside.way])
 
     open_axes = [
         (place, axis)
@@ -124,16 +125,22 @@ def _trace(call: Call, inside: Inside) -> _Traced | None:
     alike: list[list[int]] = [[0] * len(open_axes)]
     if _counts(inside) and len(open_axes) in range(2, _MOST_OPEN + 1):
         alike = list(_partitions(len(open_axes)))
-    for classes in alike:
+    # The blocks of a network are alike, and so are the lengths of what enters them.
+    given = [call.node.arguments.args, call.node.arguments.kwargs, *call.input_shapes]
+    key = (description(call.operation), as_text(given))
+    found_before = _CLASSES.setdefault(call.record.model, {})
+    for classes in [found_before[key]] if key in found_before else alike:
         shapes = [list(shape) for shape in call.input_shapes]
         for (place, axis), own in zip(open_axes, classes, strict=True):
-            shapes[place][axis] = _OTHER_LENGTH + own
+            shapes[place][axis] = OTHER_LENGTH + own
         try:
-            other = look(_OTHER_BATCH, list(map(tuple, shapes)), False)
+            known = None if any(classes) else call.inside_otherwise
+            other = look(OTHER_BATCH, list(map(tuple, shapes)), False) if known is None else known
             found = _Traced(other, look(BATCH, call.input_shapes, True))
         except PlanError:
             continue
         if _as_long(call, found):
+            found_before[key] = classes
             return found
     return None
 
@@ -323,7 +330,7 @@ def _sizes(one: Step, other: Step) -> tuple[tuple[int, ...], bool] | None:
     found = [size if size == beside else -1 for size, beside in zip(shape, another, strict=True)]
     keeps_batch = all(
         step.output_shapes[0][0] == step.arguments.tensors[0].shape[0] == batch
-        for step, batch in ((one, BATCH), (other, _OTHER_BATCH))
+        for step, batch in ((one, BATCH), (other, OTHER_BATCH))
     )
     return (tuple(found), keeps_batch) if found[keeps_batch:].count(-1) <= 1 else None
 
