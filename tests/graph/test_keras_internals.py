@@ -12,7 +12,7 @@ from keras import layers
 import tfprune
 from tests.helpers import plain_cnn
 from tfprune.graph import keras_internals
-from tfprune.graph.keras_internals import Arguments
+from tfprune.graph.arguments import Arguments
 
 PACKAGE = Path(tfprune.__file__).parent
 INTERNALS = Path(keras_internals.__file__)

@@ -23,10 +23,11 @@ import keras
 import numpy as np
 
 from tfprune.errors import PlanError
+from tfprune.graph.arguments import Arguments
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.inside import look_inside
-from tfprune.graph.keras_internals import Arguments, is_functional, layers_within
+from tfprune.graph.keras_internals import is_functional, layers_within
 from tfprune.graph.ledger import Kept, Ledger
 from tfprune.graph.own_layers.layer_configs import from_config
 from tfprune.graph.own_layers.looked_into import OF_FUNCTIONS, flow

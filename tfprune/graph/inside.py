@@ -18,8 +18,8 @@ from keras import tree
 
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
+from tfprune.graph.arguments import Arguments
 from tfprune.graph.calls_inside import Apart, AsBase, Run, StandIn
-from tfprune.graph.keras_internals import Arguments
 from tfprune.support.checks import error_line
 
 BATCH = 2  # examples in a traced call: more than the one that would be broadcast

@@ -15,8 +15,9 @@ from keras import tree
 
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
+from tfprune.graph.arguments import Arguments
 from tfprune.graph.inside import Step
-from tfprune.graph.keras_internals import Arguments, maker
+from tfprune.graph.keras_internals import maker
 from tfprune.graph.over_time import taken_apart
 from tfprune.support.checks import error_line
 
