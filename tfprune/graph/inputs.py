@@ -13,35 +13,47 @@ from tfprune.graph.walk import Wiring, flat_inputs, functional, pack_inputs
 from tfprune.support.checks import error_line
 
 _LENGTHS = (32, 16, 8, 64, 128, 256, 4)  # of axes of unknown size, in the order in which they are tried
+_MOST = (256, 64, 16, 4, 2)  # whole numbers are below one of these where no layer tells what it looks up
 
 
 def inputs_that_work(model: keras.Model, examples: int, seed: int = 0) -> list[np.ndarray]:
-    """As `random_inputs`, with sizes for the axes of unknown size that the model can take.
+    """As `random_inputs`, with sizes for the axes of unknown size, and below numbers, that the model can take.
 
     Raises:
         PlanError: If it can take none of those that are tried.
     """
-    if all(size is not None for tensor in functional(model).inputs for size in tensor.shape[1:]):
+    tensors = functional(model).inputs
+    is_open = any(size is None for tensor in tensors for size in tensor.shape[1:])
+    has_numbers = any("int" in tensor.dtype for tensor in tensors)
+    if not is_open and not has_numbers:
         return random_inputs(model, examples, seed)
     reason = ""
-    for length in _LENGTHS:
-        inputs = random_inputs(model, examples, seed, length)
-        try:
-            with keras.StatelessScope(), losses_kept(model):  # the model stays as it is
-                model(pack_inputs(model, inputs), training=False)
-            return inputs
-        except Exception as error:  # whatever TensorFlow or the code of others raises for a size that is wrong
-            reason = reason or error_line(error)
+    for most in _MOST if has_numbers else _MOST[:1]:
+        for length in _LENGTHS if is_open else _LENGTHS[:1]:
+            inputs = random_inputs(model, examples, seed, length, most)
+            try:
+                with keras.StatelessScope(), losses_kept(model):  # the model stays as it is
+                    model(pack_inputs(model, inputs), training=False)
+                return inputs
+            except Exception as error:  # whatever TensorFlow or the code of others raises for a size that is wrong
+                reason = reason or error_line(error)
+    if not is_open:
+        raise PlanError(
+            f"{model.name!r} takes no random whole numbers, not those below {', '.join(map(str, _MOST))} either "
+            f"({reason[:200]}). Give inputs= of your own."
+        )
     raise PlanError(
         f"{model.name!r} leaves sizes of its inputs open, and takes none of {', '.join(map(str, _LENGTHS))} for them "
         f"({reason[:200]}). Give inputs= of your own."
     )
 
 
-def random_inputs(model: keras.Model, examples: int, seed: int = 0, length: int = _LENGTHS[0]) -> list[np.ndarray]:
+def random_inputs(
+    model: keras.Model, examples: int, seed: int = 0, length: int = _LENGTHS[0], most: int = _MOST[0]
+) -> list[np.ndarray]:
     """Random inputs, one array per model input; axes of unknown size get `length`.
 
-    Numbers are standard normal; integers are below what the layers that look them up know, or 256, and the first of
+    Numbers are standard normal; integers are below what the layers that look them up know, or `most`, and the first of
     a sequence is never 0, which may stand for padding; an input with "mask" in its name is 1, and now and then 0;
     strings are of the vocabulary, if there is one, or letters.
     """
@@ -55,7 +67,7 @@ def random_inputs(model: keras.Model, examples: int, seed: int = 0, length: int 
             shown[:, :1] = True
             return shown.astype(tensor.dtype)
         if "int" in tensor.dtype:
-            high = min(limits.get(tensor.name, 256), np.iinfo(tensor.dtype).max + 1)
+            high = min(limits.get(tensor.name, most), np.iinfo(tensor.dtype).max + 1)
             values = generator.integers(0, high, shape)
             if len(shape) > 1:
                 values[:, 0] = np.maximum(values[:, 0], min(1, high - 1))

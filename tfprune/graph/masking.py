@@ -43,8 +43,17 @@ def run_masked(call: Call, values: list[Any], kept: Any, watch: Watch | None) ->
     if takes_training(call.operation) and call.record.whole is None:  # inside of a layer it is said by the layer
         kwargs["training"] = False
     if not call.record.inner_mixed:
-        return call.node.operation(*args, **kwargs)
+        return _run(call.node.operation, args, kwargs)
     return _with_masked_weights(call.record, kept, args, kwargs)
+
+
+def _run(operation: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Runs a layer or operation on numbers."""
+    if type(operation).__name__ != "ConvTranspose":
+        return operation(*args, **kwargs)
+    # Keras (3.15) hands on the two paddings of this operation, no layer, in the wrong order.
+    own = (operation.strides, operation.padding, operation.output_padding, operation.data_format)
+    return keras.ops.conv_transpose(*args, *own, operation.dilation_rate)
 
 
 def _run_inside(call: Call, known: Inside, values: list[Any], kept: Any, watch: Watch | None) -> list[Any]:
