@@ -36,7 +36,7 @@ class Kernel(NamedTuple):
     zeros: bool
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)  # each holds others, and these hold it: a text of all takes minutes
 class Call:
     """What one call of an operation does to the labels; rules fill it in.
 
@@ -275,7 +275,7 @@ class Call:
         self.setting(key, lambda kept: int(kept[labels].sum()), labels)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)  # each holds others, and these hold it: a text of all takes minutes
 class Record:
     """What the graph knows of one operation, over all of its calls.
 

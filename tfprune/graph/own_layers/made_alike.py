@@ -31,6 +31,8 @@ def computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], k
         others.append((old, keras.ops.cast(value, old.dtype)))
         new.assign(left)
     for call, shapes in zip(record.calls, entering, strict=True):
+        if call.inside is None:
+            continue
         drawn = [
             _drawn(generator, tensor, shape) for tensor, shape in zip(call.node.arguments.tensors, shapes, strict=True)
         ]
@@ -99,8 +101,9 @@ def _kept_along(labels: Labels, kept: Kept) -> dict[int, np.ndarray]:
 
 def goes_alike(layer: Any, call: Call, shapes: list[Shape], kept: Kept) -> bool:
     """Whether the operations inside are those of the whole layer, and give the shapes that the labels foretell."""
-    if call.inside is None:
-        return False
+    if call.inside is None:  # nothing of it is known, so that nothing of it may go
+        told = [labels for axes in call.record.axes.values() for labels in axes.values()]
+        return shapes == call.input_shapes and all(kept[labels].all() for labels in told)
     inside = look_inside(layer, call.node.arguments, shapes, has_rule, ways=[call.inside.way])
     return _steps_alike(inside, call.inside, call, kept)
 
