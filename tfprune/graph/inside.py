@@ -209,16 +209,17 @@ class _Recorder:
     ) -> Inside:
         """What leads from some symbolic tensors to others inside of a layer."""
         met, known, places = self._met, list(entering), []
-        for pairs in (self._variables, met.constants, met.counts):
-            places.append({len(known) + place: value for place, (_, value) in enumerate(pairs)})
-            known += [tensor for tensor, _ in pairs]
+        found = (self._variables, met.constants, met.counts)
+        calls = keras_internals.calls_behind(outputs, [*known, *(tensor for pairs in found for tensor, _ in pairs)])
+        used = {id(tensor) for tensor in outputs} | {id(tensor) for _, given, _ in calls for tensor in given.tensors}
+        for pairs in found:  # what is not used has no number, so that the others' are the same where more stands ready
+            needed = [(tensor, value) for tensor, value in pairs if id(tensor) in used]
+            places.append({len(known) + place: value for place, (_, value) in enumerate(needed)})
+            known += [tensor for tensor, _ in needed]
         numbers = {id(tensor): number for number, tensor in enumerate(known)}
-        steps = [self._step(numbers, *call) for call in keras_internals.calls_behind(outputs, known)]
+        steps = [self._step(numbers, *call) for call in calls]
         given = [numbers[id(tensor)] for tensor in outputs]
-        used = {*given, *(number for step in steps for number in step.inputs)}
-        variables, constants, counts = (
-            {number: value for number, value in own.items() if number in used} for own in places
-        )
+        variables, constants, counts = places
         changed = {id(variable) for tensor, variable in self._variables if tensor.changed}
         if read := [variable.name for variable in variables.values() if id(variable) in changed]:
             raise PlanError(f"computes with {', '.join(read)}, which it changes with every call")
