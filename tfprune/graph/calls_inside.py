@@ -20,67 +20,7 @@ from tfprune.graph.keras_internals import (
     set_time_mask,
     time_mask,
 )
-
-
-class StandIn(keras.KerasTensor):
-    """A symbolic tensor in the place of a variable. What is assigned to it is only noted.
-
-    Args:
-        variable: The variable.
-
-    Attributes:
-        variable: As given.
-        changed: Whether something was assigned.
-    """
-
-    def __init__(self, variable: keras.Variable):
-        super().__init__(variable.shape, variable.dtype)
-        self.variable, self.changed = variable, False
-
-    def __getitem__(self, key: Any) -> Any:
-        """As of a variable, which takes `None` for a new axis; Keras' symbolic tensors do not."""
-        keys = key if isinstance(key, tuple) else (key,)
-        wanted = [one for one in keys if one is not None]
-        value = super().__getitem__(tuple(wanted)) if wanted else self
-        axis = 0
-        for one in keys:
-            if one is None:
-                value = keras.ops.expand_dims(value, axis)
-            if one is Ellipsis:
-                axis += len(self.shape) - len(wanted) + 1
-            elif one is None or isinstance(one, slice):
-                axis += 1
-        return value
-
-    @property
-    def value(self) -> StandIn:
-        """As of a variable."""
-        return self
-
-    def assign(self, value: Any) -> StandIn:
-        """As of a variable."""
-        self.changed = True
-        return self
-
-    assign_add = assign_sub = assign
-
-
-@contextlib.contextmanager
-def _as_they_are(layer: keras.Layer) -> Iterator[None]:
-    """Gives a layer, and those inside of it, meanwhile their variables back where tensors stand in."""
-    found = [
-        (own, name, value)
-        for own in layers_within(layer)
-        for name, value in vars(own).items()
-        if isinstance(value, StandIn)
-    ]
-    for own, name, value in found:
-        vars(own)[name] = value.variable
-    try:
-        yield
-    finally:
-        for own, name, value in found:
-            vars(own)[name] = value
+from tfprune.graph.stand_ins import as_they_are, none_is_an_axis
 
 
 class Apart(keras.Operation):
@@ -208,6 +148,7 @@ class Run:
         self._states = {id(layer): state_of(layer, self._extended[id(layer)]) for layer in self._layers}
         base_calls = dict.fromkeys(map(type, self._extended.values()), self._called_as_base)
         with replaced(called, added, self._counted, read, base_calls), contextlib.ExitStack() as stack:
+            stack.enter_context(none_is_an_axis())
             for own in (self._layer, *self._extended.values()):
                 stack.enter_context(no_trace_left(own))
             yield
@@ -225,7 +166,7 @@ class Run:
                 args, kwargs = tree.map_structure(self._symbolic, (args, kwargs))
         self._depth += 1
         try:
-            with _as_they_are(layer):
+            with as_they_are(layer):
                 return _spec(layer, self._call(layer, *args, **kwargs), args, kwargs)
         finally:
             self._depth -= 1

@@ -6,11 +6,10 @@ and end up in no network. Variables of the layer's own, which it multiplies with
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import keras
@@ -19,7 +18,8 @@ from keras import tree
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
 from tfprune.graph.arguments import Arguments
-from tfprune.graph.calls_inside import Apart, AsBase, Run, StandIn
+from tfprune.graph.calls_inside import Apart, AsBase, Run
+from tfprune.graph.stand_ins import variables_as_tensors
 from tfprune.support.checks import error_line
 
 BATCH = 2  # examples in a traced call: more than the one that would be broadcast
@@ -177,7 +177,7 @@ def _traced(
     inner = [own for own in within if own is layer or not is_known(own)]
     others = [own for own in within if way.of_known and own not in inner]
     run = Run(layer, is_known, way.apart, training, lengths, way.counted, way.opaque)
-    with _variables_as_tensors(inner, others) as variables, run.recording():
+    with variables_as_tensors(inner, others) as variables, run.recording():
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")
@@ -266,71 +266,3 @@ class _Recorder:
 def fixed(shape: Sequence[int | None], batch: int = BATCH, length: int = LENGTH) -> tuple[int, ...]:
     """A shape without unknown sizes."""
     return tuple(size or (length if axis else batch) for axis, size in enumerate(shape))
-
-
-@contextlib.contextmanager
-def _variables_as_tensors(layers: Sequence[Any], known: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
-    """Puts symbolic tensors in the places of the variables that layers have as attributes, or in lists.
-
-    Gives both, in pairs. At the end all is as it was, also what `call` has set or appended.
-
-    Args:
-        layers: Those whose `call` is run.
-        known: Others, of which only the attributes are replaced.
-    """
-    before = [(layer, dict(vars(layer))) for layer in layers]
-    attributes = [
-        value for _, values in before for name, value in values.items() if not keras_internals.of_every_layer(name)
-    ]
-    of_known = [
-        (layer, name, value)
-        for layer in known
-        for name, value in vars(layer).items()
-        if isinstance(value, keras.Variable)
-    ]
-    held = [(own, dict(own) if isinstance(own, dict) else dict(enumerate(own))) for own in _containers(attributes)]
-    found = [*attributes, *(value for _, content in held for value in content.values())]
-    found += [value for _, _, value in of_known]
-    variables = {id(value): value for value in found if isinstance(value, keras.Variable)}
-    tensors = {key: StandIn(value) for key, value in variables.items()}
-
-    def replaced(values: dict) -> dict:
-        return {name: tensors.get(id(value), value) for name, value in values.items()}
-
-    try:
-        for layer, values in before:  # past Keras, which would track what is set
-            vars(layer).update(replaced(values))
-        for layer, name, value in of_known:
-            vars(layer)[name] = tensors[id(value)]
-        for container, content in held:
-            _fill(container, replaced(content))
-        yield [(tensors[key], value) for key, value in variables.items()]
-    finally:
-        for layer, values in before:
-            vars(layer).clear()
-            vars(layer).update(values)
-        for layer, name, value in of_known:
-            vars(layer)[name] = value
-        for container, content in held:
-            _fill(container, content)
-
-
-def _containers(values: Sequence[Any]) -> Iterator[list | dict]:
-    """The lists and dictionaries among values, at any depth."""
-    waiting, seen = list(values), set()
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, (list, dict)) and id(value) not in seen:
-            seen.add(id(value))
-            yield value
-            waiting += value.values() if isinstance(value, dict) else value
-
-
-def _fill(container: list | dict, content: dict) -> None:
-    """Puts values in the place of those of a list (content: place -> value) or a dictionary, past what Keras tracks."""
-    if isinstance(container, dict):
-        dict.clear(container)
-        dict.update(container, content)
-    else:
-        list.clear(container)
-        list.extend(container, content.values())
