@@ -27,7 +27,7 @@ _PUBLIC = {
     "DesignPlan": "tfprune.plans.designs",
     "Pattern": "tfprune.plans.patterns",
     "Profile": "tfprune.cost.profiling",
-    "Proof": "tfprune.surgery.proof",
+    "Proof": "tfprune.surgery.provable",
     "export": "tfprune.surgery.exporting",
     "load": "tfprune.models.model_files",
     "load_pattern": "tfprune.plans.patterns",

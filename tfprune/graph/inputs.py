@@ -130,6 +130,8 @@ def inputs_that_tell(model: keras.Model, inputs: Any) -> list:
     if not fits or len({array.shape[0] for array in arrays}) > 1:
         received = ", ".join(str(array.shape) for array in arrays)
         raise PlanError(f"{model.name!r} takes inputs of {', '.join(map(str, shapes))}; received {received}.")
+    if any(array.shape[0] == 0 for array in arrays):
+        raise PlanError(f"The inputs for {model.name!r} hold no example; give one or more.")
     if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
         raise PlanError(
             f"The inputs for {model.name!r} hold values that are no finite numbers; nothing follows of them."

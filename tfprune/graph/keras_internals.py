@@ -324,6 +324,19 @@ def of_every_layer(name: str) -> bool:
 _OF_EVERY_LAYER = frozenset(vars(keras.Layer()))
 
 
+def refill(container: Any, content: dict) -> None:
+    """Puts values in the place of those of a list (content: place -> value) or a dictionary, past what Keras tracks."""
+    container = getattr(container, "__wrapped__", container)  # of TensorFlow's wrappers
+    if isinstance(container, dict):
+        dict.clear(container)
+        dict.update(container, content)
+    else:
+        list.clear(container)
+        list.extend(container, content.values())
+        if isinstance(getattr(container, "_storage", None), list):
+            container._storage[:] = content.values()
+
+
 def names_within(layer: keras.Layer) -> dict[int, str]:
     """Identity of every layer inside of a layer -> its name behind those of the layers around it.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfprune.graph.keras_internals import layers_within, of_every_layer
+from tfprune.graph.keras_internals import layers_within, of_every_layer, refill
 
 
 class StandIn(keras.KerasTensor):
@@ -41,7 +41,7 @@ class StandIn(keras.KerasTensor):
 
 @contextlib.contextmanager
 def none_is_an_axis() -> Iterator[None]:
-    """Lets symbolic tensors take `None` among indices for a new axis, as tensors and variables do, and Keras' do not."""
+    """Lets symbolic tensors take `None` among indices for a new axis, as tensors and variables do."""
     before = keras.KerasTensor.__getitem__
 
     def indexed(tensor: Any, key: Any) -> Any:
@@ -100,7 +100,7 @@ def attributes_kept(layers: Sequence[Any]) -> Iterator[list[tuple[list | dict, d
             vars(layer).clear()
             vars(layer).update(values)
         for container, content in held:
-            _fill(container, content)
+            refill(container, content)
 
 
 @contextlib.contextmanager
@@ -126,7 +126,7 @@ def variables_as_tensors(layers: Sequence[Any], known: Sequence[Any]) -> Iterato
                 if id(value) in tensors:
                     attributes[name] = tensors[id(value)]
             for container, content in held:
-                _fill(container, {name: tensors.get(id(value), value) for name, value in content.items()})
+                refill(container, {name: tensors.get(id(value), value) for name, value in content.items()})
             yield [(tensors[key], value) for key, value in variables.items()]
         finally:
             for attributes, name, value in of_known:
@@ -142,13 +142,3 @@ def _containers(values: Sequence[Any]) -> Iterator[list | dict]:
             seen.add(id(value))
             yield value
             waiting += value.values() if isinstance(value, dict) else value
-
-
-def _fill(container: list | dict, content: dict) -> None:
-    """Puts values in the place of those of a list (content: place -> value) or a dictionary, past what Keras tracks."""
-    if isinstance(container, dict):
-        dict.clear(container)
-        dict.update(container, content)
-    else:
-        list.clear(container)
-        list.extend(container, content.values())

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
-import weakref
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +16,7 @@ from tfprune.graph.arguments import Arguments
 from tfprune.graph.inside import Step
 from tfprune.graph.keras_internals import maker
 from tfprune.graph.over_time import taken_apart
-from tfprune.support.checks import error_line
+from tfprune.graph.traced_models import calls_as_keras, traced
 
 
 def functional(model: Any) -> keras.Model:
@@ -30,6 +27,8 @@ def functional(model: Any) -> keras.Model:
     """
     if not isinstance(model, keras.Model):
         raise PlanError(f"Expected a Keras 3 model, received {type(model).__module__}.{type(model).__name__}.")
+    if not calls_as_keras(model):
+        return traced(model)
     if isinstance(model, keras.Sequential):
         inner = keras_internals.functional_of_sequential(model)
         if not model.built or inner is None:
@@ -37,83 +36,7 @@ def functional(model: Any) -> keras.Model:
                 f"The Sequential model {model.name!r} has no input shape yet. Call model.build(input_shape) first."
             )
         return inner
-    if keras_internals.is_functional(model):
-        return model
-    if model not in _TRACED:
-        _TRACED[model] = _traced(model)
-    return _TRACED[model]
-
-
-# Subclassed model -> the functional one that its `call` made of symbolic tensors.
-_TRACED: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
-
-
-def _traced(model: keras.Model) -> keras.Model:
-    shapes = keras_internals.build_shapes(model)
-    name = f"The subclassed model {model.name!r} ({type(model).__name__})"
-    if not model.built:
-        raise PlanError(f"{name} has no input shape yet. Call it once on an example: model(example).")
-    advice = "Express it with the functional API: outputs = layers(inputs); keras.Model(inputs, outputs)."
-    if not shapes:
-        raise PlanError(f"{name} has a call that Keras could not trace when it was built. {advice}")
-    if len(shapes) > 1:
-        raise PlanError(f"{name} takes several arguments; give call one: a list or a dictionary of tensors.")
-    (given,) = shapes.values()
-    more = {"training": None} if "training" in inspect.signature(model.call).parameters else {}
-    reason = ""
-    for dtype in ("float32", "int32"):  # which of them it was built on Keras does not keep
-        inputs = _inputs(given, dtype)
-        try:
-            with keras_internals.no_trace_left(model):
-                with _reads() as read:
-                    traced = keras.Model(inputs, model.call(inputs, **more), name=model.name)
-                keras_internals.forget_training_none(traced)
-                if not (read or _has_variables(traced)):
-                    return traced
-                # In a graph of layers, weights outside of layers would be constants: the model is one layer of it.
-                return keras.Model(inputs, model(inputs), name=model.name)
-        except Exception as error:  # whatever the code of others raises on tensors without values
-            reason = reason or error_line(error)
-    raise PlanError(f"{name} has a call that cannot be traced ({reason[:200]}). {advice}")
-
-
-@contextlib.contextmanager
-def _reads() -> Iterator[list[Any]]:
-    """Gives the variables of which the value is read meanwhile, but for those that layers read that are called."""
-    read: list[Any] = []
-    before, depth = keras.Layer.__call__, 0
-
-    def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal depth
-        depth += 1
-        try:
-            return before(layer, *args, **kwargs)
-        finally:
-            depth -= 1
-
-    def noted(variable: Any) -> None:
-        if not depth:
-            read.append(variable)
-
-    with keras_internals.replaced(
-        called, keras.Layer.add_loss, lambda plain, *args, **kw: plain(*args, **kw), noted, {}
-    ):
-        yield read
-
-
-def _has_variables(model: keras.Model) -> bool:
-    """Whether operations of a functional model are given variables beside tensors."""
-    given = [(arguments.args, arguments.kwargs) for _, arguments, _ in keras_internals.recorded_calls(model)]
-    return any(isinstance(leaf, keras.Variable) for leaf in tree.flatten(given))
-
-
-def _inputs(shapes: Any, dtype: str) -> Any:
-    """Symbolic inputs in the structure of shapes, each a tuple of sizes with the batch first."""
-    if isinstance(shapes, dict):
-        return {name: _inputs(shape, dtype) for name, shape in shapes.items()}
-    if all(size is None or isinstance(size, int) for size in shapes):
-        return keras.Input(shapes[1:], dtype=dtype)
-    return [_inputs(shape, dtype) for shape in shapes]
+    return model
 
 
 def flat_inputs(model: keras.Model, inputs: Any) -> list:
@@ -171,6 +94,19 @@ class Node:
         return args, kwargs
 
 
+def _check_operands(model: keras.Model) -> None:
+    """Raises a PlanError where an operation computes with a weight of a layer, which would be the large network's."""
+    owned = {id(weight): weight for weight in model.weights}
+    for operation, arguments, _ in keras_internals.recorded_calls(model):
+        for leaf in tree.flatten((arguments.args, arguments.kwargs)):
+            if id(leaf) in owned:
+                raise PlanError(
+                    f"{operation.name} computes with {leaf.path}, the weight of a layer, which the smaller network "
+                    "would share with the large one. Use keras.layers.ReversibleEmbedding to tie embeddings, or a "
+                    "layer of your own that holds the weight."
+                )
+
+
 def free_name(wanted: str, taken: Container[str]) -> str:
     """The name that is wanted, or with a number behind it the first that is not taken."""
     name, number = wanted, 2
@@ -213,12 +149,13 @@ class Wiring:
     def _unfold(self, model: keras.Model, inputs: Sequence[int], training: bool | None) -> list[int]:
         """Adds the calls of a model whose inputs are these tensors; returns the tensors at its outputs."""
         numbers = dict(zip(map(id, model.inputs), inputs, strict=True))
+        _check_operands(model)
         for operation, arguments, outputs in keras_internals.recorded_calls(model):
             made: Sequence[int]
             apart = self._apart(operation, arguments)
             if apart is not None:
                 made = self._unfold(apart, [numbers[id(tensor)] for tensor in arguments.tensors], training)
-            elif isinstance(operation, keras.Sequential) or keras_internals.is_functional(operation):
+            elif isinstance(operation, keras.Model) and calls_as_keras(operation):
                 given = arguments.args[0] if arguments.args else arguments.kwargs["inputs"]
                 read = [numbers.get(id(tensor)) for tensor in tree.flatten(given)]
                 entering = [number for number in read if number is not None]

@@ -26,8 +26,13 @@ def without_colours(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line that an error's message has, or its class where it has no message."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line that an error's message has, or its class where it has no message.
+
+    Keras puts lines around the messages of errors in layers, and colours them; these are left out.
+    """
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    return lines[0] if lines else type(error).__name__
 
 
 def error_line(error: BaseException) -> str:

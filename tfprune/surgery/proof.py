@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -17,14 +17,15 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from tfprune.errors import NothingProvedError, PlanError, VerificationError
+from tfprune.errors import NothingProvedError, PlanError, TfpruneError, VerificationError
 from tfprune.graph.inputs import inputs_that_tell, inputs_that_work
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import functional, pack_inputs
+from tfprune.support.checks import error_line
 from tfprune.surgery.comparing import compare_outputs, exact
 from tfprune.surgery.masked import fresh_states, masked_outputs
 from tfprune.surgery.precision import in_precision, is_short
-from tfprune.surgery.provable import ChannelRemoval, Provable
+from tfprune.surgery.provable import ChannelRemoval, Proof, Provable
 from tfprune.surgery.random_weights import in_their_places, masked_with_own_statistics, random_values
 from tfprune.surgery.rebuild import Built
 
@@ -33,33 +34,6 @@ from tfprune.surgery.rebuild import Built
 _VARIES = 0.05
 _FAR = 10  # a broken kernel has to make a difference so many times that of rounding
 _MORE = 3  # random weights that are drawn for kernels which make none: a gate may be closed with one, not with all
-
-
-class Proof(float):
-    """What came of a proof: the largest difference, relative to how much the outputs vary; and how much that says.
-
-    Attributes:
-        weights: With which weights the outputs vary enough to tell: "own and random", "random", "own".
-        tried: How many kernels of the smaller network were rolled by one channel, one at a time; 0 unless asked for.
-        unnoticed: The layers of which a rolled kernel made no difference: the proof says nothing of them.
-    """
-
-    weights: str
-    tried: int
-    unnoticed: tuple[str, ...]
-
-    def __new__(cls, error: float, weights: str, tried: int = 0, unnoticed: Sequence[str] = ()) -> Proof:
-        """The error, with how it was found."""
-        proof = super().__new__(cls, error)
-        proof.weights, proof.tried, proof.unnoticed = weights, tried, tuple(unnoticed)
-        return proof
-
-    def power(self) -> str:
-        """How much the proof says, in a sentence; empty if that was not asked for."""
-        if not self.tried:
-            return ""
-        found = f"of {self.tried} kernels rolled by one channel {self.tried - len(self.unnoticed)} were noticed"
-        return f"{found}; not covered: {', '.join(self.unnoticed)}" if self.unnoticed else found
 
 
 def verify(
@@ -110,7 +84,7 @@ def verify(
     if any(is_short(layer.dtype_policy) for layer in layers_within(model)):
         model = in_precision(model, "float32")
     comparison = _Comparison(model, plan, inputs, tolerance)
-    found = comparison.run_with_all(seed, random_weights)
+    found = _compared(comparison, model, seed, random_weights)
     errors = {weights: error for weights, (error, varies) in found.items() if varies}
     if not errors:
         raise NothingProvedError(
@@ -119,6 +93,21 @@ def verify(
         )
     tried, unnoticed = comparison.roll_every_kernel(seed) if power else (0, [])
     return Proof(max(errors.values()), " and ".join(errors), tried, unnoticed)
+
+
+def _compared(
+    comparison: _Comparison, model: keras.Model, seed: int, random_weights: bool
+) -> dict[str, tuple[float, bool]]:
+    """What was found with which weights; raises a PlanError where the code of others fails when it is called."""
+    try:
+        comparison.check_trace()
+        return comparison.run_with_all(seed, random_weights)
+    except TfpruneError:
+        raise
+    except Exception as error:
+        raise PlanError(
+            f"Nothing can be proved: {model.name!r}, or what is left of it, cannot be run ({error_line(error)[:300]})."
+        ) from error
 
 
 def _check_verify(model: keras.Model, plan: Any, examples: int, seed: int, tolerance: float) -> None:
@@ -251,10 +240,38 @@ class _Comparison:
             inputs = [value.astype("float64") if value.dtype.kind == "f" else value for value in self._inputs]
             found = _Comparison(model, self._plan, inputs, self._tolerance).run(seed)
         except Exception:  # a layer of others may know one precision only
+            self._check_repeats()
             raise error from None
         if found[0] > self._tolerance / 100:  # in float64 nothing is left of rounding
             raise error
         return found
+
+    def _check_repeats(self) -> None:
+        """Raises a VerificationError if the network gives something else at every call."""
+        one, two = self._whole({}), self._whole({})
+        if any(not np.array_equal(*pair, equal_nan=True) for pair in zip(one, two, strict=True)):
+            raise VerificationError(
+                f"{self._model.name!r} gives something else at every call, also with training=False, so that nothing "
+                "can be compared. Verify it without what draws at random."
+            )
+
+    def check_trace(self) -> None:
+        """Compares a model with a `call` of its own with the graph that was made of it.
+
+        Raises:
+            VerificationError: If they differ.
+        """
+        if functional(self._model) is self._model or isinstance(self._model, keras.Sequential):
+            return
+        with fresh_states(self._model):
+            given = functional(self._model)(pack_inputs(self._model, self._inputs), training=False)
+        what = f"{self._model.name!r} and the graph that its call was traced as"
+        traced = [exact(output) for output in tree.flatten(given)]
+        try:
+            compare_outputs(self._whole({}), traced, self._tolerance, what, VerificationError)
+        except VerificationError:
+            self._check_repeats()
+            raise
 
     def _whole(self, values: Mapping[int, np.ndarray]) -> list[np.ndarray]:
         """What the network gives with nothing removed."""

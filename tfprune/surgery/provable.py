@@ -1,8 +1,9 @@
-"""What a proof asks of plans, which are made in a room above this one."""
+"""What a proof asks of plans, which are made in a room above this one; and what comes of it."""
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import ClassVar
 
 import keras
@@ -44,3 +45,30 @@ class ChannelRemoval(Provable):
     @abc.abstractmethod
     def apply(self, model: keras.Model) -> keras.Model:
         """Builds the smaller network, with the weights that the model has now."""
+
+
+class Proof(float):
+    """What came of a proof: the largest difference, relative to how much the outputs vary; and how much that says.
+
+    Attributes:
+        weights: With which weights the outputs vary enough to tell: "own and random", "random", "own".
+        tried: How many kernels of the smaller network were rolled by one channel, one at a time; 0 unless asked for.
+        unnoticed: The layers of which a rolled kernel made no difference: the proof says nothing of them.
+    """
+
+    weights: str
+    tried: int
+    unnoticed: tuple[str, ...]
+
+    def __new__(cls, error: float, weights: str, tried: int = 0, unnoticed: Sequence[str] = ()) -> Proof:
+        """The error, with how it was found."""
+        proof = super().__new__(cls, error)
+        proof.weights, proof.tried, proof.unnoticed = weights, tried, tuple(unnoticed)
+        return proof
+
+    def power(self) -> str:
+        """How much the proof says, in a sentence; empty if that was not asked for."""
+        if not self.tried:
+            return ""
+        found = f"of {self.tried} kernels rolled by one channel {self.tried - len(self.unnoticed)} were noticed"
+        return f"{found}; not covered: {', '.join(self.unnoticed)}" if self.unnoticed else found

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import weakref
-import zlib
 from typing import Any
 
 import keras
-import numpy as np
 
+from tfprune.graph.base_layers import is_of_keras
 from tfprune.graph.calls import Record
+from tfprune.graph.descriptions import as_text
 from tfprune.graph.keras_internals import layers_within, of_every_layer
 
 _OF_EVERY_LAYER = ("name", "trainable", "dtype", "autocast", "activity_regularizer")
@@ -37,17 +37,24 @@ def config_of(layer: Any) -> dict[str, Any]:
     except NotImplementedError:
         config = {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy.name}
         config = {key: value for key, value in config.items() if passed_on or key in parameters}
+    # Of a model whose class has no get_config Keras tells the defaults, whatever it was made with.
+    is_default = isinstance(layer, keras.Model) and is_of_keras(_owner(type(layer), "get_config"))
     for name, one in parameters.items():
-        if one.kind not in _OF_ITSELF or name in _OF_EVERY_LAYER or name in config:
+        if one.kind not in _OF_ITSELF or name in _OF_EVERY_LAYER or (name in config and not is_default):
             continue
         found = [vars(layer)[key] for key in (name, f"_{name}") if key in vars(layer)]
         if found and _can_be_told(found[0]):
             is_number = isinstance(found[0], int) and not isinstance(found[0], bool)  # it may be a width
-            if is_number or found[0] is not one.default:
+            if is_default or is_number or found[0] is not one.default:
                 config[name] = found[0]
-        elif one.default is one.empty:
+        elif one.default is one.empty and name not in config:
             raise NotImplementedError(f"{type(layer).__name__} does not tell {name!r} in its config")
     return config
+
+
+def _owner(kind: type, name: str) -> type:
+    """The class of which a class has a method."""
+    return next(base for base in kind.__mro__ if name in vars(base))
 
 
 def _can_be_told(value: Any) -> bool:
@@ -84,31 +91,6 @@ def _nameless(config: Any) -> Any:
     return [_nameless(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
-def as_text(value: Any) -> str:
-    """What a value of any kind is, as text; what does not tell stands for itself alone."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return repr(value)
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {as_text(own)}' for key, own in value.items())}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(as_text, value))}]"
-    if isinstance(value, keras.Variable):
-        return f"variable of {value.shape}"
-    if isinstance(value, keras.random.SeedGenerator):  # every layer draws of its own
-        return "seeds"
-    if isinstance(value, keras.KerasTensor):
-        return f"tensor of {value.dtype}"
-    if isinstance(value, keras.Layer):  # it is described with its own attributes, but not by whoever else holds it
-        return type(value).__qualname__
-    if isinstance(value, np.ndarray):
-        return f"array of {value.shape}: {zlib.crc32(np.ascontiguousarray(value).tobytes())}"
-    if inspect.isfunction(value) and not value.__closure__ and "<lambda>" not in value.__qualname__:
-        return f"{value.__module__}.{value.__qualname__}"
-    if hasattr(value, "get_config") and not isinstance(value, type):
-        return f"{type(value).__qualname__}({as_text(value.get_config())})"
-    return f"{type(value).__qualname__} at {id(value)}"
-
-
 # Model -> description of a layer of it -> whether it can be loaded.
 _LOADABLE: weakref.WeakKeyDictionary[keras.Model, dict[str, bool]] = weakref.WeakKeyDictionary()
 
@@ -131,7 +113,8 @@ def telling(layer: Any, config: dict[str, Any]) -> Any:
         told = layer.get_config()
     except NotImplementedError:
         told = {}
-    if isinstance(layer, keras.Layer) and not set(told).issuperset(config):
+    differ = any(key not in told or as_text(told[key]) != as_text(value) for key, value in config.items())
+    if isinstance(layer, keras.Layer) and differ:
         layer.get_config = lambda: dict(config)
     return layer
 

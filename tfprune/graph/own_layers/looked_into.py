@@ -15,8 +15,8 @@ from typing import Any
 import keras
 
 from tfprune.errors import PlanError
-from tfprune.graph.calls import Call
-from tfprune.graph.inside import OTHER_BATCH, OTHER_LENGTH, Inside, Step, Way, fixed, look_inside
+from tfprune.graph.calls import Call, Shape
+from tfprune.graph.inside import OTHER_BATCH, OTHER_LENGTH, Inside, Step, Way, look_inside
 from tfprune.graph.keras_internals import names_within
 from tfprune.graph.ledger import Labels
 from tfprune.graph.own_layers.inner_calls import InnerCall, part_of, ruled
@@ -49,15 +49,35 @@ def _look_inside(call: Call) -> list[Labels]:
         return give_up(call, f"{name} is not known to tfprune, and does other things for other sizes")
     if loops := OF_FUNCTIONS.intersection(kinds):
         return give_up(call, f"{name} is not known to tfprune, and runs functions inside ({', '.join(sorted(loops))})")
-    told = [fixed(shape) for shape in call.output_shapes]
-    if list(inside.output_shapes) != told:
-        made = ", ".join(map(str, inside.output_shapes))
+    if not _as_told(inside.output_shapes, call.output_shapes):
+        made, told = ", ".join(map(str, inside.output_shapes)), ", ".join(map(str, call.output_shapes))
         return give_up(call, f"{name} is not known to tfprune, and gives {made} where it tells {told}")
+    if strangers := _strangers(layer, inside):
+        return give_up(call, f"{name} is not known to tfprune, and calls {strangers[0]}, which is no part of it")
     call.record.names = names_within(layer)
     outputs = flow(call, inside)
     _follow(call, outputs)
     call.record.looked_into, call.inside, call.inside_otherwise, call.given = True, inside, other, outputs
     return outputs
+
+
+def _as_told(made: Sequence[Shape], told: Sequence[Shape]) -> bool:
+    """Whether outputs have the shapes that the layer tells, as far as these are known."""
+    return len(made) == len(told) and all(
+        len(one) == len(other) and all(known in (None, size) for size, known in zip(one, other, strict=True))
+        for one, other in zip(made, told, strict=True)
+    )
+
+
+def _strangers(layer: keras.Layer, inside: Inside) -> list[str]:
+    """Names of layers that are called inside of a layer, and whose weights it does not hold."""
+    own, found = set(map(id, layer.weights)), []
+    for step in inside.steps:
+        if step.inside is not None:
+            found += _strangers(step.operation, step.inside)
+        elif any(id(weight) not in own for weight in getattr(step.operation, "weights", ())):
+            found.append(step.operation.name)
+    return found
 
 
 def _two_sizes(call: Call) -> tuple[Inside, Inside]:

@@ -17,10 +17,11 @@ import numpy as np
 
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
+from tfprune.graph.descriptions import as_text
 from tfprune.graph.inside import fixed
 from tfprune.graph.keras_internals import losses_kept, weights_watched
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.own_layers.layer_configs import as_text, config_of, description, from_config, is_loadable
+from tfprune.graph.own_layers.layer_configs import config_of, description, from_config, is_loadable
 from tfprune.graph.own_layers.made_alike import computes_the_same, goes_alike, left_of_inputs, left_of_weight
 from tfprune.support.checks import error_line
 

@@ -21,9 +21,10 @@ import numpy as np
 
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
+from tfprune.graph.descriptions import as_text
 from tfprune.graph.inside import BATCH, OTHER_BATCH, OTHER_LENGTH, Inside, Step, look_inside
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.own_layers.layer_configs import as_text, description, is_loadable
+from tfprune.graph.own_layers.layer_configs import description, is_loadable
 from tfprune.graph.own_layers.made_again import FEW_TRIES, changed_config, unmakeable
 from tfprune.graph.own_layers.made_alike import left_of
 from tfprune.graph.rules.add_and_concatenate import merge
