@@ -62,6 +62,8 @@ WAYS = {
     "a table over one": lambda x, w: ops.sum(x, axis=(1, 2), keepdims=True) * w,
     "a product of two": lambda x, one, two: x @ ops.matmul(one, two),
     "itself turned": lambda x, w: x @ (w + ops.transpose(w)),
+    "clipped": lambda x, w: x * ops.clip(w, -0.5, 0.5),
+    "clipped one by one": lambda x, w: x * ops.clip(w, -0.5, np.linspace(0.1, 0.9, 8, dtype="float32")),
     "inverse": lambda x, w: x @ ops.inv(w + 3.0 * ops.eye(w.shape[0])),
     "standardized": lambda x, w: ops.relu(x @ ops.softmax(w, axis=0)),
 }  # fmt: skip
@@ -95,6 +97,7 @@ def proved(model, tmp_path):
 FREE = {
     "two tokens": ([(1, 1, ENTERS), (1, 1, ENTERS)], ROW, [(1, 1, 4), (1, 1, 4)]),
     "two where": ([(ENTERS,), (1, ENTERS)], ROW, [(4,), (1, 4)]),
+    "clipped": ([(ENTERS,)], ROW, [(4,)]),
     "one where": ([(5, ENTERS)], ROW, [(5, 4)]),
     "depthwise": ([(3, 3, ENTERS, 2)], IMAGE, [(3, 3, 4, 2)]),
     "transposed": ([(3, 3, 10, ENTERS)], IMAGE, [(3, 3, 5, 4)]),
@@ -121,6 +124,7 @@ def test_the_kept_rows_and_columns_of_a_weight_are_those_of_the_plan(tmp_path):
 # Way -> the shapes of the weights, that of the input, and how many of the channels before can go.
 HELD = {
     "in front": ([(7, 5)], ROW, 0),
+    "clipped one by one": ([(ENTERS,)], ROW, 0),
     "kernel of one filter": ([(3, 3, ENTERS, 1)], IMAGE, 0),
     "grouped": ([(3, 3, 4, 8)], IMAGE, 0),
     "equation without a result": ([(ENTERS, 5)], LINE, 0),

@@ -45,12 +45,19 @@ class Turn(layers.Layer):
         return shape
 
 
+class Untold(Inner):
+    """It has no config today."""
+
+    def get_config(self):
+        raise AttributeError("no config today")
+
+
 class Outer(Inner):
     """Another of its kind inside."""
 
     def __init__(self, way=None, within=None, **options):
         super().__init__(way, **options)
-        self.part = Inner(within, name="part")
+        self.part = (Untold if within == "untold" else Inner)(name="part")
 
     def build(self, shape):
         super().build(shape)
@@ -94,6 +101,12 @@ WAYS = {
     "other kind": lambda own, x, training: ops.sigmoid(own.wide(x)) if training else ops.tanh(own.wide(x)),
     "other order": lambda own, x, training: (
         ops.tanh(own.part(x)) if training else own.part(ops.tanh(x))
+    ),
+    "other axes": lambda own, x, training: ops.relu(own.wide(x)) * ops.mean(
+        own.wide(x), axis=(1, 2) if training else (1,), keepdims=True
+    ),
+    "other rank": lambda own, x, training: ops.reshape(
+        ops.tanh(ops.reshape(own.wide(x), (-1, 2, 5) if training else (-1, 10))), (-1, ops.shape(x)[1], 10)
     ),
     "bent before it is read": lambda own, x, training: masked(ops.relu(own.wide(x)), ops.tanh(spread(x))),
     "bent later": lambda own, x, training: masked(ops.relu(own.wide(x)), ops.tanh(0.1 * spread(x))),
@@ -157,9 +170,14 @@ def test_a_mask_that_is_spread_over_the_batch_need_not_be(way):
     ("make", "reason"),
     [
         (lambda: Inner("no trace", name="own"), "own does other things in training, or for other sizes"),
-        (lambda: Outer("no trace within", name="own"), "own does other things in training, or for other sizes"),
+        (
+            lambda: Outer("no trace within", "untold", name="own"),
+            "own does other things in training, or for other sizes",
+        ),
         (lambda: Inner("other kind", name="own"), "own does something else in training, or is told not to, in Tanh"),
-        (lambda: Outer("other order", name="own"), "own does something else in training"),
+        (lambda: Outer("other order", "untold", name="own"), "own does something else in training"),
+        (lambda: Inner("other axes", name="own"), "own does something else in training, or is told not to, in Mean"),
+        (lambda: Inner("other rank", name="own"), "own does something else in training, or is told not to, in Reshape"),
         *[
             (
                 lambda way=way: Inner(way, name="own"),

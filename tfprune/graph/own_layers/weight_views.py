@@ -17,7 +17,7 @@ from tfprune.graph.inside import Step
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.dispatch import find_rule
-from tfprune.graph.rules.elementwise import elementwise
+from tfprune.graph.rules.elementwise import elementwise, has_wide_limits
 from tfprune.graph.rules.pooling import reduction
 from tfprune.graph.rules.reshaping import axes_of, compress, varying
 
@@ -108,7 +108,7 @@ def after(step: Step, views: Sequence[View]) -> list[View] | None:
         return None
     (view,) = views
     if rule is elementwise:
-        return [view]
+        return None if has_wide_limits(operation) else [view]
     kind, rank = type(operation).__name__, len(view.axes)
     if rule is reduction or kind == "Moments":
         named = axes_of(operation.axes if kind == "Moments" else operation.axis, rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -176,7 +177,16 @@ def _one_of_a_relu(call: Call) -> int:
 )  # fmt: skip
 def elementwise(call: Call) -> Labels:
     """What enters a channel leaves it."""
+    if has_wide_limits(call.operation):
+        call.freeze(call.inputs[0], f"{call.record.name} has constants per channel")
     return call.inputs[0]
+
+
+def has_wide_limits(operation: Any) -> bool:
+    """Whether an operation, as `keras.ops.clip`, has a limit of its own for each channel, which could not be sliced."""
+    limits = (getattr(operation, name, None) for name in ("x_min", "x_max"))
+    shapes = [getattr(limit, "shape", None) or np.shape(limit) for limit in limits]
+    return any(size != 1 for shape in shapes for size in shape)
 
 
 @rule_of_keras("Activation", flops=_one_of_a_relu)
