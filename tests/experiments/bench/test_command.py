@@ -1,12 +1,13 @@
 """The command of the benchmark, and its group of studies, on runs that are stood in for."""
 
+import functools
 import json
 import types
 
 import pytest
 
 from tfprune.experiments.bench import __main__ as command
-from tfprune.experiments.bench import pruned, studies, surgery
+from tfprune.experiments.bench import pruned, studies, surgery, timing
 from tfprune.experiments.bench.rows import COST, SPEED, Row
 
 
@@ -83,7 +84,8 @@ def studied(monkeypatch):
     monkeypatch.setattr(studies, "_study", study)
     monkeypatch.setattr(studies, "collect", collect)
     monkeypatch.setattr(studies, "training_flops", lambda results: dict.fromkeys(results.trained, (10.0, None)))
-    monkeypatch.setattr("tfprune.experiments.bench.timing.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(studies, "in_turns", functools.partial(timing.in_turns, clock=lambda: float(next(clock))))
     return calls
 
 

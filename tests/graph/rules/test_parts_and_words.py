@@ -68,6 +68,18 @@ def test_a_slice_of_words_goes_through():
     assert tfprune.verify(model, plan, power=True).unnoticed == ()
 
 
+def test_a_slice_of_sums_over_all_channels_goes_through():
+    inputs = keras.Input((6, 4), batch_size=2)
+    sums = ops.sum(layers.Dense(8, activation="relu", name="wide")(inputs), axis=-1, keepdims=True)
+    model = randomize(keras.Model(inputs, layers.Dense(3, name="head")(ops.slice(sums, (0, 2, 0), (2, 3, 1)))))
+    plan = tfprune.plan_channels(model, 0.5)
+    kept, given = list(plan.keep["wide"]), np.random.default_rng(0).normal(size=(2, 6, 4)).astype("float32")
+    wide, head = model.get_layer("wide").get_weights(), model.get_layer("head").get_weights()
+    summed = np.maximum(given[:, 2:5] @ wide[0][:, kept] + wide[1][kept], 0).sum(axis=-1, keepdims=True)
+    assert len(kept) == 4
+    np.testing.assert_allclose(predict(plan.apply(model), given)[0], summed @ head[0] + head[1], rtol=1e-4, atol=1e-5)
+
+
 def test_positions_that_a_tensor_names_are_picked_and_channels_go():
     inputs, places = keras.Input((6, 4)), keras.Input((3,), dtype="int32", name="places")
     wide = layers.Dense(8, activation="relu", name="wide")
