@@ -41,6 +41,7 @@ def repeated(x, token):
 WAYS = {
     "two tokens": lambda x, one, two: ops.concatenate([repeated(x, one), repeated(x, two), x], axis=1),
     "two where": lambda x, one, two: ops.where(x > 0, one, two) * x,
+    "two where within": lambda x, up, one, two, down: ops.where(ops.sin(x @ up) > 0, one, two) @ down,
     "one where": lambda x, one: ops.where(x > 0, x, one),
     "spread": lambda x, w: ops.relu(ops.sum(x, axis=-1, keepdims=True) * w),
     "depthwise": lambda x, w: ops.depthwise_conv(x, w, padding="same"),
@@ -160,33 +161,42 @@ def test_a_weight_that_meets_one_number_makes_channels():
     assert tfprune.verify(model, plan, power=True).unnoticed == ()
 
 
-def looking_up(way):
+def looking_up(way, words):
     tokens = keras.Input((5,), dtype="int32")
-    x = Weighing(way, [[20, 12]], name="own")(tokens)
+    x = Weighing(way, [[words, 12]], name="own")(tokens)
     x = layers.Dense(6, activation="relu", name="after")(ops.expand_dims(x, -1) if way == "look up all" else x)
     return randomize(keras.Model(tokens, layers.Dense(3, name="head")(layers.Flatten()(x))))
 
 
 def test_a_table_of_words_loses_columns_and_keeps_all_words():
-    model = looking_up("look up")
+    model = looking_up("look up", 12)  # as many words as channels, which are not words
     kept = [0, 2, 3, 7, 11]
     plan = ChannelPlan.from_removed(model, {"own/own_0": sorted(set(range(12)) - set(kept)), "after": [1]})
     small, table = plan.apply(model), model.get_layer("own").own[0].numpy()
     assert np.array_equal(small.get_layer("own").own[0].numpy(), table[:, kept])
     assert tfprune.verify(model, plan, power=True).unnoticed == ()
     # By numpy alone: what the layer behind reads of each word is its row without the removed columns.
-    tokens = np.random.default_rng(0).integers(0, 20, (4, 5))
+    tokens = np.random.default_rng(0).integers(0, 12, (4, 5))
     after, head = (small.get_layer(name).get_weights() for name in ("after", "head"))
     read = np.maximum(table[tokens][..., kept] @ after[0] + after[1], 0)
     np.testing.assert_allclose(predict(small, tokens)[0], read.reshape(4, -1) @ head[0] + head[1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_table_that_is_read_number_by_number_stays_whole():
-    model = looking_up("look up all")
+    model = looking_up("look up all", 20)
     plan = tfprune.plan_channels(model, 0.5)
     assert [tuple(weight.shape) for weight in plan.apply(model).get_layer("own").own] == [(20, 12)]
     assert len(plan.keep["after"]) == 3
     assert tfprune.verify(model, plan, power=True) <= 1e-5
+
+
+def test_weights_of_a_width_that_neither_enters_nor_leaves_follow_each_other():
+    model = around("two where within", (ENTERS, 12), (12,), (12,), (12, ENTERS))
+    plan = tfprune.plan_channels(model, 0.5)
+    small = plan.apply(model).get_layer("own").own
+    assert [weight.shape[0] for weight in small[1:]] == [6, 6, 6]
+    assert small[0].shape[1] == 6
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
 
 
 def test_reasons_name_the_layer_and_what_it_does():
@@ -198,4 +208,5 @@ def test_reasons_name_the_layer_and_what_it_does():
     assert reason("outer") == "broadcast over the channels in own/multiply_1"
     assert reason("kernel of one filter") == "own/conv_0 has a kernel that is a tensor"
     assert reason("standardized") == "own_0 of own is computed over all of them"
+    assert reason("itself turned") == "own/matmul_1 multiplies by a constant or by vectors"
     assert "names no result" in reason("equation without a result")

@@ -77,6 +77,7 @@ def test_a_slice_of_sums_over_all_channels_goes_through():
     wide, head = model.get_layer("wide").get_weights(), model.get_layer("head").get_weights()
     summed = np.maximum(given[:, 2:5] @ wide[0][:, kept] + wide[1][kept], 0).sum(axis=-1, keepdims=True)
     assert len(kept) == 4
+    assert [record.name for record in ChannelGraph(model).records.values() if record.given_up] == []
     np.testing.assert_allclose(predict(plan.apply(model), given)[0], summed @ head[0] + head[1], rtol=1e-4, atol=1e-5)
 
 
@@ -129,4 +130,15 @@ def test_words_that_are_read_alone_have_a_second_table_that_follows():
     plan = tfprune.plan_channels(model, 0.5)
     small, kept = plan.apply(model).get_layer("words"), list(plan.keep["words"])
     assert np.array_equal(small.reverse_embeddings.numpy(), model.get_layer("words").reverse_embeddings.numpy()[kept])
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+
+
+@needs_reversible
+def test_what_becomes_words_loses_the_channels_of_the_words():
+    tokens = keras.Input((5,), dtype="int32")
+    words = layers.ReversibleEmbedding(11, 8, name="words")
+    x = layers.Dense(8, name="narrow")(layers.Dense(6, activation="relu", name="wide")(words(tokens)))
+    model = randomize(keras.Model(tokens, words(x, reverse=True)))
+    plan = tfprune.plan_channels(model, 0.5)
+    assert plan.keep["words"] == plan.keep["narrow"]
     assert tfprune.verify(model, plan, power=True).unnoticed == ()
