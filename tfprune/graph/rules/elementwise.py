@@ -184,8 +184,8 @@ def elementwise(call: Call) -> Labels:
 
 def has_wide_limits(operation: Any) -> bool:
     """Whether an operation, as `keras.ops.clip`, has a limit of its own for each channel, which could not be sliced."""
-    limits = (getattr(operation, name, None) for name in ("x_min", "x_max"))
-    shapes = [getattr(limit, "shape", None) or np.shape(limit) for limit in limits]
+    limits: list[Any] = [getattr(operation, name, None) for name in ("x_min", "x_max")]
+    shapes = [tuple(limit.shape) if hasattr(limit, "shape") else np.shape(limit) for limit in limits]
     return any(size != 1 for shape in shapes for size in shape)
 
 
