@@ -102,6 +102,9 @@ WAYS = {
     "other order": lambda own, x, training: (
         ops.tanh(own.part(x)) if training else own.part(ops.tanh(x))
     ),
+    "a new axis": lambda own, x, training: masked(
+        ops.relu(own.wide(x)), ops.cast(ops.arange(ops.shape(x)[1]), "float32")[None]
+    ),
     "other axes": lambda own, x, training: ops.relu(own.wide(x)) * ops.mean(
         own.wide(x), axis=(1, 2) if training else (1,), keepdims=True
     ),
@@ -178,6 +181,11 @@ def test_a_mask_that_is_spread_over_the_batch_need_not_be(way):
         (lambda: Outer("other order", "untold", name="own"), "own does something else in training"),
         (lambda: Inner("other axes", name="own"), "own does something else in training, or is told not to, in Mean"),
         (lambda: Inner("other rank", name="own"), "own does something else in training, or is told not to, in Reshape"),
+        # Keras' symbolic tensors take no None among indices, so that what is counted is a constant.
+        (
+            lambda: Inner("a new axis", name="own"),
+            "own makes something of the size of the batch or of an open axis, in Add",
+        ),
         *[
             (
                 lambda way=way: Inner(way, name="own"),
