@@ -43,6 +43,9 @@ _PUBLIC = {
     "verify": "tfprune.surgery.proof",
 }
 
+# Name -> the module that defines what files may hold; Keras finds in a file only what has been imported.
+_IN_FILES = {"load": "tfprune.surgery.mask_constraint"}
+
 _MODULES = {"rules": "tfprune.graph.rules"}
 
 __all__ = ["__version__", *_PUBLIC]
@@ -56,6 +59,8 @@ def __getattr__(name: str) -> Any:
     import_tensorflow()
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
+    if name in _IN_FILES:
+        importlib.import_module(_IN_FILES[name])
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 

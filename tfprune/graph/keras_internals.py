@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -263,23 +264,6 @@ def replaced(
                 del kind.call
 
 
-@contextlib.contextmanager
-def weights_watched(made: Callable[[tuple[int, ...]], None]) -> Iterator[None]:
-    """Calls a function with the shape of every weight that a layer adds meanwhile; it may raise."""
-    original = keras.Layer.add_weight
-
-    def add_weight(self: Any, *args: Any, **kwargs: Any) -> Any:
-        variable = original(self, *args, **kwargs)
-        made(tuple(variable.shape))
-        return variable
-
-    keras.Layer.add_weight = add_weight
-    try:
-        yield
-    finally:
-        keras.Layer.add_weight = original
-
-
 def _around(before: Callable, function: Callable) -> Callable:
     @functools.wraps(before)  # Keras asks for the names of its arguments
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -388,3 +372,30 @@ def calls_behind(outputs: Sequence[Any], entering: Sequence[Any]) -> list[tuple[
         arguments = Arguments(node.arguments.args, node.arguments.kwargs, node.arguments.keras_tensors)
         calls.append((node.operation, arguments, node.outputs))
     return calls
+
+
+def averaged(optimizer: Any) -> list[list[tuple[keras.Variable, keras.Variable]]]:
+    """The variables of which an optimizer with `use_ema` keeps moving averages, each beside its average.
+
+    Returns:
+        One list, in the optimizer's own order, for the optimizer and each one inside of it that keeps averages.
+    """
+    inner = tree.flatten([getattr(optimizer, name, []) for name in ("inner_optimizer", "optimizers")])
+    found = [pairs for one in inner for pairs in averaged(one)]
+    averages = getattr(optimizer, "_model_variables_moving_average", None)
+    return found if not averages else [*found, list(zip(optimizer._trainable_variables, averages, strict=True))]
+
+
+def optimizer_at_work() -> keras.optimizers.Optimizer | None:
+    """The optimizer that is applying a constraint, asked for inside of the constraint; None if there is none.
+
+    Keras gives a constraint the variable and nothing else, so the optimizer is looked for among its callers. A
+    compiled step calls its constraints once, when it is traced.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self") if frame.f_code.co_name == "apply" else None
+        if isinstance(owner, keras.optimizers.Optimizer):
+            return owner
+        frame = frame.f_back
+    return None

@@ -20,7 +20,7 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.plans.weights import WeightPlan, kernels_of
+from tfprune.plans.weights import WeightPlan, check_own_weights, kernels_of
 from tfprune.support.checks import one_of, whole_number
 from tfprune.surgery.masks import OTHER_CONVOLUTIONS
 
@@ -104,6 +104,7 @@ def _to_prune(
         if not reasons:
             reasons = ["it has no convolutions" if dense else "it has no convolutions; dense=True prunes dense layers"]
         raise PlanError(f"Nothing in {model.name!r} can be pruned: {'; '.join(reasons)}.")
+    check_own_weights(left)
     return left, [f"{name} keeps all of its weights: its kernel has no matrix for a pattern" for name in other]
 
 
@@ -190,7 +191,8 @@ def _rank(kernels: Sequence[np.ndarray], sparsity: float) -> tuple[list[np.ndarr
     Rank is by magnitude, then by position. The highest weight of every kernel stays out of it, which changes nothing
     unless a kernel would be emptied; the next in rank goes instead.
     """
-    magnitudes = [np.abs(kernel).astype("float32").ravel() for kernel in kernels]
+    # In no less than the precision of the weights: float32 holds all but those of float64.
+    magnitudes = [np.abs(kernel).astype(np.promote_types(kernel.dtype, "float32")).ravel() for kernel in kernels]
     ends = np.cumsum([len(one) for one in magnitudes])
     starts = ends - [len(one) for one in magnitudes]
     # The last of equals is the highest in rank.

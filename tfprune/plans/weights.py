@@ -6,7 +6,6 @@ Source: Han et al., "Learning both Weights and Connections for Efficient Neural 
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import math
 import secrets
@@ -21,9 +20,11 @@ from tfprune.cost.profiling import Profile, cost_notes, profile_graph
 from tfprune.errors import PlanError, VerificationError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.graph.rules.dispatch import has_other_weights, other_weights_in_words
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import Pair, Row
+from tfprune.support.packed_mask import PackedMask
 from tfprune.surgery.compiling import compile_alike
 from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS, HoldMasks, mask_edit
 from tfprune.surgery.rebuild import Built, Edit
@@ -42,39 +43,11 @@ def kernels_of(graph: ChannelGraph, dense: bool = False) -> dict[str, Record]:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class PackedMask:
-    """A boolean array, eight to the byte.
-
-    Attributes:
-        shape: Of the array.
-        bits: Its elements in C order, as `numpy.packbits` packs them.
-    """
-
-    shape: tuple[int, ...]
-    bits: bytes
-
-    @classmethod
-    def pack(cls, mask: np.ndarray) -> PackedMask:
-        """Packs a boolean array."""
-        return cls(tuple(mask.shape), np.packbits(mask).tobytes())
-
-    def unpack(self) -> np.ndarray:
-        """The boolean array; False is off."""
-        flat = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=math.prod(self.shape))
-        return flat.astype(bool).reshape(self.shape)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {"shape": self.shape, "bits": base64.b64encode(zlib.compress(self.bits)).decode("ascii")}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> PackedMask:
-        """The inverse of `to_json`; raises a ValueError or zlib.error for bits that are none of such a mask."""
-        mask = cls(tuple(content["shape"]), zlib.decompress(base64.b64decode(content["bits"], validate=True)))
-        if min(mask.shape, default=0) < 1 or len(mask.bits) != -(-math.prod(mask.shape) // 8):
-            raise ValueError(f"{len(mask.bits)} bytes for a mask of shape {mask.shape}")
-        return mask
+def check_own_weights(records: Mapping[str, Record]) -> None:
+    """Raises a PlanError if a layer has quantized weights or weights of LoRA: no mask can be ranked or held there."""
+    for layer, record in records.items():
+        if has_other_weights(record.operation):
+            raise PlanError(f"{layer} {other_weights_in_words(record.operation)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +111,8 @@ class WeightPlan(Plan[WeightRow]):
             origin: Shown with the plan.
 
         Raises:
-            PlanError: For a layer without a kernel that can be masked, another shape, or a mask of another dtype.
+            PlanError: For a layer without a kernel that can be masked, one with quantized weights or weights of LoRA,
+                another shape, or a mask of another dtype.
         """
         masks = {layer: np.asarray(mask) for layer, mask in masks.items()}
         for layer, mask in masks.items():
@@ -203,7 +177,8 @@ class WeightPlan(Plan[WeightRow]):
                 kernel, as the code of Liu et al. (ICLR 2019) does; they report that it gains nothing.
 
         Raises:
-            PlanError: If the plan is for another model, or the arguments do not go together.
+            PlanError: If the plan is for another model, this one has quantized weights or weights of LoRA where it
+                would be masked, or the arguments do not go together.
         """
         check_weights(weights, seed, rescale)
         graph = ChannelGraph(model)
@@ -216,7 +191,7 @@ class WeightPlan(Plan[WeightRow]):
             values = kernel.numpy()
             if rescale:
                 values = _rescaled(mask, _inputs(records[layer]), np.random.default_rng([seed, *layer.encode()]))
-            kernel.assign(np.where(mask, values, np.float32(0)))
+            kernel.assign(np.where(mask, values, values.dtype.type(0)))
         compile_alike(made, model, built.copies())
         return made
 
@@ -284,6 +259,7 @@ def _check_masks(graph: ChannelGraph, masks: Mapping[str, PackedMask]) -> dict[s
                 f"{graph.model.name!r} has no convolution or dense layer {layer!r}. "
                 f"It has: {', '.join(kernels) or 'none'}"
             )
+        check_own_weights({layer: kernels[layer]})
         shape = tuple(kernels[layer].operation.kernel.shape)
         if shape != mask.shape:
             raise for_another_model(

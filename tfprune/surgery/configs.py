@@ -8,7 +8,10 @@ from typing import Any
 import keras
 
 from tfprune.errors import PlanError
+from tfprune.graph.calls import Record
 from tfprune.graph.keras_internals import lambda_output_shape
+from tfprune.graph.ledger import Kept
+from tfprune.surgery.mask_constraint import Mask
 
 
 def lambda_again(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
@@ -16,11 +19,12 @@ def lambda_again(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
     return keras.layers.Lambda(layer.function, lambda_output_shape(layer), layer.mask, layer.arguments, name=name)
 
 
-def own_objects(operation: Any, config: dict) -> dict:
+def own_objects(record: Record, config: dict, kept: Kept) -> dict:
     """The activations, regularizers, constraints and initializers of a layer that nobody can find by name.
 
-    Activations, always: the same function under another name would not be known for what it is.
+    Activations, always: the same function under another name would not be known for what it is. Of masks what is left.
     """
+    operation = record.operation
 
     def is_own(key: str) -> bool:
         value = getattr(operation, key, None)
@@ -31,7 +35,22 @@ def own_objects(operation: Any, config: dict) -> dict:
             return False  # it has weights, or gets some: the new layer needs one of its own
         return value is not None and (key == "activation" or (key.endswith(parts) and not module.startswith("keras")))
 
-    return {key: getattr(operation, key) for key in config if is_own(key)}
+    def left(value: Any) -> Any:
+        return _mask_left(value, record, kept) if isinstance(value, Mask) else value
+
+    return {key: left(getattr(operation, key)) for key in config if is_own(key)}
+
+
+def _mask_left(mask: Mask, record: Record, kept: Kept) -> Any:
+    """What is left of the mask of one of a layer's weights; the layer's own constraint, if it is of none of them."""
+    for index, weight in enumerate(record.weights):
+        if getattr(weight, "constraint", None) is mask:
+            before, record.values = record.values, {id(weight): mask.array()}
+            try:
+                return mask.again(record.left(index, kept))
+            finally:
+                record.values = before
+    return mask.inner
 
 
 def without_shapes(config: Any) -> Any:

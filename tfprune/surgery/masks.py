@@ -1,9 +1,7 @@
 """Masks that hold while a network trains: weights that are off stay exactly zero after every step.
 
-A mask is a constraint of a kernel, which Keras' optimizers apply inside of the compiled step, right after the update.
-It is a variable beside the network, not derived from the zeros that the weights happen to have, so that a weight
-which passes through zero is not lost. The network that is trained is a twin (`tfprune.training.loop.Trainer`), so no
-network that is given back holds a mask.
+A mask is a constraint of a kernel (`tfprune.surgery.mask_constraint`). The network that is trained is a twin that is
+made with `mask_edit`; callbacks set its masks.
 """
 
 from __future__ import annotations
@@ -14,9 +12,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from tfprune.errors import UsageError
 from tfprune.graph.calls import Record
+from tfprune.graph.keras_internals import averaged
+from tfprune.surgery.mask_constraint import Mask, averages_of
 from tfprune.surgery.rebuild import Edit
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -30,55 +30,112 @@ OTHER_CONVOLUTIONS = (
 _PLACE = "epoch and cut"  # beside masks by layer; no layer has such a name
 
 
-class Mask(keras.constraints.Constraint):
-    """Multiplies a kernel by a mask; where the layer has a constraint of its own, after that.
-
-    Make it inside of the strategy's scope under which the network is trained.
-
-    Args:
-        shape: Of the kernel.
-        inner: The layer's own constraint, or None.
-    """
-
-    def __init__(self, shape: tuple[int, ...], inner: Callable | None = None):
-        self.inner = inner
-        # Every replica computes the same update from the same mask; there is nothing to aggregate.
-        self.mask = tf.Variable(
-            tf.ones(shape), trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, name="mask"
-        )
-
-    def __call__(self, w: Any) -> Any:
-        """Returns the kernel, float32, with its masked weights zero."""
-        return tf.convert_to_tensor(w if self.inner is None else self.inner(w)) * self.mask
-
-
 def mask_edit(selected: Callable[[Record], bool]) -> Edit:
-    """The change of layers that gives the kernel of every selected convolution or dense layer a `Mask`, all ones."""
+    """The change of layers that gives the kernel of every selected convolution or dense layer a `Mask`, all ones.
+
+    It takes the place of the mask that a kernel has.
+    """
 
     def edit(record: Record, config: dict) -> tuple[type, dict]:
         kind = type(record.operation)
         if selected(record):
             key = next(name for name in ("kernel_constraint", "depthwise_constraint") if name in config)
-            own = keras.constraints.get(config[key])
-            config = {**config, key: Mask(tuple(record.operation.kernel.shape), own)}
+            own, kernel = keras.constraints.get(config[key]), record.operation.kernel
+            own = own.inner if isinstance(own, Mask) else own
+            config = {**config, key: Mask(tuple(kernel.shape), own, kernel.dtype)}
         return kind, config
 
     return edit
 
 
+def masked_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """Name -> layer, of those of a network whose kernels have masks."""
+    return {layer.name: layer for layer in model.layers if isinstance(_constraint(layer), Mask)}
+
+
+def _constraint(layer: keras.layers.Layer) -> Any:
+    return getattr(getattr(layer, "kernel", None), "constraint", None)
+
+
 def _set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
-    """Sets masks of a network that was made with `mask_edit`, and the weights that they turn off to zero."""
+    """Sets masks of a network that was made with `mask_edit`; what they turn off becomes zero, in averages too."""
+    layers = masked_layers(model)
+    for layer, mask in masks.items():
+        if layer not in layers:
+            raise UsageError(
+                f"{model.name!r} has no mask for layer {layer!r}; it has masks for {', '.join(layers) or 'none'}. "
+                "Train clone(model, plan.edit()), of the plan whose callbacks these are."
+            )
+        kernel = layers[layer].kernel
+        if tuple(mask.shape) != tuple(kernel.shape):
+            raise UsageError(
+                f"The mask for layer {layer!r} has the shape {tuple(mask.shape)}, its kernel in {model.name!r} "
+                f"{tuple(kernel.shape)}. Make a plan for this network."
+            )
+        held = kernel.constraint.mask
+        held.assign(mask.astype(held.dtype.as_numpy_dtype))
+    _hold(model, masks)
+
+
+def _hold(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
+    """Makes weights zero that are off, and the moving averages that the optimizer keeps of them."""
+    optimizer = getattr(model, "optimizer", None)
     for layer, mask in masks.items():
         kernel = model.get_layer(layer).kernel
-        kernel.constraint.mask.assign(mask.astype("float32"))
-        kernel.assign(np.where(mask, kernel.numpy(), np.float32(0)))
+        for variable in (kernel, *averages_of(optimizer, kernel)):
+            value = variable.numpy()
+            variable.assign(np.where(mask, value, value.dtype.type(0)))
 
 
-class HoldMasks(keras.callbacks.Callback):
+def check_training(model: keras.Model) -> None:
+    """Raises where Keras cannot train a network as it is compiled, masks or not, and would not say so in plain words.
+
+    Raises:
+        UsageError: On several replicas, for an optimizer that overwrites weights with averages or accumulates
+            gradients, or several steps per execution; for moving averages of layers that are frozen by now.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        inner = keras.tree.flatten([getattr(optimizer, name, []) for name in ("inner_optimizer", "optimizers")])
+        names = ("ema_overwrite_frequency", "gradient_accumulation_steps")
+        settings = {name: getattr(own, name, None) for name in names for own in (*inner, optimizer)}
+        settings = {name: value for name, value in settings.items() if value}
+        if (getattr(model, "steps_per_execution", None) or 1) > 1:
+            settings["steps_per_execution"] = model.steps_per_execution
+        for name, value in settings.items():
+            raise UsageError(
+                f"Keras cannot train on several replicas with {name}={value}, with masks or without. Compile without "
+                "it, or train on one device."
+            )
+    trained = {id(variable) for variable in model.trainable_variables}
+    for variables in averaged(optimizer):
+        frozen = [variable.path for variable, _ in variables if id(variable) not in trained]
+        if frozen:
+            raise UsageError(
+                f"The optimizer keeps moving averages (use_ema=True) of {', '.join(frozen)}, which are frozen by now; "
+                "Keras would put averages into the wrong layers at the end of fit. Freeze layers first, then compile "
+                "with a new optimizer."
+            )
+
+
+class _Holding(keras.callbacks.Callback):
+    """What the callbacks have in common that train under masks."""
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Refuses what Keras cannot train, masks or not."""
+        check_training(self.model)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Makes weights zero that another callback has given back, such as the best ones before masks grew."""
+        layers = masked_layers(self.model)
+        _hold(self.model, {name: layer.kernel.constraint.array() for name, layer in layers.items()})
+
+
+class HoldMasks(_Holding):
     """Trains with fixed masks a network that was made with `mask_edit`.
 
     Args:
-        masks: Layer -> bool, in the shape of its kernel; False is off.
+        masks: Layer -> bool, in the shape of its kernel; False is off. Other layers with masks keep all weights.
     """
 
     def __init__(self, masks: Mapping[str, np.ndarray]):
@@ -86,11 +143,17 @@ class HoldMasks(keras.callbacks.Callback):
         self._masks = masks
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Sets the masks."""
-        _set_masks(self.model, self._masks)
+        """Sets the masks.
+
+        Raises:
+            UsageError: If the network has no such masks, or Keras cannot train it as it is compiled.
+        """
+        super().on_train_begin(logs)
+        ones = {name: np.ones(layer.kernel.shape, bool) for name, layer in masked_layers(self.model).items()}
+        _set_masks(self.model, {**ones, **self._masks})
 
 
-class GradualMasks(keras.callbacks.Callback):
+class GradualMasks(_Holding):
     """Prunes a network while it trains, made with `mask_edit`: Zhu & Gupta, "To prune, or not to prune" (2017).
 
     The sparsity follows TFMOT's `PolynomialDecay`, s(t) = s * (1 - (1 - t / T)^3), from the first step to half of the
@@ -109,16 +172,28 @@ class GradualMasks(keras.callbacks.Callback):
         self._sparsity, self._masks_at = sparsity, masks_at
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Turns all weights on and makes the schedule for this training's length."""
+        """Turns all weights on and makes the schedule for this training's length.
+
+        Raises:
+            UsageError: If the length is not known, or Keras cannot train the network as it is compiled.
+        """
         from tensorflow_model_optimization.sparsity import keras as sparsity  # takes seconds
 
+        super().on_train_begin(logs)
+        if not self.params["steps"]:
+            raise UsageError(
+                f"How many steps an epoch has is not known (steps={self.params['steps']!r}); the schedule needs it. "
+                "Give fit a steps_per_epoch, or data with a length."
+            )
         self._steps, self._epoch, self._cut = self.params["steps"], 0, 0
         self._end = max(1, self.params["epochs"] * self._steps // 2)
         self._schedule = sparsity.PolynomialDecay(0.0, self._sparsity, 0, self._end, power=3, frequency=1)
-        self._layers = [
-            layer for layer in self.model.layers if isinstance(getattr(_kernel(layer), "constraint", None), Mask)
-        ]
+        self._layers = list(masked_layers(self.model).values())
         _set_masks(self.model, {layer.name: np.ones(layer.kernel.shape, bool) for layer in self._layers})
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Takes up the schedule where a training begins that goes on with an earlier one."""
+        self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Cuts where the next of a hundred cuts is due; the loop calls this every few steps."""
@@ -131,7 +206,7 @@ class GradualMasks(keras.callbacks.Callback):
 
     def state(self) -> dict[str, np.ndarray]:
         """Where the schedule is, and the masks by layer."""
-        masks = {layer.name: layer.kernel.constraint.mask.numpy() != 0 for layer in self._layers}
+        masks = {layer.name: layer.kernel.constraint.array() for layer in self._layers}
         return {_PLACE: np.asarray([self._epoch, self._cut]), **masks}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -148,7 +223,3 @@ class GradualMasks(keras.callbacks.Callback):
         sparsity = float(self._schedule(min(step, self._end))[1])
         kernels = {layer.name: layer.kernel.numpy() for layer in self._layers}
         _set_masks(self.model, self._masks_at(kernels, sparsity))
-
-
-def _kernel(layer: keras.layers.Layer) -> Any:
-    return getattr(layer, "kernel", None) if isinstance(layer, (*CONVOLUTIONS, *OTHER_CONVOLUTIONS)) else None

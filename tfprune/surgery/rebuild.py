@@ -28,6 +28,7 @@ from tfprune.graph.ledger import Kept
 from tfprune.graph.own_layers.layer_configs import config_of, from_config, telling
 from tfprune.graph.own_layers.made_again import changed_config
 from tfprune.graph.own_layers.unfolding import counted_along, needs_unfolding, passes, reshape_sizes
+from tfprune.graph.rules.dispatch import has_other_weights, other_weights_in_words
 from tfprune.graph.walk import free_name, pack_inputs, pack_outputs
 from tfprune.support.checks import first_line
 from tfprune.surgery.configs import lambda_again, own_objects, seeded, without_arrays, without_shapes
@@ -240,6 +241,8 @@ def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool) -> No
     for index, weight in zip(range(len(record.weights)), own, strict=True):
         value = record.left(index, kept)
         if value.shape != tuple(weight.shape):
+            if has_other_weights(record.operation):
+                raise PlanError(f"{record.name} cannot be made again: it {other_weights_in_words(record.operation)}.")
             raise PlanError(
                 f"{record.name} ({type(record.operation).__name__}) cannot be made again with other widths: of its "
                 f"config comes {weight.name} of shape {tuple(weight.shape)}, where {value.shape} is left."
@@ -298,7 +301,7 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None, nam
     config["name"] = name
     if any(index in record.axes for index in range(len(record.weights))):
         config = without_arrays(config, record.name, fresh=seed is not None)
-    config |= own_objects(operation, config)
+    config |= own_objects(record, config, kept)
     if seed is not None:
         config = seeded(config, seed, record.name)
     if edit is not None:

@@ -6,6 +6,7 @@ its shapes when it is made. So fields whose numbers fit are tried, until all sha
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
 from collections import Counter
@@ -19,7 +20,7 @@ from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.descriptions import as_text
 from tfprune.graph.inside import fixed
-from tfprune.graph.keras_internals import losses_kept, weights_watched
+from tfprune.graph.keras_internals import losses_kept
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.own_layers.layer_configs import config_of, description, from_config, is_loadable
 from tfprune.graph.own_layers.made_alike import computes_the_same, goes_alike, left_of_inputs, left_of_weight
@@ -275,7 +276,7 @@ def _makes(
             raise ValueError(f"no weight of shape {shape} is wanted")
 
     try:
-        with weights_watched(check):  # most configs are wrong, and it shows long before the layer has run
+        with _weights_watched(check):  # most configs are wrong, and it shows long before the layer has run
             layer = make(type(record.operation), config)
             for call, shapes in zip(record.calls, entering, strict=True):
                 _call_on_zeros(layer, call, shapes)
@@ -288,3 +289,20 @@ def _makes(
             return computes_the_same(record, layer, entering, kept)
     except Exception:  # whatever the code of others raises on numbers that do not go together
         return False
+
+
+@contextlib.contextmanager
+def _weights_watched(made: Callable[[tuple[int, ...]], None]) -> Iterator[None]:
+    """Calls a function with the shape of every weight that a layer adds meanwhile; it may raise."""
+    original = keras.Layer.add_weight
+
+    def add_weight(self: Any, *args: Any, **kwargs: Any) -> Any:
+        variable = original(self, *args, **kwargs)
+        made(tuple(variable.shape))
+        return variable
+
+    keras.Layer.add_weight = add_weight
+    try:
+        yield
+    finally:
+        keras.Layer.add_weight = original

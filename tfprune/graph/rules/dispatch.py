@@ -283,6 +283,16 @@ def has_other_weights(layer: Any) -> bool:
     return bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
 
 
+def other_weights_in_words(layer: Any) -> str:
+    """What such a layer has, and the way out, for a message that begins with its name and ends with a full stop."""
+    if getattr(layer, "lora_enabled", False):
+        return (
+            "has weights of LoRA beside its kernel. Merge them first: save_weights writes merged kernels; load these "
+            "into the same network without LoRA, and prune that"
+        )
+    return f"has quantized weights ({layer.quantization_mode}). Prune the model first, then quantize what comes out"
+
+
 def give_up(call: Call, reason: str) -> list[Labels]:
     """Freezes all that enters and leaves an operation; what its rule told of costs before is forgotten."""
     call.record.given_up, call.given_up = reason, True
