@@ -7,7 +7,7 @@ made with `mask_edit`; callbacks set its masks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -96,13 +96,7 @@ def check_training(model: keras.Model) -> None:
     """
     optimizer = getattr(model, "optimizer", None)
     if model.distribute_strategy.num_replicas_in_sync > 1:
-        inner = keras.tree.flatten([getattr(optimizer, name, []) for name in ("inner_optimizer", "optimizers")])
-        names = ("ema_overwrite_frequency", "gradient_accumulation_steps")
-        settings = {name: getattr(own, name, None) for name in names for own in (*inner, optimizer)}
-        settings = {name: value for name, value in settings.items() if value}
-        if (getattr(model, "steps_per_execution", None) or 1) > 1:
-            settings["steps_per_execution"] = model.steps_per_execution
-        for name, value in settings.items():
+        for name, value in _impossible_on_replicas(model, optimizer):
             raise UsageError(
                 f"Keras cannot train on several replicas with {name}={value}, with masks or without. Compile without "
                 "it, or train on one device."
@@ -116,6 +110,18 @@ def check_training(model: keras.Model) -> None:
                 "Keras would put averages into the wrong layers at the end of fit. Freeze layers first, then compile "
                 "with a new optimizer."
             )
+
+
+def _impossible_on_replicas(model: keras.Model, optimizer: Any) -> Iterator[tuple[str, int]]:
+    """The settings with which Keras fails on several replicas (its issues 20582 and 19246)."""
+    if (getattr(model, "steps_per_execution", None) or 1) > 1:
+        yield "steps_per_execution", model.steps_per_execution
+    waiting = [optimizer]
+    for own in waiting:
+        waiting += keras.tree.flatten([getattr(own, name, []) for name in ("inner_optimizer", "optimizers")])
+        for name in ("ema_overwrite_frequency", "gradient_accumulation_steps"):
+            if getattr(own, name, None):
+                yield name, getattr(own, name)
 
 
 class _Holding(keras.callbacks.Callback):
