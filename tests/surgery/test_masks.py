@@ -524,6 +524,7 @@ def test_quantized_layers_and_layers_of_lora_are_refused_with_the_way_out(mode):
         lambda: tfprune.plan_weights(model, 0.5, dense=True),
         lambda: plan.apply(model),
         lambda: plan.prove(model),
+        lambda: clone(model, plan.edit()),
         lambda: WeightPlan.from_masks(model, {"dense": plan.arrays()["dense"]}),
     ):
         with pytest.raises(PlanError, match=told) as error:
@@ -590,7 +591,10 @@ def train(optimizer, callbacks=(), **options):
         bool(((copy != 0) == masks["conv"]).all()) for copy in copies
     ]
 
-report["averaged"] = train(lambda: ADAM(0.05, **AVERAGED))
+file = keras.callbacks.ModelCheckpoint("twin.keras")
+report["averaged"] = train(lambda: ADAM(0.05, **AVERAGED), [file])
+loaded = tfprune.load("twin.keras")
+report["loaded"] = [held(loaded, made_masks(made_network())), type(loaded.get_layer("conv").kernel.constraint).__name__]
 report["scaled"] = train(lambda: keras.optimizers.LossScaleOptimizer(ADAM(0.05, **AVERAGED)))
 report["swapped"] = train(lambda: ADAM(0.05, **AVERAGED), [keras.callbacks.SwapEMAWeights()])
 report["overwriting"] = train(lambda: ADAM(0.05, **AVERAGED, ema_overwrite_frequency=2))
@@ -605,6 +609,7 @@ def test_averages_on_two_replicas_and_what_keras_cannot_do_there(tmp_path):
     report = last_json(output)
     for name in ("averaged", "scaled", "swapped"):
         assert report[name] == [2, True, True, True, True], name
+    assert report["loaded"] == [True, "Mask"]
     told = {"overwriting": "ema_overwrite_frequency=2", "accumulating": "gradient_accumulation_steps=2"}
     for name, setting in {**told, "executing": "steps_per_execution=2"}.items():
         assert f"cannot train on several replicas with {setting}, with masks or without. Compile" in report[name]

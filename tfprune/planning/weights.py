@@ -20,9 +20,9 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.plans.weights import WeightPlan, check_own_weights, kernels_of
+from tfprune.plans.weights import WeightPlan, kernels_of
 from tfprune.support.checks import one_of, whole_number
-from tfprune.surgery.masks import OTHER_CONVOLUTIONS
+from tfprune.surgery.masks import OTHER_CONVOLUTIONS, check_own_weights
 
 MASK_PATTERNS = ("2:4", "block")
 CRITERIA = ("magnitude", "random")

@@ -20,13 +20,12 @@ from tfprune.cost.profiling import Profile, cost_notes, profile_graph
 from tfprune.errors import PlanError, VerificationError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.rules.dispatch import has_other_weights, other_weights_in_words
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import Pair, Row
 from tfprune.support.packed_mask import PackedMask
 from tfprune.surgery.compiling import compile_alike
-from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS, HoldMasks, mask_edit
+from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS, HoldMasks, check_own_weights, mask_edit
 from tfprune.surgery.rebuild import Built, Edit
 
 
@@ -41,13 +40,6 @@ def kernels_of(graph: ChannelGraph, dense: bool = False) -> dict[str, Record]:
         for name, record in graph.records.items()
         if record.whole is None and isinstance(record.operation, kinds)
     }
-
-
-def check_own_weights(records: Mapping[str, Record]) -> None:
-    """Raises a PlanError if a layer has quantized weights or weights of LoRA: no mask can be ranked or held there."""
-    for layer, record in records.items():
-        if has_other_weights(record.operation):
-            raise PlanError(f"{layer} {other_weights_in_words(record.operation)}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.errors import UsageError
+from tfprune.errors import PlanError, UsageError
 from tfprune.graph.calls import Record
 from tfprune.graph.keras_internals import averaged
+from tfprune.graph.rules.dispatch import has_other_weights, other_weights_in_words
 from tfprune.surgery.mask_constraint import Mask, averages_of
 from tfprune.surgery.rebuild import Edit
 
@@ -30,15 +31,23 @@ OTHER_CONVOLUTIONS = (
 _PLACE = "epoch and cut"  # beside masks by layer; no layer has such a name
 
 
+def check_own_weights(records: Mapping[str, Record]) -> None:
+    """Raises a PlanError if a layer has quantized weights or weights of LoRA: no mask can be ranked or held there."""
+    for layer, record in records.items():
+        if has_other_weights(record.operation):
+            raise PlanError(f"{layer} {other_weights_in_words(record.operation)}.")
+
+
 def mask_edit(selected: Callable[[Record], bool]) -> Edit:
     """The change of layers that gives the kernel of every selected convolution or dense layer a `Mask`, all ones.
 
-    It takes the place of the mask that a kernel has.
+    It takes the place of the mask that a kernel has. Of layers with quantized weights it raises a PlanError.
     """
 
     def edit(record: Record, config: dict) -> tuple[type, dict]:
         kind = type(record.operation)
         if selected(record):
+            check_own_weights({record.name: record})
             key = next(name for name in ("kernel_constraint", "depthwise_constraint") if name in config)
             own, kernel = keras.constraints.get(config[key]), record.operation.kernel
             own = own.inner if isinstance(own, Mask) else own
