@@ -103,3 +103,35 @@ def test_what_has_no_config_for_its_widths_is_refused_with_the_reason():
     model(np.zeros((1, 7), "int32"))
     with pytest.raises(PlanError, match=r"no field in its config for this width.*computes with weights of its own"):
         tfprune.plan_channels(model, 0.5)
+
+
+@keras.saving.register_keras_serializable("weights")
+class Table(layers.Layer):
+    """Words become channels, and channels words, by a table of its own."""
+
+    def __init__(self, words, width, equation=None, **options):
+        super().__init__(**options)
+        self.words, self.width, self.equation = words, width, equation
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(self.words, self.width), name="table")
+
+    def call(self, x, reverse=False):
+        if not reverse:
+            return ops.take(self.table, x, axis=0)
+        return ops.einsum(self.equation, x, self.table) if self.equation else ops.matmul(x, ops.transpose(self.table))
+
+    def get_config(self):
+        return {**super().get_config(), "words": self.words, "width": self.width, "equation": self.equation}
+
+
+@pytest.mark.parametrize("equation", [None, "btc,wc->btw"])
+@pytest.mark.parametrize("length", [8, None])
+def test_a_table_that_is_read_both_ways(equation, length):
+    tokens, table = keras.Input((length,), dtype="int32"), Table(20, 16, equation, name="tied")
+    model = keras.Model(tokens, table(layers.Dense(16)(layers.Dense(32)(table(tokens))), reverse=True))
+    randomize(model)
+    plan = tfprune.plan_channels(model, 0.5)
+    assert len(plan.keep["tied/table"]) == 8
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+    assert [tuple(weight.shape) for weight in plan.apply(model).get_layer("tied").weights] == [(20, 8)]

@@ -294,7 +294,8 @@ class Record:
         notes: What whoever reads a plan should know of it.
         given_up: Why its rule froze all that it touches, or "".
         looked_into: Whether its labels come from what it does inside.
-        parts: Operations inside of it, by identity, with their records; their weights are its weights too.
+        parts: Operations inside of it, by identity, and weights of its own by theirs and what they make, with their
+            records; their weights are its weights too.
         values: Identity of a weight -> a value that stands in its place.
         names: Identity of every layer inside of it -> its name.
         whole: The record of the layer that it is inside of; None for an operation of the graph itself.
@@ -314,7 +315,7 @@ class Record:
     notes: list[str] = dataclasses.field(default_factory=list)
     given_up: str = ""
     looked_into: bool = False
-    parts: dict[int, Record] = dataclasses.field(default_factory=dict)
+    parts: dict[Any, Record] = dataclasses.field(default_factory=dict)
     values: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
     names: dict[int, str] = dataclasses.field(default_factory=dict)
     whole: Record | None = None

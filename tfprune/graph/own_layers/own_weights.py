@@ -30,7 +30,7 @@ def as_labels(call: Call, value: Any) -> Labels:
     if len(places) == 1 and not value.others and value.axes[places[0]] not in value.whole:
         (place,) = places
         axis = value.axis(place)
-        inner = of_weight(call, None, [], value.variable)
+        inner = of_weight(call, None, [], value.variable, axis)
         created = inner.create(value.variable.shape[axis])
         inner.weight(value.variable, {axis: created})
         return created.reshape([-1 if own == place else 1 for own in range(len(value.axes))])
@@ -94,8 +94,8 @@ def _merged(call: Call, step: Step, inputs: list[Any], view: View) -> list[Label
     if not created:
         tell(call, call, view, along)
         return [labels]
-    inner = of_weight(call, step, [], view.variable)
     own_place = created[0] - rank + len(view.axes)
+    inner = of_weight(call, step, [], view.variable, view.axis(own_place))
     made = inner.create(view.variable.shape[view.axis(own_place)])
     tell(inner, call, view, {own_place: made})
     return [made.reshape([-1 if place == created[0] else 1 for place in range(rank)])]
@@ -103,7 +103,7 @@ def _merged(call: Call, step: Step, inputs: list[Any], view: View) -> list[Label
 
 def _multiplied(call: Call, step: Step, labels: Labels, view: View) -> list[Labels]:
     """A dense layer written by hand."""
-    inner = of_weight(call, step, [labels], view.variable)
+    inner = of_weight(call, step, [labels], view.variable, view.axis(1))
     source, created = inner.mix(0), inner.create(view.variable.shape[view.axis(1)])
     tell(inner, call, view, {0: source, 1: created}, positions=positions(inner.output_shape, -1), zeros=True)
     call.steps[-1] = (inner, [])
@@ -120,7 +120,7 @@ def _convolved(call: Call, step: Step, labels: Labels, view: View) -> list[Label
     grouped = shape[read] != step.arguments.tensors[0].shape[axis]
     if grouped or any(view.axes[place] is None and shape[place] > 1 for place in (made, read)):
         return None
-    inner = of_weight(call, step, [labels], view.variable)
+    inner = of_weight(call, step, [labels], view.variable, made)
     applied = positions(tuple(step.arguments.tensors[0].shape) if kind == "ConvTranspose" else inner.output_shape, axis)
     call.steps[-1] = (inner, [])
     if kind == "DepthwiseConv":
@@ -137,7 +137,7 @@ def _einsum(call: Call, step: Step, labels: Labels, view: View) -> list[Labels] 
     if "->" not in step.operation.subscripts:
         return None
     sizes = step.output_shapes[0][1:]
-    inner = of_weight(call, step, [labels], view.variable)
+    inner = of_weight(call, step, [labels], view.variable, step.operation.subscripts)
     inner.record.operation = types.SimpleNamespace(
         name=inner.record.operation.name,
         weights=[view.variable],
@@ -154,7 +154,7 @@ def _einsum(call: Call, step: Step, labels: Labels, view: View) -> list[Labels] 
 def _looked_up(call: Call, step: Step, indices: Labels, view: View) -> list[Labels]:
     """An embedding written by hand."""
     call.freeze(indices, f"indices into {call.record.name}")
-    inner = of_weight(call, step, [indices], view.variable)
+    inner = of_weight(call, step, [indices], view.variable, view.axis(1))
     created = inner.create(view.variable.shape[view.axis(1)])
     inner.weight(view.variable, {view.axis(1): created})
     return [inner.place(created)]
@@ -174,16 +174,28 @@ def _joined(call: Call, step: Step, inputs: list[Any], view: View) -> list[Label
     return [others[0]]
 
 
-def of_weight(call: Call, step: Step | None, inputs: list[Labels], variable: Any) -> InnerCall:
-    """A call of which a weight of the layer's own is the kernel."""
+def of_weight(call: Call, step: Step | None, inputs: list[Labels], variable: Any, made: int | str) -> InnerCall:
+    """A call of which a weight of the layer's own is the kernel.
+
+    Args:
+        call: The call of the layer.
+        step: The operation, if there is one.
+        inputs: Its labels beside the weight.
+        variable: The weight.
+        made: The axis of the weight along which it makes channels, or the equation that tells it. What a table makes of
+            words is one thing, and what the same table makes of channels another.
+    """
     parts, name = call.record.parts, variable.name.replace("/", "_")
     if re.fullmatch(r"variable(_\d+)?", name):  # Keras' own name, which counts on from network to network
         name = f"variable_{next(place for place, own in enumerate(call.record.weights) if own is variable)}"
-    if id(variable) not in parts:
+    known = [key for key in parts if isinstance(key, tuple) and key[0] == id(variable)]
+    key = (id(variable), made)
+    if key not in parts:
+        name = f"{name}_{len(known)}" if known else name
         stand_in = types.SimpleNamespace(name=name, weights=[variable])
-        parts[id(variable)] = Record(f"{call.record.name}/{name}", stand_in, call.record.model, whole=call.record)
+        parts[key] = Record(f"{call.record.name}/{name}", stand_in, call.record.model, whole=call.record)
     shapes = [tuple(step.arguments.tensors[0].shape)] if step is not None and inputs else []
-    inner = InnerCall(call, step, inputs, parts[id(variable)], shapes)
+    inner = InnerCall(call, step, inputs, parts[key], shapes)
     inner.of_weights = True
     inner.record.calls.append(inner)
     return inner
