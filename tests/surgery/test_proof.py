@@ -524,3 +524,19 @@ def test_kernels_behind_a_gate_that_is_closed_get_other_random_weights(monkeypat
         closed = [seed for seed in range(20) if unnoticed(seed) == ("branch",)]
     assert closed
     assert [unnoticed(seed) for seed in closed] == [()] * len(closed)
+
+
+class OutOfSight(layers.Layer):
+    """Computes in numpy, where no slope comes through."""
+
+    def call(self, x):
+        return keras.ops.convert_to_tensor(np.tanh(keras.ops.convert_to_numpy(x)))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_kernels_in_front_of_what_no_slope_passes_are_tried_as_well():
+    model = network(lambda x: layers.Dense(3)(OutOfSight()(layers.Dense(5)(layers.Dense(8)(x)))), (6,))
+    proof = tfprune.verify(model, tfprune.plan_channels(model, 0.5), power=True)
+    assert (proof.tried, proof.unnoticed) == (3, ())

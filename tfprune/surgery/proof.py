@@ -317,18 +317,19 @@ class _Comparison:
         Returns:
             How many there are, and the layers of those that make no difference above the tolerance.
         """
-        used = self._used()
-        kernels = [variable for variable in self._small.model.variables if id(variable) in used]
+        used, kernels = self._used(), self._small.model.variables
         noticed: dict[int, bool] = {}
         run = self._traced()
         for compared in self._compared:
             self._roll(kernels, noticed, compared, run)
         for more in range(1, _MORE + 1):
             count = len(self._compared)
-            if not all(noticed.values()):
+            if not all(found for place, found in noticed.items() if id(kernels[place]) in used):
                 self._run_in_any(seed + more, own=True)
             for compared in self._compared[count:]:
                 self._roll(kernels, noticed, compared, run)
+        # What makes no difference and has no slope is not used, as far as can be told.
+        noticed = {place: found for place, found in noticed.items() if found or id(kernels[place]) in used}
         paths = {place: variable.path.rpartition("/")[0] for place, variable in enumerate(kernels)}
         return len(noticed), [paths[place] for place, found in noticed.items() if not found]
 
