@@ -80,7 +80,7 @@ def run_on_library(values: flags.FlagValues) -> None:
             rows.append(row)
             print(*row, sep="  ", flush=True)
         if values.output:
-            _write(Path(values.output), values.library, values.ratio, rows, found)
+            _write(Path(values.output), values.library, values.only, values.ratio, rows, found)
     print(_summary(found))
 
 
@@ -160,13 +160,14 @@ def _summary(found: _Found) -> str:
     return "\n".join(lines)
 
 
-def _write(path: Path, library: str, ratio: float, rows: list[tuple], found: _Found) -> None:
+def _write(path: Path, library: str, only: list[str], ratio: float, rows: list[tuple], found: _Found) -> None:
+    asked = f"--library={library} --only={','.join(only)}" if only else f"--library={library}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f"# Channel surgery on the networks of {library}\n\n"
         f"With random weights and a head of a few classes. {ratio:.0%} of every layer's channels go.\n\n"
         f"{_summary(found)}\n\n"
         f"{tabulate(rows, _HEADER, 'github', disable_numparse=True)}\n\n"
-        f"Made by `python -m tfprune.experiments.coverage --library={library} --output={path}`.\n",
+        f"Made by `python -m tfprune.experiments.coverage {asked} --output={path}`.\n",
         encoding="utf-8",
     )
