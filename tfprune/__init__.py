@@ -38,6 +38,7 @@ _PUBLIC = {
     "plan_guided": "tfprune.planning.to_pattern",
     "plan_weights": "tfprune.planning.weights",
     "profile": "tfprune.cost.profiling",
+    "recalibrate": "tfprune.surgery.recalibration",
     "rule": "tfprune.graph.rules",
     "sensitivity": "tfprune.planning.scan",
     "verify": "tfprune.surgery.proof",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tfprune.errors import PlanError
+from tfprune.errors import PlanError, UsageError
 from tfprune.graph.keras_internals import layers_within, losses_kept
 from tfprune.graph.walk import Wiring, flat_inputs, functional, pack_inputs
-from tfprune.support.checks import error_line
+from tfprune.support.checks import error_line, is_batch, whole_number
 
 _LENGTHS = (32, 16, 8, 64, 128, 256, 4)  # of axes of unknown size, in the order in which they are tried
 _MOST = (256, 64, 16, 4, 2)  # whole numbers are below one of these where no layer tells what it looks up
@@ -136,4 +138,113 @@ def inputs_that_tell(model: keras.Model, inputs: Any) -> list:
         raise PlanError(
             f"The inputs for {model.name!r} hold values that are no finite numbers; nothing follows of them."
         )
+    return arrays
+
+
+def input_batches(model: keras.Model, data: Any, batch_size: int) -> Iterator[list[np.ndarray]]:
+    """A user's data as batches of inputs, whatever batches they come in; targets beside the inputs are left out.
+
+    Args:
+        model: The network that the data are for.
+        data: Inputs, as the model takes them (an array, a list or a dictionary of arrays); `(inputs, targets)`; or
+            batches of either form (`tf.data.Dataset`, `keras.utils.PyDataset`, a generator). Arrays come in an order
+            that is drawn once and for all, because many are sorted by class; batches in their own.
+        batch_size: The most examples of a batch. All batches have at least half of that, where there are so many. A
+            model of a fixed batch size gets that one.
+
+    Yields:
+        One array per model input, of its dtype.
+
+    Raises:
+        UsageError: If there is no example, no end of them, a shape or structure that the model does not take, or a
+            value that is no finite number.
+    """
+    whole_number("batch_size", batch_size, 1)
+    fixed = next((tensor.shape[0] for tensor in functional(model).inputs if tensor.shape[0] is not None), None)
+    size, held = fixed or batch_size, 0
+    waiting: list[list[np.ndarray]] = []
+    for given in _given(model, data, size):
+        waiting.append(_checked(model, given))
+        held += len(waiting[-1][0])
+        while held >= 2 * size:
+            joined = _joined(waiting)
+            yield [array[:size] for array in joined]
+            waiting, held = [[array[size:] for array in joined]], held - size
+    if not held:
+        raise UsageError("data= holds no example. Give some; a generator that was read before is empty.")
+    parts = -(-held // size)
+    if fixed and held % size:
+        raise UsageError(f"{model.name!r} takes batches of exactly {size}; data= does not divide into such.")
+    for part in zip(*(np.array_split(array, parts) for array in _joined(waiting)), strict=True):
+        yield list(part)
+
+
+def _joined(batches: list[list[np.ndarray]]) -> list[np.ndarray]:
+    return batches[0] if len(batches) == 1 else [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+
+
+def _given(model: keras.Model, data: Any, size: int) -> Iterator[Any]:
+    """The inputs of every batch that data consist of, or of batches of this size of arrays."""
+    if isinstance(data, tuple) and data:
+        data = data[0]
+    if not _are_arrays(model, data):
+        yield from map(_without_targets, _batches(data))
+        return
+    arrays = keras.tree.flatten(data)
+    counts = sorted({len(array) if np.ndim(array) else 0 for array in arrays})
+    if len(counts) != 1:
+        raise UsageError(f"data= has unlike numbers of examples for its inputs: {counts}.")
+    order = np.random.default_rng(0).permutation(counts[0])
+    for start in range(0, counts[0], size):
+        rows = order[start : start + size]
+        yield keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[rows], data)
+
+
+def _are_arrays(model: keras.Model, data: Any) -> bool:
+    """Whether data are the inputs themselves; a list of arrays may also be batches, for a model of one input."""
+    if isinstance(data, list):
+        flat = all(hasattr(one, "shape") or isinstance(one, (int, float)) for one in data)
+        return flat and len(data) == len(functional(model).inputs)
+    return isinstance(data, dict) or hasattr(data, "shape")
+
+
+def _batches(data: Any) -> Iterable[Any]:
+    endless = "data= has no end. Give a part of it, such as dataset.take(100)."
+    if isinstance(data, keras.utils.PyDataset):
+        count = data.num_batches
+        if count is None:
+            raise UsageError(endless)
+        return (data[place] for place in range(count))
+    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise UsageError(endless)
+    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
+        raise UsageError(
+            f"data= is a {type(data).__name__}; give arrays, (inputs, targets), or batches: a tf.data.Dataset, a "
+            "keras.utils.PyDataset or a generator."
+        )
+    return data
+
+
+def _without_targets(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple) and batch else batch
+
+
+def _checked(model: keras.Model, given: Any) -> list[np.ndarray]:
+    """The inputs of one batch, flat; raises a UsageError unless the model takes them and all are finite."""
+    arrays, tensors = own_inputs(model, given), functional(model).inputs
+    fits = len(arrays) == len(tensors) and all(
+        is_batch(array.shape, tensor.shape) for array, tensor in zip(arrays, tensors, strict=True)
+    )
+    if not fits or len({len(array) for array in arrays}) > 1:
+        received, taken = (", ".join(str(tuple(one.shape)) for one in some) for some in (arrays, tensors))
+        raise UsageError(
+            f"data= has batches of {received}; {model.name!r} takes {taken}. The first axis is that of examples; a "
+            "Dataset gets it by dataset.batch(...)."
+        )
+    for array, tensor in zip(arrays, tensors, strict=True):
+        if keras.backend.is_float_dtype(tensor.dtype) and not np.isfinite(array.astype("float64")).all():
+            raise UsageError(
+                f"data= holds values that are no finite numbers (input {tensor.name!r} of {model.name!r}). Leave them "
+                "out, or mend them: nothing can be measured with them."
+            )
     return arrays
