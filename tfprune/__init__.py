@@ -23,6 +23,7 @@ _PUBLIC = {
     "ExportError": "tfprune.errors",
     "ChannelGraph": "tfprune.graph.channel_graph",
     "ChannelPlan": "tfprune.plans.channels",
+    "Compensation": "tfprune.surgery.compensation",
     "WeightPlan": "tfprune.plans.weights",
     "DesignPlan": "tfprune.plans.designs",
     "Pattern": "tfprune.plans.patterns",

@@ -20,7 +20,32 @@ from tfprune.graph.rules.dispatch import has_rule
 Watch = Callable[[Labels, Any], Any]
 
 
-def run_masked(call: Call, values: list[Any], kept: Any, watch: Watch | None) -> Any:
+class Filling:
+    """What stands in the places of removed channels where channels are mixed: zeros; subclasses hold something else."""
+
+    def fill(self, call: Call, index: int, value: Any, keep: Any) -> Any:
+        """The input of a call with something in the places of the removed channels.
+
+        Args:
+            call: A call that mixes channels.
+            index: Of the input.
+            value: The input as it is.
+            keep: True in the places of channels that stay, of the shape of the input's label array.
+        """
+        if isinstance(keep, np.ndarray) and keep.all():
+            return value
+        # Selection, not a product with zero: what an overflowing channel holds must not come through.
+        return keras.ops.where(keep, value, keras.ops.zeros((), value.dtype))
+
+    def run(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What a call gives on these arguments."""
+        return _run(call.node.operation, args, kwargs)
+
+
+ZEROS = Filling()
+
+
+def run_masked(call: Call, values: list[Any], kept: Any, watch: Watch | None, filling: Filling = ZEROS) -> Any:
     """What one call gives with the removed channels zero where it mixes channels.
 
     Args:
@@ -29,21 +54,22 @@ def run_masked(call: Call, values: list[Any], kept: Any, watch: Watch | None) ->
         kept: (labels,) bool, an array or a tensor.
         watch: Optional `watch(labels, value)`, called with every tensor whose channels are mixed, masked, and
             its label array; returns the tensor to go on with.
+        filling: What stands in the places of the removed channels.
     """
     if call.narrowed is not None:
         return narrowed(call, values[0], kept)
     if call.inside is not None:
-        return _run_inside(call, call.inside, values, kept, watch)
+        return _run_inside(call, call.inside, values, kept, watch, filling)
     # A removed branch is computed all the same, and zeroed where it ends.
     if call.passes is not None:
         values = [value if i == call.passes else keras.ops.zeros_like(value) for i, value in enumerate(values)]
     elif call.mixed:
-        values = [_masked_input(call, i, value, kept, watch) for i, value in enumerate(values)]
+        values = [_masked_input(call, i, value, kept, watch, filling) for i, value in enumerate(values)]
     args, kwargs = call.node.filled(values)
     if takes_training(call.operation) and call.record.whole is None:  # inside of a layer it is said by the layer
         kwargs["training"] = False
     if not call.record.inner_mixed:
-        return _run(call.node.operation, args, kwargs)
+        return filling.run(call, args, kwargs)
     return _with_masked_weights(call.record, kept, args, kwargs)
 
 
@@ -56,14 +82,18 @@ def _run(operation: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     return keras.ops.conv_transpose(*args, *own, operation.dilation_rate)
 
 
-def _run_inside(call: Call, known: Inside, values: list[Any], kept: Any, watch: Watch | None) -> list[Any]:
+def _run_inside(
+    call: Call, known: Inside, values: list[Any], kept: Any, watch: Watch | None, filling: Filling
+) -> list[Any]:
     """What a layer gives that was looked into, step by step; it is traced anew for the shapes of these values."""
     shapes = [tuple(value.shape) for value in values]
     inside = look_inside(call.operation, call.node.arguments, shapes, has_rule, ways=[known.way])
-    return _run_steps(call, inside, values, kept, watch)
+    return _run_steps(call, inside, values, kept, watch, filling)
 
 
-def _run_steps(call: Call, inside: Inside, values: list[Any], kept: Any, watch: Watch | None) -> list[Any]:
+def _run_steps(
+    call: Call, inside: Inside, values: list[Any], kept: Any, watch: Watch | None, filling: Filling
+) -> list[Any]:
     known = dict(zip(inside.inputs, values, strict=True))
     known |= {number: variable.value for number, variable in inside.variables.items()}
     known |= inside.constants | inside.counts
@@ -73,28 +103,24 @@ def _run_steps(call: Call, inside: Inside, values: list[Any], kept: Any, watch: 
             args, kwargs = step.arguments.filled(given)
             outputs = step.operation(*args, **kwargs)
         elif step.inside is not None:
-            outputs = _run_steps(inner, step.inside, given, kept, watch)
+            outputs = _run_steps(inner, step.inside, given, kept, watch, filling)
         else:
-            outputs = run_masked(inner.for_step(step), given, kept, watch)
+            outputs = run_masked(inner.for_step(step), given, kept, watch, filling)
         known.update(zip(step.outputs, keras.tree.flatten(outputs), strict=True))
     return [known[number] for number in inside.outputs]
 
 
-def _masked_input(call: Call, index: int, value: Any, kept: Any, watch: Watch | None) -> Any:
-    """An input of a call with its removed channels zero, if the call mixes them."""
+def _masked_input(call: Call, index: int, value: Any, kept: Any, watch: Watch | None, filling: Filling) -> Any:
+    """An input of a call with its removed channels filled, if the call mixes them."""
     labels = call.mixed.get(index)
     if labels is None:
         return value
     keep = kept[labels] if isinstance(kept, np.ndarray) else keras.ops.take(kept, labels)
-    if not (isinstance(keep, np.ndarray) and keep.all()):
-        # Selection, not a product with zero: what an overflowing channel holds must not come through.
-        masked = keras.ops.where(keep, value, keras.ops.zeros((), value.dtype))
-        # A tensor carries Keras' mask of padded time steps to the layers that read it.
-        steps = time_mask(value)
-        if steps is not None:
-            set_time_mask(masked, steps)
-        value = masked
-    return value if watch is None else watch(labels, value)
+    filled = filling.fill(call, index, value, keep)
+    # A tensor carries Keras' mask of padded time steps to the layers that read it.
+    if filled is not value and (steps := time_mask(value)) is not None:
+        set_time_mask(filled, steps)
+    return filled if watch is None else watch(labels, filled)
 
 
 def _with_masked_weights(record: Record, kept: Any, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from tfprune.plans.channel_notes import model_notes, unnamed_notes, unregistered
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import ChannelRow, Pair, paired
 from tfprune.support.checks import by_layer, names, several
+from tfprune.surgery.compensation import Compensation, compensation, compensation_from
 from tfprune.surgery.compiling import compile_alike
 from tfprune.surgery.proof import verify
 from tfprune.surgery.provable import ChannelRemoval
@@ -233,22 +234,50 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
             groups |= own
         return groups
 
-    def apply(self, model: keras.Model, weights: str = "inherit", seed: int | None = None) -> keras.Model:
+    def apply(
+        self, model: keras.Model, weights: str = "inherit", seed: int | None = None, compensate: Any = None
+    ) -> keras.Model:
         """Builds the pruned network, a plain Keras model, compiled as the model is.
 
         Args:
             model: The network that the plan was made for (or one of the same architecture).
             weights: `"inherit"`: the model's own, sliced. `"fresh"`: from the layers' own initializers.
             seed: For `"fresh"`; the same seed gives the same weights.
+            compensate: What the biases of their readers get for removed channels: None, nothing, as if they were zero;
+                True, constants, where gamma is 0; data, means on these; or what `compensation` gave, which tells of it.
 
         Raises:
             PlanError: If the plan is for another model, or `weights` is neither of the two.
         """
         check_weights(weights, seed)
+        found = compensation_from(model, self, compensate)
+        if found is not None and weights != "inherit":
+            raise PlanError("compensate= goes with weights='inherit'; fresh weights have nothing to make up for.")
         graph = self.graph(model)
-        built = Built(graph, self.kept(graph), weights, seed)
+        kept = self.kept(graph)
+        built = Built(graph, kept, weights, seed, held=None if found is None else found.held(graph, kept))
         compile_alike(built.model, model, built.copies())
         return built.model
+
+    def compensation(self, model: keras.Model, data: Any = None) -> Compensation:
+        """What removed channels give on average where they are read, to be put into what reads them.
+
+        Args:
+            model: The network that the plan is for.
+            data: As of `recalibrate`; every removed channel counts as its mean, over examples and positions, in the
+                network as it is (Evci et al., "Mean Replacement Pruning", 2018). None: only what is constant behind a
+                batch normalization whose gamma is 0 (Ye et al., "Rethinking the Smaller-Norm-Less-Informative
+                Assumption in Channel Pruning", ICLR 2018).
+
+        Returns:
+            What `apply` and `verify` take as `compensate=`; `print` tells what it does, and where it is exact: where
+            the channel is constant and the convolution or dense layer that reads it pads nothing.
+
+        Raises:
+            PlanError: If the plan is for another model.
+            UsageError: If there is something wrong with the data.
+        """
+        return compensation(model, self, data)
 
     def then(self, model: keras.Model, second: ChannelPlan) -> ChannelPlan:
         """The plan that removes at once what this one and then another remove.

@@ -10,11 +10,13 @@ import keras
 
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.keras_internals import layers_within, losses_kept
-from tfprune.graph.masking import Watch, run_masked
+from tfprune.graph.masking import ZEROS, Filling, Watch, run_masked
 from tfprune.graph.walk import flat_inputs, pack_outputs
 
 
-def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | None = None) -> list:
+def masked_outputs(
+    graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | None = None, filling: Filling = ZEROS
+) -> list:
     """What the whole network computes with the removed channels zero wherever channels are mixed.
 
     Args:
@@ -23,13 +25,14 @@ def masked_outputs(graph: ChannelGraph, kept: Any, inputs: list, watch: Watch | 
         inputs: One array per model input.
         watch: Optional `watch(labels, value)`, called with every tensor whose channels are mixed, masked, and
             its label array; returns the tensor to go on with.
+        filling: What stands in the places of the removed channels, if it is something else than zeros.
 
     Returns:
         The outputs, flat.
     """
     return graph.replay(
         [keras.ops.convert_to_tensor(value) for value in inputs],
-        lambda call, values: run_masked(call, values, kept, watch),
+        lambda call, values: run_masked(call, values, kept, watch, filling),
     )
 
 

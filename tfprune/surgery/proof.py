@@ -20,9 +20,11 @@ from keras import tree
 from tfprune.errors import NothingProvedError, PlanError, TfpruneError, VerificationError
 from tfprune.graph.inputs import inputs_that_tell, inputs_that_work
 from tfprune.graph.keras_internals import layers_within
+from tfprune.graph.masking import ZEROS
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.support.checks import error_line
 from tfprune.surgery.comparing import compare_outputs, exact
+from tfprune.surgery.compensation import Compensation, compensation_from
 from tfprune.surgery.masked import fresh_states, masked_outputs
 from tfprune.surgery.precision import in_precision, is_short
 from tfprune.surgery.provable import ChannelRemoval, Proof, Provable
@@ -45,11 +47,12 @@ def verify(
     random_weights: bool = False,
     inputs: Any = None,
     power: bool = False,
+    compensate: Any = None,
 ) -> Proof:
     """Proves a plan: the masked original and the smaller network compute the same.
 
-    The masked original has the removed channels zero at the input of every layer that mixes channels. The smaller
-    network is the one that `plan.apply(model)` builds, with the weights that the model has now. Networks of 16-bit
+    The masked original has the removed channels zero where a layer mixes channels. The smaller network is the one that
+    `plan.apply(model)` builds, with the weights that the model has now. Networks of 16-bit
     precision are proved with their layers in float32: in 16 bits the order of a sum alone makes a difference. What is
     above the tolerance in float32 is compared in float64 again, where nothing is left of rounding.
 
@@ -66,6 +69,8 @@ def verify(
         random_weights: Prove it with random weights alone.
         inputs: Your own inputs in the place of random ones, as the model takes them.
         power: Break the smaller network as well, one kernel at a time, and see whether that is noticed.
+        compensate: As of `ChannelPlan.apply`. The masked original holds these constants in the places of the removed
+            channels, also in what a convolution pads; with random weights the same ones.
 
     Returns:
         The error, which is a float, with how it was found. Of an output it is `max |masked - smaller|`, relative to
@@ -81,9 +86,10 @@ def verify(
     """
     _check_verify(model, plan, examples, seed, tolerance)
     inputs = inputs_that_work(model, examples, seed) if inputs is None else inputs_that_tell(model, inputs)
+    held = compensation_from(model, plan, compensate)
     if any(is_short(layer.dtype_policy) for layer in layers_within(model)):
         model = in_precision(model, "float32")
-    comparison = _Comparison(model, plan, inputs, tolerance)
+    comparison = _Comparison(model, plan, inputs, tolerance, held)
     found = _compared(comparison, model, seed, random_weights)
     errors = {weights: error for weights, (error, varies) in found.items() if varies}
     if not errors:
@@ -147,16 +153,27 @@ class _Comparison:
         plan: What goes.
         inputs: One array per input.
         tolerance: The largest error.
+        compensation: What stands in the places of the removed channels, if it is something else than zeros.
 
     Attributes:
         graph: The channel graph of the network, as the plan sees it.
     """
 
-    def __init__(self, model: keras.Model, plan: ChannelRemoval, inputs: list, tolerance: float):
+    def __init__(
+        self,
+        model: keras.Model,
+        plan: ChannelRemoval,
+        inputs: list,
+        tolerance: float,
+        compensation: Compensation | None = None,
+    ):
         self._model, self._plan, self._inputs, self._tolerance = model, plan, inputs, tolerance
+        self._compensation = compensation
         self.graph = plan.graph(model)
         self._kept = plan.kept(self.graph)
-        self._small = Built(self.graph, self._kept)
+        held = None if compensation is None else compensation.held(self.graph, self._kept)
+        self._small = Built(self.graph, self._kept, held=held)
+        self._filling = ZEROS if held is None else held
         self._masked: list[np.ndarray] = []
         self._scales: list[float] = []
         self._compared: list[_Compared] = []
@@ -202,9 +219,9 @@ class _Comparison:
         values: dict[int, np.ndarray] = {} if seed is None else random_values(self.graph, seed)
         with fresh_states(self._model):
             if seed is None:
-                masked = masked_outputs(self.graph, self._kept, self._inputs)
+                masked = masked_outputs(self.graph, self._kept, self._inputs, None, self._filling)
             else:
-                masked = masked_with_own_statistics(self.graph, self._kept, self._inputs, values, seed)
+                masked = masked_with_own_statistics(self.graph, self._kept, self._inputs, values, seed, self._filling)
         outputs = [exact(output) for output in masked]
         if own and not all(np.isfinite(output).all() for output in outputs):
             return 0.0, False
@@ -238,7 +255,7 @@ class _Comparison:
         try:
             model = in_precision(self._model, "float64")
             inputs = [value.astype("float64") if value.dtype.kind == "f" else value for value in self._inputs]
-            found = _Comparison(model, self._plan, inputs, self._tolerance).run(seed)
+            found = _Comparison(model, self._plan, inputs, self._tolerance, self._compensation).run(seed)
         except Exception:  # a layer of others may know one precision only
             self._check_repeats()
             raise error from None

@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.keras_internals import layers_within
-from tfprune.graph.masking import run_masked
+from tfprune.graph.masking import ZEROS, Filling, run_masked
 
 _FEW = 16  # values of a channel, whose mean and variance say little
 
@@ -68,7 +68,12 @@ def in_their_places(model: keras.Model, values: Mapping[int, np.ndarray]) -> lis
 
 
 def masked_with_own_statistics(
-    graph: ChannelGraph, kept: Any, inputs: list, values: dict[int, np.ndarray], seed: int
+    graph: ChannelGraph,
+    kept: Any,
+    inputs: list,
+    values: dict[int, np.ndarray],
+    seed: int,
+    filling: Filling = ZEROS,
 ) -> list:
     """The outputs of the masked network; its batch normalizations get statistics that are about those of their inputs.
 
@@ -80,6 +85,7 @@ def masked_with_own_statistics(
         inputs: One array per model input.
         values: Identity of a variable -> its value; the statistics are put in.
         seed: Of what they differ from those of the inputs by.
+        filling: What stands in the places of the removed channels.
 
     Returns:
         The outputs, flat.
@@ -97,7 +103,7 @@ def masked_with_own_statistics(
                 for variable, value in zip((layer.moving_mean, layer.moving_variance), statistics, strict=True):
                     values[id(variable)] = value
                     scope.add_update((variable, keras.ops.cast(value, variable.dtype)))
-            return run_masked(call, tensors, kept, None)
+            return run_masked(call, tensors, kept, None, filling)
 
         return graph.replay([keras.ops.convert_to_tensor(value) for value in inputs], run)
 

@@ -31,6 +31,7 @@ from tfprune.graph.own_layers.unfolding import counted_along, needs_unfolding, p
 from tfprune.graph.rules.dispatch import has_other_weights, other_weights_in_words
 from tfprune.graph.walk import free_name, pack_inputs, pack_outputs
 from tfprune.support.checks import first_line
+from tfprune.surgery.compensation import Held
 from tfprune.surgery.configs import lambda_again, own_objects, seeded, without_arrays, without_shapes
 from tfprune.surgery.layers import plain_weights
 
@@ -59,6 +60,7 @@ class Built:
             that follows from this one and the layer's name. None: random anew at every call.
         edit: Optional `edit(record, config)`, returns the class and config to make a layer of.
         loadable: Whether layers that could not be loaded from a file become those inside of them, if that is possible.
+        held: What removed channels are replaced by in the biases of what reads them; with inherited weights.
 
     Attributes:
         model: The network.
@@ -72,8 +74,11 @@ class Built:
         seed: int | None = None,
         edit: Edit | None = None,
         loadable: bool = True,
+        held: Held | None = None,
     ):
-        self._kept, self._edit, self._loadable = kept, edit, loadable
+        self._kept, self._edit, self._loadable, self._held = kept, edit, loadable, held
+        if held is not None:
+            self._edit = held.edit
         self._seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
         self._taken = {record.name for record in graph.records.values() if record.whole is None}
         self._taken |= {maker(tensor).name for tensor in (*graph.model.inputs, *graph.model.outputs)}
@@ -84,8 +89,11 @@ class Built:
         inputs = [keras.layers.InputLayer.from_config(maker(tensor).get_config()).output for tensor in model.inputs]
         outputs = _named(graph.replay(inputs, self._run), model, self._made)
         self.model = keras.Model(pack_inputs(model, inputs), pack_outputs(model, outputs), name=model.name)
+        if held is not None:
+            self.hand_on({})
         for name, operation in self._made.items():
-            _hand_on_weights(self._records[name], operation, kept, weights == "inherit")
+            if held is None:
+                _hand_on_weights(self._records[name], operation, kept, weights == "inherit")
             _hand_on_state(self._records[name], operation)
 
     def hand_on(self, values: Mapping[int, np.ndarray]) -> None:
@@ -94,10 +102,12 @@ class Built:
         Args:
             values: Identity of a variable of the model -> the value in its place.
         """
+        added = {} if self._held is None else self._held.added(values)
+        values = values if self._held is None else self._held.values(values)
         for name, operation in self._made.items():
             record = self._records[name]
             record.values = values
-            _hand_on_weights(record, operation, self._kept, inherit=True)
+            _hand_on_weights(record, operation, self._kept, inherit=True, added=added.get(name))
             record.values = {}
 
     def copies(self) -> dict[int, Any]:
@@ -228,8 +238,11 @@ def _drawing(seed: int | None, record: Record) -> Iterator[None]:
         random.setstate(before)
 
 
-def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool) -> None:
-    """Gives the new layer what is left of the old one's weights; of fresh ones only what the data has made."""
+def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool, added: np.ndarray | None = None) -> None:
+    """Gives the new layer what is left of the old one's weights; of fresh ones only what the data has made.
+
+    `added`: The bias of a layer that had none.
+    """
     # Normalization, with statistics of the data; what other layers learn of data is no weight.
     of_data = hasattr(record.operation, "finalize_state") and bool(record.weights)
     if not (inherit or of_data):
@@ -238,6 +251,9 @@ def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool) -> No
     if isinstance(activation, keras.layers.Layer) and not activation.built:
         activation.build(record.calls[0].output_shape)  # its channels are frozen, so that it is as wide as it was
     own = plain_weights(made) if record.weights else []
+    if added is not None:
+        own = [weight for weight in own if weight is not made.bias]
+        made.bias.assign(added.reshape(made.bias.shape))
     for index, weight in zip(range(len(record.weights)), own, strict=True):
         value = record.left(index, kept)
         if value.shape != tuple(weight.shape):
