@@ -314,11 +314,10 @@ def refill(container: Any, content: dict) -> None:
     if isinstance(container, dict):
         dict.clear(container)
         dict.update(container, content)
-    else:
-        list.clear(container)
-        list.extend(container, content.values())
-        if isinstance(getattr(container, "_storage", None), list):
-            container._storage[:] = content.values()
+        return
+    for own in (container, getattr(container, "_storage", None)):
+        if isinstance(own, list):
+            list.__setitem__(own, slice(None), list(content.values()))
 
 
 def names_within(layer: keras.Layer) -> dict[int, str]:

@@ -22,7 +22,7 @@ from tfprune.plans.channel_notes import model_notes, unnamed_notes, unregistered
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import ChannelRow, Pair, paired
 from tfprune.support.checks import by_layer, names, several
-from tfprune.surgery.compensation import Compensation, compensation, compensation_from
+from tfprune.surgery.after_the_cut.compensation import Compensation, compensation, compensation_from
 from tfprune.surgery.compiling import compile_alike
 from tfprune.surgery.proof import verify
 from tfprune.surgery.provable import ChannelRemoval

@@ -47,3 +47,18 @@ def compare_outputs(
                 f"a relative error of {worst:.3g}, above the tolerance of {tolerance:.3g}."
             )
     return float(worst)
+
+
+def rolled_kernel(name: str, value: np.ndarray) -> np.ndarray | None:
+    """A kernel rolled by one channel; None of what is no kernel, or the same when it is rolled."""
+    wide = [axis for axis, size in enumerate(value.shape) if size > 1]
+    # A bias of several axes is no kernel; a softmax does not see that of the keys.
+    if len(wide) < 2 or name.endswith("bias") or value.dtype.kind != "f":
+        return None
+    rolled = np.roll(value, 1, axis=wide[-1])
+    return None if np.array_equal(rolled, value) else rolled
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference of two arrays of one shape."""
+    return float(np.abs(one - other).max(initial=0.0))

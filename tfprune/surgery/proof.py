@@ -23,8 +23,8 @@ from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.masking import ZEROS
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.support.checks import error_line
-from tfprune.surgery.comparing import compare_outputs, exact
-from tfprune.surgery.compensation import Compensation, compensation_from
+from tfprune.surgery.after_the_cut.compensation import Compensation, compensation_from
+from tfprune.surgery.comparing import apart, compare_outputs, exact, rolled_kernel
 from tfprune.surgery.masked import fresh_states, masked_outputs
 from tfprune.surgery.precision import in_precision, is_short
 from tfprune.surgery.provable import ChannelRemoval, Proof, Provable
@@ -52,9 +52,9 @@ def verify(
     """Proves a plan: the masked original and the smaller network compute the same.
 
     The masked original has the removed channels zero where a layer mixes channels. The smaller network is the one that
-    `plan.apply(model)` builds, with the weights that the model has now. Networks of 16-bit
-    precision are proved with their layers in float32: in 16 bits the order of a sum alone makes a difference. What is
-    above the tolerance in float32 is compared in float64 again, where nothing is left of rounding.
+    `plan.apply(model)` builds, with the weights that the model has now. Networks of 16-bit precision are proved with
+    their layers in float32: in 16 bits the order of a sum alone makes a difference. What is above the tolerance in
+    float32 is compared in float64 again, where nothing is left of rounding.
 
     It is proved with the model's own weights and with random ones. For in the model's own a wrong channel may be lost:
     where all outputs are nearly the same (an untrained network, a detector that begins with the same score everywhere),
@@ -79,16 +79,15 @@ def verify(
 
     Raises:
         VerificationError: If the difference is above the tolerance, or not a number.
-        NothingProvedError: If the outputs depend neither on the inputs nor on what is removed (a saturated
-            activation), with random weights either, so that they would be the same after any surgery.
-        PlanError: If the plan is not for this model, or an argument is out of range. A `WeightPlan` and a
-            `DesignPlan` prove themselves.
+        NothingProvedError: If the outputs depend neither on the inputs nor on what is removed (a saturated activation),
+            with random weights either.
+        PlanError: If the plan is not for this model (a `WeightPlan` proves itself), or an argument is out of range.
     """
     _check_verify(model, plan, examples, seed, tolerance)
     inputs = inputs_that_work(model, examples, seed) if inputs is None else inputs_that_tell(model, inputs)
     held = compensation_from(model, plan, compensate)
-    if any(is_short(layer.dtype_policy) for layer in layers_within(model)):
-        model = in_precision(model, "float32")
+    is_rough = any(is_short(layer.dtype_policy) for layer in layers_within(model))
+    model = in_precision(model, "float32") if is_rough else model
     comparison = _Comparison(model, plan, inputs, tolerance, held)
     found = _compared(comparison, model, seed, random_weights)
     errors = {weights: error for weights, (error, varies) in found.items() if varies}
@@ -232,7 +231,7 @@ class _Comparison:
         # Then what is removed may make a difference. With the model's own weights the random ones will tell as much.
         if not all(lively) and (values or len(self._inputs[0]) == 1):
             whole = self._whole(values)
-            varied = [max(spread, _apart(*pair)) for spread, *pair in zip(varied, whole, outputs, strict=True)]
+            varied = [max(spread, apart(*pair)) for spread, *pair in zip(varied, whole, outputs, strict=True)]
             lively = [spread > _VARIES * size for spread, size in zip(varied, sizes, strict=True)]
         # Rounding is of the size of an output, not of what it varies by: deep networks have 1e-6 of it.
         least = [size / 4 if is_lively else size for size, is_lively in zip(sizes, lively, strict=True)]
@@ -359,7 +358,7 @@ class _Comparison:
         tolerance = max(self._tolerance, _FAR * compared.error)
         for place, variable in enumerate(kernels):
             value = keras.ops.convert_to_numpy(variable)
-            rolled = _rolled(variable.name, value)
+            rolled = rolled_kernel(variable.name, value)
             if rolled is None or noticed.get(place):
                 continue
             variable.assign(rolled)
@@ -386,17 +385,3 @@ class _Comparison:
             found = []
         used = {id(variable) for variable, slope in zip(variables, found, strict=False) if slope is not None}
         return used or set(map(id, variables))
-
-
-def _rolled(name: str, value: np.ndarray) -> np.ndarray | None:
-    """A kernel rolled by one channel; None of what is no kernel, or the same when it is rolled."""
-    wide = [axis for axis, size in enumerate(value.shape) if size > 1]
-    # A bias of several axes is no kernel; a softmax does not see that of the keys.
-    if len(wide) < 2 or name.endswith("bias") or value.dtype.kind != "f":
-        return None
-    rolled = np.roll(value, 1, axis=wide[-1])
-    return None if np.array_equal(rolled, value) else rolled
-
-
-def _apart(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one - other).max(initial=0.0))

@@ -31,7 +31,7 @@ from tfprune.graph.own_layers.unfolding import counted_along, needs_unfolding, p
 from tfprune.graph.rules.dispatch import has_other_weights, other_weights_in_words
 from tfprune.graph.walk import free_name, pack_inputs, pack_outputs
 from tfprune.support.checks import first_line
-from tfprune.surgery.compensation import Held
+from tfprune.surgery.after_the_cut.compensation import Held
 from tfprune.surgery.configs import lambda_again, own_objects, seeded, without_arrays, without_shapes
 from tfprune.surgery.layers import plain_weights
 

@@ -16,7 +16,15 @@ from tfprune.graph.inputs import input_batches, inputs_that_work
 from tfprune.graph.ledger import Kept
 from tfprune.graph.masking import Filling
 from tfprune.graph.rules.convolutions_and_dense import channel_axis
-from tfprune.surgery.constants import Constants, adds_up, is_convolution, measured, mixing_calls, pads, told
+from tfprune.surgery.after_the_cut.constants import (
+    Constants,
+    adds_up,
+    is_convolution,
+    measured,
+    mixing_calls,
+    pads,
+    told,
+)
 from tfprune.surgery.provable import ChannelRemoval
 
 

@@ -1,0 +1,1 @@
+"""What costs seconds right after channels were removed, and before any training: statistics and biases."""
