@@ -12,7 +12,7 @@ import tfprune
 from tests.helpers import images, network, plain_cnn, preactivated, predict, randomize, residual_cnn
 from tfprune.errors import PlanError, TfpruneError, VerificationError
 from tfprune.plans.channels import ChannelPlan
-from tfprune.surgery import compensation
+from tfprune.surgery.after_the_cut import compensation
 
 
 def constant(model, name, channels, beta=2.0):
