@@ -113,7 +113,12 @@ def telling(layer: Any, config: dict[str, Any]) -> Any:
         told = layer.get_config()
     except NotImplementedError:
         told = {}
-    differ = any(key not in told or as_text(told[key]) != as_text(value) for key, value in config.items())
+    # What is no number or text is told in many ways, as an activation by its name.
+    plain = (bool, int, float, str, type(None))
+    differ = any(
+        key not in told or (isinstance(value, plain) and isinstance(told[key], plain) and told[key] != value)
+        for key, value in config.items()
+    )
     if isinstance(layer, keras.Layer) and differ:
         layer.get_config = lambda: dict(config)
     return layer
