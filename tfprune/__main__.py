@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import flags
 
@@ -68,7 +68,7 @@ def _run(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     print(completion(rest[0], known))
 
 
-def script() -> Any:
+def script() -> None:
     """The console script."""
     sys.exit(main(sys.argv[1:], "tfprune"))
 

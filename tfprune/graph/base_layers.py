@@ -57,6 +57,11 @@ def is_of_keras(kind: type) -> bool:
     return kind.__module__.partition(".")[0] in ("keras", "tfprune")
 
 
+def owner_of(kind: type, name: str) -> type:
+    """The class from which a class has a method."""
+    return next(base for base in kind.__mro__ if name in vars(base))
+
+
 def state_of(layer: keras.Layer, extended: keras.Layer) -> dict[str, Any]:
     """The attributes of a layer that the one that it extends has as well; what `super().call` computes with."""
     return {name: vars(layer).get(name) for name in vars(extended) if not of_every_layer(name)}

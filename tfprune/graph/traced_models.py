@@ -13,7 +13,7 @@ from keras import tree
 
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
-from tfprune.graph.base_layers import is_of_keras
+from tfprune.graph.base_layers import is_of_keras, owner_of
 from tfprune.graph.descriptions import as_text
 from tfprune.graph.stand_ins import attributes_kept, none_is_an_axis
 from tfprune.support.checks import error_line
@@ -27,8 +27,7 @@ def calls_as_keras(model: keras.Model) -> bool:
     """Whether a model does what its graph of layers says: a functional or Sequential one whose `call` is Keras' own."""
     if not (isinstance(model, keras.Sequential) or keras_internals.is_functional(model)):
         return False
-    kind = next(base for base in type(model).__mro__ if "call" in vars(base))
-    return is_of_keras(kind) and "call" not in vars(model)
+    return is_of_keras(owner_of(type(model), "call")) and "call" not in vars(model)
 
 
 def traced(model: keras.Model) -> keras.Model:
@@ -104,7 +103,7 @@ def _plain_graph(model: keras.Model, inputs: Any, name: str) -> keras.Model | No
             f"{name} has weights that its call does not use without {' and '.join(optional)}, as {unused[0]}. Where "
             "call takes more tensors, give it one argument: a list or a dictionary of tensors."
         )
-    if read or unused or _has_variables(found):
+    if read or unused or any(operands(found)):
         return None
     if "training" in takes and _calls(found) != _calls(keras.Model(inputs, model.call(inputs, training=True))):
         return None
@@ -178,7 +177,9 @@ def _reads() -> Iterator[list[Any]]:
         yield read
 
 
-def _has_variables(model: keras.Model) -> bool:
-    """Whether operations of a functional model are given variables beside tensors."""
-    given = [(arguments.args, arguments.kwargs) for _, arguments, _ in keras_internals.recorded_calls(model)]
-    return any(isinstance(leaf, keras.Variable) for leaf in tree.flatten(given))
+def operands(model: keras.Model) -> Iterator[tuple[Any, keras.Variable]]:
+    """The variables that operations of a functional model are given beside tensors, each behind its operation."""
+    for operation, arguments, _ in keras_internals.recorded_calls(model):
+        for leaf in tree.flatten((arguments.args, arguments.kwargs)):
+            if isinstance(leaf, keras.Variable):
+                yield operation, leaf

@@ -16,7 +16,7 @@ from tfprune.graph.arguments import Arguments
 from tfprune.graph.inside import Step
 from tfprune.graph.keras_internals import maker
 from tfprune.graph.over_time import taken_apart
-from tfprune.graph.traced_models import calls_as_keras, traced
+from tfprune.graph.traced_models import calls_as_keras, operands, traced
 
 
 def functional(model: Any) -> keras.Model:
@@ -96,15 +96,14 @@ class Node:
 
 def _check_operands(model: keras.Model) -> None:
     """Raises a PlanError where an operation computes with a weight of a layer, which would be the large network's."""
-    owned = {id(weight): weight for weight in model.weights}
-    for operation, arguments, _ in keras_internals.recorded_calls(model):
-        for leaf in tree.flatten((arguments.args, arguments.kwargs)):
-            if id(leaf) in owned:
-                raise PlanError(
-                    f"{operation.name} computes with {leaf.path}, the weight of a layer, which the smaller network "
-                    "would share with the large one. Use keras.layers.ReversibleEmbedding to tie embeddings, or a "
-                    "layer of your own that holds the weight."
-                )
+    owned = set(map(id, model.weights))
+    for operation, variable in operands(model):
+        if id(variable) in owned:
+            raise PlanError(
+                f"{operation.name} computes with {variable.path}, the weight of a layer, which the smaller network "
+                "would share with the large one. Use keras.layers.ReversibleEmbedding to tie embeddings, or a layer "
+                "of your own that holds the weight."
+            )
 
 
 def free_name(wanted: str, taken: Container[str]) -> str:

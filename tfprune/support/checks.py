@@ -30,7 +30,7 @@ def first_line(error: BaseException) -> str:
 
     Keras puts lines around the messages of errors in layers, and colours them; these are left out.
     """
-    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+    lines = [line.strip() for line in without_colours(str(error)).splitlines()]
     lines = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
     return lines[0] if lines else type(error).__name__
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfprune.graph.base_layers import is_of_keras
+from tfprune.graph.base_layers import is_of_keras, owner_of
 from tfprune.graph.calls import Record
 from tfprune.graph.descriptions import as_text
 from tfprune.graph.keras_internals import layers_within, of_every_layer
@@ -38,7 +38,7 @@ def config_of(layer: Any) -> dict[str, Any]:
         config = {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy.name}
         config = {key: value for key, value in config.items() if passed_on or key in parameters}
     # Of a model whose class has no get_config Keras tells the defaults, whatever it was made with.
-    is_default = isinstance(layer, keras.Model) and is_of_keras(_owner(type(layer), "get_config"))
+    is_default = isinstance(layer, keras.Model) and is_of_keras(owner_of(type(layer), "get_config"))
     for name, one in parameters.items():
         if one.kind not in _OF_ITSELF or name in _OF_EVERY_LAYER or (name in config and not is_default):
             continue
@@ -50,11 +50,6 @@ def config_of(layer: Any) -> dict[str, Any]:
         elif one.default is one.empty and name not in config:
             raise NotImplementedError(f"{type(layer).__name__} does not tell {name!r} in its config")
     return config
-
-
-def _owner(kind: type, name: str) -> type:
-    """The class of which a class has a method."""
-    return next(base for base in kind.__mro__ if name in vars(base))
 
 
 def _can_be_told(value: Any) -> bool:
