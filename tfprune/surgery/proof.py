@@ -308,7 +308,7 @@ class _Comparison:
         """What the smaller network gives as it is; `run`: another way to call it."""
         run = functools.partial(self._small.model, training=False) if run is None else run
         with fresh_states(self._small.model):
-            return tree.flatten(run(pack_inputs(self._model, self._inputs)))
+            return tree.flatten(run(pack_inputs(self.graph.model, self._inputs)))
 
     def _traced(self) -> Callable[[Any], Any] | None:
         """The smaller network, traced, so that it runs several times as fast; None where it cannot be traced."""
@@ -378,7 +378,7 @@ class _Comparison:
         try:
             with tf.GradientTape() as tape:
                 tape.watch([variable.value for variable in variables])
-                given = tree.flatten(self._small.model(pack_inputs(self._model, self._inputs), training=False))
+                given = tree.flatten(self._small.model(pack_inputs(self.graph.model, self._inputs), training=False))
                 total = sum(tf.reduce_sum(output) for output in given if output.dtype.is_floating)
             found = tape.gradient(total, [variable.value for variable in variables])
         except Exception:  # whatever the code of others does to a tape
