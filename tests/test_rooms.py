@@ -28,6 +28,7 @@ ROOMS = (
     "tfprune.training",
     "tfprune.paper",
     "tfprune.methods",
+    "tfprune.sparse_training",
     "tfprune.experiments.setup",
     "tfprune.experiments.store",
     "tfprune.experiments.studies",

@@ -8,7 +8,7 @@ import tfprune
 from tests.helpers import network, residual_cnn
 from tfprune.errors import PlanError
 from tfprune.models import build_model
-from tfprune.planning.weights import find_masks
+from tfprune.planning.ranking import find_masks
 
 KERNELS = {"stem": (3, 3, 3, 8), "branch_a": (3, 3, 8, 6), "branch_b": (3, 3, 6, 8)}
 WEIGHTS = 216 + 432 + 432

@@ -15,7 +15,7 @@ from keras import layers
 import tfprune
 from tests.processes import finish, last_json, start
 from tfprune.errors import PlanError, UsageError
-from tfprune.planning.weights import find_masks
+from tfprune.planning.ranking import find_masks
 from tfprune.plans.weights import WeightPlan
 from tfprune.surgery.mask_constraint import Mask, averages_of
 from tfprune.surgery.masks import GradualMasks

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import keras
@@ -144,6 +145,26 @@ def profile_graph(graph: ChannelGraph, kept: Kept, nonzero: Callable[[Record], S
     return Profile(tuple(_profile_record(record, kept, nonzero) for record in _top(graph)))
 
 
+def kernel_macs(graph: ChannelGraph) -> dict[int, int]:
+    """Identity of a weight -> the multiply-accumulates of one example that are products with it."""
+    found: Counter[int] = Counter()
+    for record in _top(graph):
+        _count_by_kernel(record, 1, found)
+    return found
+
+
+def _count_by_kernel(record: Record, times: int, found: Counter[int]) -> None:
+    for call in record.calls:
+        for index, positions, _ in call.kernels:
+            macs = _per_example(call, math.prod(record.shapes[index]) * positions)
+            found[id(record.weights[index])] += times * macs
+        for work in inside(call).works:
+            if not work.is_copy:
+                _count_by_kernel(work.record, times * work.times, found)
+    for part in record.parts.values():
+        _count_by_kernel(part, times, found)
+
+
 def selecting_flops(graph: ChannelGraph, kept: Kept) -> int:
     """FLOPs that normalizations with a view of a stream save by computing only what they select.
 
@@ -191,14 +212,18 @@ def _cost_of_call(call: Call, kept: Kept, sizes: Sequence[int], nonzero: Sequenc
         per_output += 1
     if per_output:
         flops += per_output * _output_size(call, kept)
+    return _per_example(call, macs), _per_example(call, flops)
+
+
+def _per_example(call: Call, count: int) -> int:
+    """What a call costs for one example, of what it costs for each of the first axis of what it gives."""
     first, top = call.output_shape[0] if call.output_shape else None, call
     if call.record.whole is None or first is None:
-        return macs, flops
+        return count
     # Inside of a layer sizes are fixed, and the batch may have become part of another axis, or lie elsewhere.
     while top.inside_of is not None:
         top = top.inside_of
-    examples = BATCH * LENGTH ** top.input_shapes[0][1:].count(None)
-    return macs * first // examples, flops * first // examples
+    return count * first // (BATCH * LENGTH ** top.input_shapes[0][1:].count(None))
 
 
 def _output_size(call: Call, kept: Kept) -> int:

@@ -11,7 +11,8 @@ import functools
 import keras
 
 from tfprune.methods.base import Method, MethodSettings
-from tfprune.planning.weights import find_masks, plan_weights
+from tfprune.planning.ranking import find_masks
+from tfprune.planning.weights import plan_weights
 from tfprune.plans.weights import WeightPlan
 from tfprune.surgery.masks import CONVOLUTIONS, OTHER_CONVOLUTIONS, GradualMasks, mask_edit
 from tfprune.surgery.rebuild import Edit

@@ -22,6 +22,7 @@ the scratch networks get the same. Two things follow.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -94,15 +95,16 @@ class SoftFilter(Method):
 
 
 class ZeroFilters(keras.callbacks.Callback):
-    """Sets the weakest filters of every convolution to zero at the start, and before each evaluation.
+    """Sets the weakest filters of every convolution to zero at the start, before each evaluation and after each epoch.
 
     Args:
         ratio: Fraction of every layer's filters.
+        convolutions: The layers; None: those among the layers of the network that is trained.
     """
 
-    def __init__(self, ratio: float):
+    def __init__(self, ratio: float, convolutions: Sequence[keras.layers.Layer] | None = None):
         super().__init__()
-        self._ratio = ratio
+        self._ratio, self._convolutions = ratio, convolutions
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Zeroes before the first step."""
@@ -112,10 +114,14 @@ class ZeroFilters(keras.callbacks.Callback):
         """Zeroes after the steps of an epoch."""
         self._zero()
 
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Zeroes where an epoch is not evaluated."""
+        self._zero()
+
     def _zero(self) -> None:
-        for layer in self.model.layers:
+        for layer in self.model.layers if self._convolutions is None else self._convolutions:
             if isinstance(layer, _CONVOLUTIONS):
-                kernel = layer.kernel.numpy().copy()
+                kernel = keras.ops.convert_to_numpy(layer.kernel).copy()
                 kernel[..., weakest_filters(kernel, self._ratio)] = 0.0
                 layer.kernel.assign(kernel)  # on all replicas
 

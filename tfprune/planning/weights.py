@@ -1,8 +1,5 @@
 """Making a weight plan: rank the weights of the kernels by magnitude, or at random, and cut.
 
-Where the paper's code takes a threshold and removes everything up to it (one weight too many, more with ties, and
-sometimes a whole layer), the rank here is exact: ties go by position, and every layer keeps at least one weight.
-
 A *mask pattern* says which weights go together: two of four neighbours ("2:4"), or whole blocks. It is called `pattern`
 in flags and in `plan_weights`, and has nothing to do with `tfprune.Pattern`, the pattern of a network.
 """
@@ -10,7 +7,6 @@ in flags and in `plan_weights`, and has nothing to do with `tfprune.Pattern`, th
 from __future__ import annotations
 
 import fnmatch
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +16,7 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
+from tfprune.planning.ranking import find_masks
 from tfprune.plans.weights import WeightPlan, kernels_of
 from tfprune.support.checks import one_of, whole_number
 from tfprune.surgery.masks import OTHER_CONVOLUTIONS, check_own_weights
@@ -104,7 +101,7 @@ def _to_prune(
         if not reasons:
             reasons = ["it has no convolutions" if dense else "it has no convolutions; dense=True prunes dense layers"]
         raise PlanError(f"Nothing in {model.name!r} can be pruned: {'; '.join(reasons)}.")
-    check_own_weights(left)
+    check_own_weights({name: record.operation for name, record in left.items()})
     return left, [f"{name} keeps all of its weights: its kernel has no matrix for a pattern" for name in other]
 
 
@@ -146,93 +143,3 @@ def check_sparsity(
     if len(sizes) != 2 or any(not isinstance(size, numbers.Integral) or size < 1 for size in sizes):
         raise PlanError(f"block_size={block_size!r} must be two whole numbers of at least 1: rows and columns.")
     return sparsity
-
-
-def find_masks(
-    kernels: Mapping[str, np.ndarray],
-    sparsity: float,
-    scope: str | None = None,
-    mask_pattern: str | None = None,
-    block_size: Sequence[int] = (1, 4),
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Finds what to keep of kernels; the arguments are those of `plan_weights`.
-
-    Args:
-        kernels: Layer -> float array of any shape; with a mask pattern, (..., inputs, outputs).
-        sparsity: Fraction to remove, in [0, 1).
-        scope: None is `"global"`, or `"layer"` with a mask pattern.
-        mask_pattern: None, or one of `MASK_PATTERNS`.
-        block_size: (rows, columns) of the blocks of `"block"`.
-
-    Returns:
-        Layer -> bool array of the same shape, False is off; and notes on layers that were held at one weight.
-
-    Raises:
-        PlanError: For a kernel with a weight that is not finite.
-    """
-    for layer, kernel in kernels.items():
-        if not np.isfinite(kernel).all():
-            raise PlanError(f"{layer} has weights that are not finite, which have no rank. Train it anew.")
-    if mask_pattern is not None:
-        return {layer: _patterned(kernel, sparsity, mask_pattern, block_size) for layer, kernel in kernels.items()}, []
-    if scope == "layer":
-        return {layer: _rank([kernel], sparsity)[0][0] for layer, kernel in kernels.items()}, []
-    masks, held = _rank(list(kernels.values()), sparsity)
-    names = list(kernels)
-    notes = [f"{names[i]} was held at its minimum of 1 of {masks[i].size:,} weights" for i in held]
-    if all(mask.sum() == 1 for mask in masks):
-        notes = [f"all {len(masks)} layers were held at their minimum of 1 weight"]
-    return dict(zip(names, masks, strict=True)), notes
-
-
-def _rank(kernels: Sequence[np.ndarray], sparsity: float) -> tuple[list[np.ndarray], list[int]]:
-    """Masks without the weights of lowest rank, and the numbers of the kernels that would have been emptied.
-
-    Rank is by magnitude, then by position. The highest weight of every kernel stays out of it, which changes nothing
-    unless a kernel would be emptied; the next in rank goes instead.
-    """
-    # In no less than the precision of the weights: float32 holds all but those of float64.
-    magnitudes = [np.abs(kernel).astype(np.promote_types(kernel.dtype, "float32")).ravel() for kernel in kernels]
-    ends = np.cumsum([len(one) for one in magnitudes])
-    starts = ends - [len(one) for one in magnitudes]
-    # The last of equals is the highest in rank.
-    tops = np.asarray([end - 1 - int(one[::-1].argmax()) for one, end in zip(magnitudes, ends, strict=True)])
-    flat = np.concatenate(magnitudes)
-    highest = flat[tops]
-    flat[tops] = np.inf
-    count = min(math.floor(len(flat) * sparsity + 1e-9), len(flat) - len(tops))
-    keep = np.ones(len(flat), bool)
-    held: list[int] = []
-    if count:
-        last = np.partition(flat, count - 1)[count - 1]
-        keep[flat < last] = False
-        ties = np.flatnonzero(flat == last)[: count - int((~keep).sum())]
-        keep[ties] = False
-        final = (last, ties[-1])  # the highest rank that goes
-        held = [i for i, top in enumerate(tops) if (highest[i], top) < final]
-    masks = [keep[a:b].reshape(kernel.shape) for a, b, kernel in zip(starts, ends, kernels, strict=True)]
-    return masks, held
-
-
-def _patterned(kernel: np.ndarray, sparsity: float, mask_pattern: str, block_size: Sequence[int]) -> np.ndarray:
-    """The mask of a pattern that TFMOT finds for a kernel (..., inputs, outputs)."""
-    import tensorflow as tf
-    from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl  # takes seconds
-    from tensorflow_model_optimization.sparsity import keras as sparsity_schedules
-
-    # It takes 2:4 of matrices and of the kernels of 2-D convolutions, blocks of matrices only.
-    shape = kernel.shape
-    if mask_pattern == "block":
-        kernel = kernel.reshape(-1, shape[-1])
-    elif len(shape) > 2:
-        kernel = kernel.reshape(1, -1, *shape[-2:])
-    weight, mask = tf.Variable(kernel, dtype=tf.float32), tf.Variable(tf.ones(kernel.shape))
-    schedule = sparsity_schedules.ConstantSparsity(sparsity, begin_step=0, frequency=1)
-    if mask_pattern == "block":
-        blocks, m_by_n = list(block_size), None
-    else:
-        blocks, m_by_n = [1, 1], (2, 4)
-    pruning_impl.Pruning(
-        lambda: 1, [(weight, mask, tf.Variable(0.0))], schedule, blocks, "AVG", m_by_n
-    ).conditional_mask_update()
-    return (mask.numpy() > 0).reshape(shape)

@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from tfprune.cost.profiling import Profile, cost_notes, profile_graph
+from tfprune.cost.profiling import Profile, cost_notes, kernel_macs, profile_graph
 from tfprune.errors import PlanError, VerificationError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
 from tfprune.plans.files import PAIR, Form, PlanFile
+from tfprune.plans.kernels import Kernel, kernels_within
 from tfprune.plans.rows import Pair, Row
 from tfprune.support.packed_mask import PackedMask
 from tfprune.surgery.compiling import compile_alike
@@ -44,7 +45,7 @@ def kernels_of(graph: ChannelGraph, dense: bool = False) -> dict[str, Record]:
 
 @dataclasses.dataclass(frozen=True)
 class WeightRow(Row):
-    """One kernel: its weights and those kept, and the MACs per example of all and of the kept ones."""
+    """One kernel, in `layer` by its name: its weights and those kept; MACs per example of all and of the kept ones."""
 
     weights: Pair
     macs: Pair
@@ -64,7 +65,8 @@ class WeightPlan(Plan[WeightRow]):
     dense layers, as in the paper. Beside what every plan has (`tfprune.plans.base.Plan`):
 
     Attributes:
-        masks: Layer -> packed mask of its kernel, for every kernel that was ranked.
+        masks: Kernel -> packed mask, for every kernel that was ranked. The kernel of a convolution or dense layer is
+            called as the layer; others as `tfprune.plans.kernels` tells ("lstm/lstm_cell/recurrent_kernel").
     """
 
     masks: Mapping[str, PackedMask]
@@ -98,24 +100,25 @@ class WeightPlan(Plan[WeightRow]):
 
         Args:
             model: The network.
-            masks: Layer -> bool array in the shape of its kernel; False is off. Layers that are not named keep all.
+            masks: Kernel -> bool array in its shape; False is off. Kernels that are not named keep all. The kernel of
+                a convolution or dense layer is named by the layer.
             notes: Shown with the plan.
             origin: Shown with the plan.
 
         Raises:
-            PlanError: For a layer without a kernel that can be masked, one with quantized weights or weights of LoRA,
+            PlanError: For what is no kernel of the model, one of a layer with quantized weights or weights of LoRA,
                 another shape, or a mask of another dtype.
         """
-        masks = {layer: np.asarray(mask) for layer, mask in masks.items()}
-        for layer, mask in masks.items():
+        masks = {name: np.asarray(mask) for name, mask in masks.items()}
+        for name, mask in masks.items():
             if mask.dtype != bool:
-                raise PlanError(f"The mask of {layer} must be of dtype bool; received {mask.dtype}.")
+                raise PlanError(f"The mask of {name} must be of dtype bool; received {mask.dtype}.")
         graph = ChannelGraph(model)
-        packed = {layer: PackedMask.pack(mask) for layer, mask in masks.items()}
+        packed = {name: PackedMask.pack(mask) for name, mask in masks.items()}
         kernels = _check_masks(graph, packed)
-        counts = {layer: int(mask.sum()) for layer, mask in masks.items()}
-        rows = _rows(kernels, counts)
-        before, after = profile_graph(graph, graph.keep_all()), _profile_masked(graph, counts)
+        counts = {name: int(masks[name].sum()) for name in kernels}
+        rows = _rows(graph, kernels, counts)
+        before, after = profile_graph(graph, graph.keep_all()), _profile_masked(graph, kernels, counts)
         return cls(
             masks=packed,
             rows=rows,
@@ -146,11 +149,11 @@ class WeightPlan(Plan[WeightRow]):
         return self.params[0], self.params[1] - removed
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Layer -> bool array in the shape of its kernel; False is off."""
+        """Kernel -> bool array in its shape; False is off."""
         return {layer: mask.unpack() for layer, mask in self.masks.items()}
 
     def sizes(self) -> dict[str, Pair]:
-        """Layer -> weights before and after."""
+        """Kernel -> weights before and after."""
         return {row.layer: row.weights for row in self.rows}
 
     def apply(
@@ -174,16 +177,17 @@ class WeightPlan(Plan[WeightRow]):
         """
         check_weights(weights, seed, rescale)
         graph = ChannelGraph(model)
-        records = self._check_fits(graph)
+        kernels = self._check_fits(graph)
         seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
         built = Built(graph, graph.keep_all(), weights, seed)
         made = built.model
-        for layer, mask in self.arrays().items():
-            kernel = made.get_layer(layer).kernel
-            values = kernel.numpy()
+        for name, mask in self.arrays().items():
+            kernel = kernels[name]
+            weight = made.get_layer(kernel.record.name).weights[kernel.index]
+            values = keras.ops.convert_to_numpy(weight)
             if rescale:
-                values = _rescaled(mask, _inputs(records[layer]), np.random.default_rng([seed, *layer.encode()]))
-            kernel.assign(np.where(mask, values, values.dtype.type(0)))
+                values = _rescaled(mask, _inputs(kernel), np.random.default_rng([seed, *name.encode()]))
+            weight.assign(np.where(mask, values, values.dtype.type(0)))
         compile_alike(made, model, built.copies())
         return made
 
@@ -194,17 +198,19 @@ class WeightPlan(Plan[WeightRow]):
             VerificationError: If a masked weight is not zero, or any other is not the model's own.
             PlanError: If the plan is for another model.
         """
-        made, masks = self.apply(model), self.arrays()
-        off = 0
-        for name, record in ChannelGraph(model).records.items():
+        made, graph = self.apply(model), ChannelGraph(model)
+        off, kernels = 0, kernels_within(graph)
+        masks = {(kernels[name].record.name, kernels[name].index): mask for name, mask in self.arrays().items()}
+        for name, record in graph.records.items():
             if record.whole is not None:  # its weights are those of the layer around it
                 continue
             own = getattr(made.get_layer(name), "weights", ()) if record.weights else ()
             for index, (weight, made_weight) in enumerate(zip(record.weights, own, strict=True)):
                 expected = keras.ops.convert_to_numpy(weight)
-                if index == 0 and name in masks:
-                    expected = np.where(masks[name], expected, 0)
-                    off += int(np.count_nonzero(~masks[name]))
+                mask = masks.get((name, index))
+                if mask is not None:
+                    expected = np.where(mask, expected, 0)
+                    off += int(np.count_nonzero(~mask))
                 if not np.array_equal(expected, keras.ops.convert_to_numpy(made_weight), equal_nan=True):
                     raise VerificationError(f"{name} of the sparse network does not hold the masked weights.")
         return f"{off:,} masked weights are exactly zero, all others are the network's own"
@@ -233,60 +239,59 @@ class WeightPlan(Plan[WeightRow]):
         file.check("rows", told == kept, told, f"about as many weights as the masks, {kept}")
         return {**fields, "masks": masks}
 
-    def _check_fits(self, graph: ChannelGraph) -> dict[str, Record]:
-        """The kernels of a model; raises a PlanError if the plan is for another one."""
+    def _check_fits(self, graph: ChannelGraph) -> dict[str, Kernel]:
+        """The kernels of a model that have masks; raises a PlanError if the plan is for another one."""
         kernels = _check_masks(graph, self.masks)
         counts = {row.layer: row.weights[1] for row in self.rows}
-        before, after = profile_graph(graph, graph.keep_all()), _profile_masked(graph, counts)
-        rows = _rows(kernels, counts)
+        before, after = profile_graph(graph, graph.keep_all()), _profile_masked(graph, kernels, counts)
+        rows = _rows(graph, kernels, counts)
         self._check_costs(graph.model, before, after, rows, "It is for another input size, or was edited.")
         return kernels
 
 
-def _check_masks(graph: ChannelGraph, masks: Mapping[str, PackedMask]) -> dict[str, Record]:
-    kernels = kernels_of(graph, dense=True)
-    for layer, mask in masks.items():
-        if layer not in kernels:
+def _check_masks(graph: ChannelGraph, masks: Mapping[str, PackedMask]) -> dict[str, Kernel]:
+    """The kernels that have masks, in the order of the network; raises a PlanError for a mask of none of them."""
+    kernels = kernels_within(graph)
+    for name, mask in masks.items():
+        if name in graph.records:  # with other weights it may have no kernel at all
+            check_own_weights({name: graph.records[name].operation})
+        if name not in kernels:
             raise for_another_model(
-                f"{graph.model.name!r} has no convolution or dense layer {layer!r}. "
-                f"It has: {', '.join(kernels) or 'none'}"
+                f"{graph.model.name!r} has no kernel {name!r}. It has: {', '.join(kernels) or 'none'}"
             )
-        check_own_weights({layer: kernels[layer]})
-        shape = tuple(kernels[layer].operation.kernel.shape)
-        if shape != mask.shape:
+        check_own_weights({name: kernels[name].layer})
+        if kernels[name].shape != mask.shape:
             raise for_another_model(
-                f"at layer {layer!r} the plan has a kernel of shape {mask.shape}, "
-                f"the model {graph.model.name!r} one of {shape}"
+                f"{name!r} of the plan is a kernel of shape {mask.shape}, "
+                f"of the model {graph.model.name!r} one of {kernels[name].shape}"
             )
-    return kernels
+    return {name: kernel for name, kernel in kernels.items() if name in masks}
 
 
-def _profile_masked(graph: ChannelGraph, counts: Mapping[str, int]) -> Profile:
-    """The profile of a network of which layers keep so many weights of their kernels, the first of their weights."""
+def _profile_masked(graph: ChannelGraph, kernels: Mapping[str, Kernel], counts: Mapping[str, int]) -> Profile:
+    """The profile of a network of which kernels keep so many weights."""
+    kept = {id(kernel.variable): counts[name] for name, kernel in kernels.items()}
 
     def nonzero(record: Record) -> list[int]:
-        sizes = [math.prod(weight.shape) for weight in record.weights]
-        return [counts[record.name], *sizes[1:]] if record.name in counts else sizes
+        return [kept.get(id(weight), math.prod(weight.shape)) for weight in record.weights]
 
     return profile_graph(graph, graph.keep_all(), nonzero)
 
 
-def _rows(kernels: Mapping[str, Record], counts: Mapping[str, int]) -> tuple[WeightRow, ...]:
-    """A row for every kernel of which a number of kept weights is known."""
-    return tuple(_row(layer, record, counts[layer]) for layer, record in kernels.items() if layer in counts)
+def _rows(graph: ChannelGraph, kernels: Mapping[str, Kernel], counts: Mapping[str, int]) -> tuple[WeightRow, ...]:
+    macs = kernel_macs(graph)
+    return tuple(_row(name, kernel, macs[id(kernel.variable)], counts[name]) for name, kernel in kernels.items())
 
 
-def _row(layer: str, record: Record, kept: int) -> WeightRow:
-    size = math.prod(record.operation.kernel.shape)
-    kernels = [kernel for call in record.calls for kernel in call.kernels if kernel.weight == 0]
-    positions = sum(kernel.positions for kernel in kernels)
-    return WeightRow(layer, (size, kept), (size * positions, kept * positions))
+def _row(name: str, kernel: Kernel, macs: int, kept: int) -> WeightRow:
+    size = math.prod(kernel.shape)
+    return WeightRow(name, (size, kept), (macs, macs * kept // size))
 
 
-def _inputs(record: Record) -> int:
+def _inputs(kernel: Kernel) -> int:
     """Input channels of a kernel; of one group where it is grouped."""
-    transposed = isinstance(record.operation, OTHER_CONVOLUTIONS[:3])
-    return record.operation.kernel.shape[-1 if transposed else -2]
+    transposed = isinstance(kernel.layer, OTHER_CONVOLUTIONS[:3])
+    return kernel.shape[-1 if transposed else -2]
 
 
 def _rescaled(mask: np.ndarray, inputs: int, generator: np.random.Generator) -> np.ndarray:

@@ -31,11 +31,11 @@ OTHER_CONVOLUTIONS = (
 _PLACE = "epoch and cut"  # beside masks by layer; no layer has such a name
 
 
-def check_own_weights(records: Mapping[str, Record]) -> None:
+def check_own_weights(layers: Mapping[str, keras.layers.Layer]) -> None:
     """Raises a PlanError if a layer has quantized weights or weights of LoRA: no mask can be ranked or held there."""
-    for layer, record in records.items():
-        if has_other_weights(record.operation):
-            raise PlanError(f"{layer} {other_weights_in_words(record.operation)}.")
+    for name, layer in layers.items():
+        if has_other_weights(layer):
+            raise PlanError(f"{name} {other_weights_in_words(layer)}.")
 
 
 def mask_edit(selected: Callable[[Record], bool]) -> Edit:
@@ -47,7 +47,7 @@ def mask_edit(selected: Callable[[Record], bool]) -> Edit:
     def edit(record: Record, config: dict) -> tuple[type, dict]:
         kind = type(record.operation)
         if selected(record):
-            check_own_weights({record.name: record})
+            check_own_weights({record.name: record.operation})
             key = next(name for name in ("kernel_constraint", "depthwise_constraint") if name in config)
             own, kernel = keras.constraints.get(config[key]), record.operation.kernel
             own = own.inner if isinstance(own, Mask) else own

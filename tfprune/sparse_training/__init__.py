@@ -1,0 +1,1 @@
+"""Pruning while a network trains by its user's own `fit`: `tfprune.sparse`, `tfprune.callbacks`, `tfprune.finish`."""
