@@ -199,3 +199,19 @@ def test_weights_that_are_not_finite_are_told():
     model.get_layer("branch_a").kernel.assign(np.full(KERNELS["branch_a"], np.nan))
     with pytest.raises(PlanError, match="branch_a has weights that are not finite"):
         tfprune.plan_weights(model, 0.5)
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (1, 12), (3, 3, 2, 4), (5, 1)])
+@pytest.mark.parametrize("block_size", [(1, 4), (2, 3)])
+def test_one_row_or_column_of_blocks_is_ranked_like_any_other(shape, block_size):
+    kernel = np.random.default_rng(0).normal(size=shape).astype("float32")
+    mask = find_masks({"a": kernel}, 0.5, None, "block", block_size)[0]["a"].reshape(-1, shape[-1])
+    matrix, means = np.abs(kernel.reshape(-1, shape[-1])), {}
+    for i in range(0, matrix.shape[0], block_size[0]):
+        for j in range(0, matrix.shape[1], block_size[1]):
+            means[i, j] = matrix[i : i + block_size[0], j : j + block_size[1]].mean()
+    kept = sorted(means, key=means.get)[len(means) - max(1, round(len(means) * 0.5)) :]
+    expected = np.zeros(matrix.shape, bool)
+    for i, j in kept:
+        expected[i : i + block_size[0], j : j + block_size[1]] = True
+    np.testing.assert_array_equal(mask, expected)

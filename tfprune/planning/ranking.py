@@ -125,12 +125,32 @@ def patterned(kernel: np.ndarray, sparsity: float, mask_pattern: str, block_size
     # It takes 2:4 of matrices and of the kernels of 2-D convolutions, blocks of matrices only.
     shape = kernel.shape
     if mask_pattern == "block":
-        kernel = kernel.reshape(-1, shape[-1])
-    elif len(shape) > 2:
+        return _blocks(kernel.reshape(-1, shape[-1]), sparsity, block_size).reshape(shape)
+    if len(shape) > 2:
         kernel = kernel.reshape(1, -1, *shape[-2:])
-    if mask_pattern == "block":
-        return _engine(kernel, sparsity, list(block_size), None).reshape(shape)
     return _engine(kernel, sparsity, [1, 1], (2, 4)).reshape(shape)
+
+
+def _blocks(matrix: np.ndarray, sparsity: float, block_size: Sequence[int]) -> np.ndarray:
+    counts = [-(-size // own) for size, own in zip(matrix.shape, block_size, strict=True)]
+    is_whole = all(size % own == 0 for size, own in zip(matrix.shape, block_size, strict=True))
+    if is_whole and min(counts) > 1:
+        return _engine(matrix, sparsity, list(block_size), None)
+    # TFMOT fails where there is one row or one column of blocks. Where a block is cut off at the edge, it takes means
+    # over other blocks than it masks. So it is given the means.
+    sizes = np.abs(matrix).astype("float32")
+    for axis, own in enumerate(block_size):
+        places = np.arange(0, matrix.shape[axis], own)
+        sizes = np.add.reduceat(sizes, places, axis) / _lengths(places, matrix.shape[axis], axis)
+    mask = _engine(sizes, sparsity, [1, 1], None)
+    rows, columns = (np.arange(size) // own for size, own in zip(matrix.shape, block_size, strict=True))
+    return mask[np.ix_(rows, columns)]
+
+
+def _lengths(places: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """How long the pieces are that begin at these places, along an axis of two."""
+    lengths = np.diff([*places, size]).astype("float32")
+    return lengths[:, None] if axis == 0 else lengths[None, :]
 
 
 def _engine(kernel: np.ndarray, sparsity: float, blocks: list[int], m_by_n: tuple[int, int] | None) -> np.ndarray:

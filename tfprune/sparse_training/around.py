@@ -52,7 +52,10 @@ def sparse(model: keras.Model, method: SparseMethod, initial_step: int | None = 
 
 
 def callbacks(model: keras.Model) -> list[keras.callbacks.Callback]:
-    """The callbacks with which a network is trained that `sparse` returned; put them before others.
+    """The callbacks with which a network is trained that `sparse` returned.
+
+    Put them after others: what gives old weights back at the end of a training, such as `EarlyStopping`, knows of no
+    masks.
 
     Raises:
         UsageError: If it is another one.

@@ -28,7 +28,7 @@ from tfprune.plans.weights import WeightPlan
 from tfprune.sparse_training.base import Attached, SparseMethod, kernels_to_prune
 from tfprune.sparse_training.held import HeldKernels
 from tfprune.sparse_training.schedules import ConstantSparsity, Timetable
-from tfprune.support.checks import shown, whole_number
+from tfprune.support.checks import number_in, shown, whole_number
 from tfprune.surgery.masks import OTHER_CONVOLUTIONS, check_training
 
 Ranking = Callable[[Mapping[str, np.ndarray], float], dict[str, np.ndarray]]
@@ -65,6 +65,8 @@ class Magnitude(SparseMethod):
             sparsity = 0.5
         if sparsity is None and schedule is None:
             raise UsageError("Magnitude needs a sparsity, as Magnitude(0.8), or a schedule of TFMOT's that tells it.")
+        if sparsity is not None:
+            number_in("sparsity", sparsity, 0.0, 1.0)
         self.timetable = Timetable(ConstantSparsity() if schedule is None else schedule, sparsity)
         check_sparsity(self.timetable.sparsity or 0.5, scope if pattern is None else None, pattern, block_size)
         self._scope, self._pattern, self._block_size = scope, pattern, block_size
@@ -247,6 +249,7 @@ class GrowingMasks(AttachedMasks):
         if not sparsity:
             return True
         values = self.held.values()
+        check_finite(values)
         masks = self._find(
             {name: value.astype(np.promote_types(value.dtype, "float32")) for name, value in values.items()}, sparsity
         )
@@ -297,11 +300,8 @@ class Growing(Holding):
         self._attached.cut(self._first + batch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Counts; Keras calls this once for several batches, if it is compiled so."""
+        """Counts. Keras calls this once for several batches, if it is compiled so; they may have gone past a cut."""
         self._attached.step = self._first + batch + 1
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Cuts once more, for several batches at once may have gone past a step at which it was due."""
         self._attached.cut(self._attached.step)
 
 
