@@ -10,6 +10,7 @@ from keras import layers
 
 import tfprune
 from tests.plans.test_kernels import EVERY_NAME, every_kind
+from tests.processes import finish, last_json, start
 from tests.sparse_training.networks import Watch, data, dense_network, kernels_of, off, zeros_of
 from tfprune.errors import PlanError, UsageError
 from tfprune.planning.ranking import find_masks
@@ -121,23 +122,44 @@ def test_a_train_step_of_ones_own_is_called_and_its_optimizer_may_count_twice():
     assert plan.prove(plain)
 
 
-def test_several_batches_at_once_and_several_replicas():
+def test_several_batches_at_once_miss_no_cut():
     model, watch = sparse(tfprune.Magnitude(0.8, SCHEDULE), steps_per_execution=5), Watch()
     train(model, epochs=3, watch=watch)
-    assert watch.zeros[-1] == expected_zeros(15)
-    with two_replicas().scope():
-        model = dense_network()
-        model = tfprune.sparse(model, tfprune.Magnitude(0.8, SCHEDULE))
-        model.compile(keras.optimizers.SGD(0.1), "mse")
+    assert watch.zeros == [expected_zeros(4), expected_zeros(8), expected_zeros(12)]
+
+
+REPLICAS = """
+two_devices()
+import keras, tensorflow as tf
+import tfprune
+from tests.sparse_training.networks import Watch, dense_network, kernels_of
+from tests.sparse_training.test_magnitude import SCHEDULE, expected_zeros, train
+
+def trained(**compile_settings):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = tfprune.sparse(dense_network(), tfprune.Magnitude(0.8, SCHEDULE))
+        model.compile(keras.optimizers.SGD(0.1), "mse", **compile_settings)
     watch = Watch()
     train(model, epochs=3, watch=watch)
-    assert watch.zeros == [expected_zeros(step) for step in range(1, 16)]
+    copies = [copy.numpy() for copy in model.get_layer("first").kernel.value.values]
+    same = [bool(((copy == 0) == (kernels_of(model)["first"] == 0)).all()) for copy in copies]
+    return [watch.zeros == [expected_zeros(step) for step in range(1, 16)], watch.came_back, same]
+
+report = {"plain": trained()}
+try:
+    trained(steps_per_execution=2)
+except tfprune.UsageError as error:
+    report["told"] = str(error)
+print(json.dumps(report))
+"""
 
 
-def two_replicas():
-    if len(tf.config.list_logical_devices("CPU")) < 2:
-        pytest.skip("one logical device")
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+@pytest.mark.slow
+def test_several_replicas_hold_the_same_masks(tmp_path):
+    (output,) = finish(start(tmp_path, "replicas", REPLICAS))
+    report = last_json(output)
+    assert report["plain"] == [True, [], [True, True]]
+    assert report["told"].startswith("Keras cannot train on several replicas with steps_per_execution=2")
 
 
 def test_a_network_that_was_trained_before_is_masked_and_a_constraint_of_its_own_stays():

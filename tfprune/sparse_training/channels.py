@@ -75,11 +75,15 @@ class NetworkSlimming(SparseMethod):
 class _Penalised(_OnChannels):
     def __init__(self, model: keras.Model, method: Method, settings: MethodSettings):
         super().__init__(model, method, settings)
-        self._own = {}
-        for layer in layers_within(model):
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.gamma is not None:
-                self._own[layer] = layer.gamma.regularizer
-                layer.gamma.regularizer = _with_l1(layer, settings.option("gamma_l1"))
+        normalizations = [
+            layer
+            for layer in layers_within(model)
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.gamma is not None
+        ]
+        penalties = [_with_l1(layer, settings.option("gamma_l1")) for layer in normalizations]
+        self._own = {layer: layer.gamma.regularizer for layer in normalizations}
+        for layer, penalty in zip(normalizations, penalties, strict=True):
+            layer.gamma.regularizer = penalty
         step_anew(model)
 
     def finish(self) -> tuple[Plan, keras.Model]:

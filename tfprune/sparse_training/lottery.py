@@ -138,8 +138,9 @@ class Tickets(AttachedMasks):
             return
         state = self._state()
         if [tuple(variable.shape) for variable in state] != [value.shape for value in self._early]:
-            # Compiled anew, with another optimizer, which begins where every optimizer does.
+            # Of before the first step, when Keras had not built it; or compiled anew, with another optimizer.
             state = list(self.model.variables)
+            self._reset_optimizer()
         for variable, value in zip(state, self._early, strict=False):
             variable.assign(value)
 
@@ -147,8 +148,9 @@ class Tickets(AttachedMasks):
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is None or not optimizer.built:
             return
-        fresh = type(optimizer).from_config(optimizer.get_config())
-        fresh.build(self.model.trainable_variables)
+        with self.model.distribute_strategy.scope():
+            fresh = type(optimizer).from_config(optimizer.get_config())
+            fresh.build(self.model.trainable_variables)
         for variable, new in zip(optimizer.variables, fresh.variables, strict=True):
             variable.assign(new)
 
