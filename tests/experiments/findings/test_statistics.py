@@ -126,7 +126,7 @@ def test_verdict_of_one_seed_is_measured_against_the_test_sets_sampling_error():
     for difference in (0.9 * limit, -0.9 * limit, 1.1 * limit, -1.1 * limit):
         between = 0.9 + difference / 2  # of the two accuracies
         own = 1.96 * math.sqrt(2 * between * (1 - between) / 2000)
-        told = f"sampling error of the test set (±{100 * own:.1f} points on 2,000 images)"
+        told = f"sampling error of the test set (±{100 * own:.1f} points on 2,000 examples)"
         assert told in one_seed(difference)
     assert one_seed(-0.9 * limit).startswith("No advantage")
     assert "1.7 points below" in one_seed(-0.9 * limit)
@@ -148,8 +148,8 @@ def test_no_verdict_without_runs_to_compare(accuracies):
 def test_a_design_is_compared_with_the_large_network():
     words = verdict_on_design({"unpruned": EQUAL, "scratch_e": DOWN, "scratch_b": UP}, 10_000)
     assert "inherits no weights" in words
-    assert "Scratch-E ended 1.1 points below it (95 %" in words
-    assert "Scratch-B ended 1.1 points above it (95 %" in words
+    assert "Scratch-E ended 1.1 points below it in accuracy (95 %" in words
+    assert "Scratch-B ended 1.1 points above it in accuracy (95 %" in words
     assert "Scratch-E" not in verdict_on_design({"unpruned": EQUAL, "scratch_b": BOTH_WAYS}, 10_000)
     assert "no difference shown" in verdict_on_design({"unpruned": EQUAL, "scratch_b": BOTH_WAYS}, 10_000)
     for nothing in ({}, {"unpruned": EQUAL}, {"scratch_e": UP}, {"unpruned": {0: 1}, "scratch_e": {1: 1}}):

@@ -17,11 +17,13 @@ from tfprune.experiments.findings.costs import training_flops
 from tfprune.experiments.findings.statistics import Comparison, compare, mean_and_std
 from tfprune.experiments.store.rows import Results, Row
 from tfprune.support.files import replacing
+from tfprune.training.measures import Measure
 
 _BASELINES = {"scratch_e": "finetune", "scratch_b": "finetune", "winning_ticket": "random_ticket"}
 # What belongs to a method and not to the network, so that methods can be laid beside each other.
 _OF_METHODS = ("gamma_l1", "sparse", "rewind_epoch")
 _NAMING = ("dataset", "model", "width", "method", "setting", "training", "study", "regime", "budget")
+_METRIC = ("metric", "metric_kind")
 _COUNTS = ("params", "nonzero_params", "macs", "flops", "epochs", "train_seconds")
 
 
@@ -73,8 +75,13 @@ class Summary:
         return self.rows[0].regime
 
     @property
+    def measure(self) -> Measure:
+        """What its accuracies are."""
+        return self.rows[0].measure
+
+    @property
     def accuracies(self) -> dict[int, float]:
-        """Seed -> test accuracy, as a fraction."""
+        """Seed -> test accuracy, as a fraction, or value of another metric."""
         return {row.seed: row.test_accuracy for row in self.rows}
 
     def mean_and_std(self, field: str) -> tuple[float, float]:
@@ -103,6 +110,7 @@ class Summary:
             "latency_of_large_network": latency and latency.ratio,
             "latency_measured": latency and latency.where,
         }
+        line |= {name: getattr(first, name) for name in _METRIC}
         return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in line.items()}
 
 
@@ -138,7 +146,7 @@ def _of_study(rows: list[Row], results: Results, costs: Mapping[Row, tuple]) -> 
             group,
             judged[first.regime] is group,
             baseline,
-            compare(own, base, first.test_examples),
+            compare(own, base, first.test_examples, first.measure),
             float(np.mean([costs[row][0] for row in group])),
             None if None in totals else float(np.mean(totals)),
             _latency(group, results.latencies),

@@ -51,7 +51,7 @@ def search_sections(
     workdir: Path, studies: Iterable[Sequence[Summary]], results: Results, found: Sequence[Found]
 ) -> Iterator[Section]:
     """For every network with found and uniform architectures: their accuracies; and for each, what was found."""
-    for network, own in by_network(studies).items():
+    for network, own in by_network(own for own in studies if own[0].measure.is_share).items():
         points = search_points(own, results)
         if is_search(points):
             title, name = f"Architecture search: {network}", file_name(network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tfprune.plans.loading import Plan
+from tfprune.training.measures import ACCURACY, Measure
 
 _REGIME_COLOURS = {
     "unpruned": "#4d4d4d",
@@ -27,19 +29,22 @@ _REGIME_COLOURS = {
 _TRAINED_AS = {"pruned": "trained sparse, to be pruned"}  # in a figure of trainings
 
 
-def accuracy_by_regime(path: Path, title: str, accuracies: Mapping[str, Sequence[float]]) -> None:
+def accuracy_by_regime(
+    path: Path, title: str, accuracies: Mapping[str, Sequence[float]], measure: Measure = ACCURACY
+) -> None:
     """Draws the test accuracy of every regime: each seed a dot, mean and sample standard deviation beside.
 
     Args:
         path: The PNG file.
         title: Of the figure.
-        accuracies: Regime -> accuracies of its seeds, as fractions.
+        accuracies: Regime -> accuracies of its seeds, as fractions, or values of another metric.
+        measure: What they are.
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    floor = _floor(accuracies)
+    floor, digits = _floor(accuracies) if measure.is_share else -math.inf, ".1f" if measure.is_share else ".4g"
     for position, (regime, values) in enumerate(accuracies.items()):
-        percent = 100 * np.asarray(values)
+        percent = measure.factor * np.asarray(values)
         colour, mean = _REGIME_COLOURS[regime], percent.mean()
         if mean < floor:  # written, not drawn: it would squeeze all the others together
             axes.annotate(f"{mean:.1f}", (position, floor), (position, floor + 1.5), ha="center", fontsize=9,
@@ -49,11 +54,11 @@ def accuracy_by_regime(path: Path, title: str, accuracies: Mapping[str, Sequence
         if len(percent) > 1:
             deviation = percent.std(ddof=1)
             axes.errorbar(position + 0.14, mean, yerr=deviation, fmt="D", color=colour, capsize=4, zorder=4)
-        axes.annotate(f"{mean:.1f}", (position + 0.22, mean), va="center", fontsize=9)
+        axes.annotate(f"{mean:{digits}}", (position + 0.22, mean), va="center", fontsize=9)
     axes.set_ylim(bottom=floor if floor > 0 else None)
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     axes.set_xlim(-0.5, len(accuracies) - 0.2)
-    axes.set_ylabel("test accuracy after the last epoch (%)")
+    axes.set_ylabel(_after_the_last_epoch(measure))
     figure.suptitle(wrapped(title), fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=120)
@@ -76,13 +81,16 @@ class CostPoint:
     accuracies: Sequence[float]
 
 
-def accuracy_against_flops(path: Path, title: str, points: Sequence[CostPoint]) -> None:
+def accuracy_against_flops(
+    path: Path, title: str, points: Sequence[CostPoint], measure: Measure = ACCURACY
+) -> None:
     """Draws test accuracy against FLOPs: mean over seeds, error bars of one sample standard deviation.
 
     Args:
         path: The PNG file.
         title: Of the figure.
         points: Of one network; a colour for each regime, a marker for each line.
+        measure: What the accuracies are.
     """
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -95,7 +103,7 @@ def accuracy_against_flops(path: Path, title: str, points: Sequence[CostPoint]) 
         own = sorted((p for p in points if (p.line, p.regime) == (line, regime)), key=lambda point: point.flops)
         if not own:
             continue
-        values = [100 * np.asarray(point.accuracies) for point in own]
+        values = [measure.factor * np.asarray(point.accuracies) for point in own]
         aside = regimes.index(regime) * step
         axes.errorbar(
             [point.flops / 1e6 + aside for point in own], [each.mean() for each in values],
@@ -104,27 +112,33 @@ def accuracy_against_flops(path: Path, title: str, points: Sequence[CostPoint]) 
         )  # fmt: skip
     handles = [Line2D([], [], color=_REGIME_COLOURS[regime], linewidth=3, label=regime) for regime in regimes]
     handles += [Line2D([], [], color="black", marker=markers[name], linestyle="", label=name) for name in names]
-    axes.set_xlabel("FLOPs of one image (millions)")
-    axes.set_ylabel("test accuracy after the last epoch (%)")
+    axes.set_xlabel("FLOPs of one example (millions)")
+    axes.set_ylabel(_after_the_last_epoch(measure))
     figure.suptitle(wrapped(title), fontsize=10)
     axes.grid(alpha=0.3)
     figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
 
 
-def learning_curves(path: Path, title: str, histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> None:
+def learning_curves(
+    path: Path,
+    title: str,
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    measure: Measure = ACCURACY,
+) -> None:
     """Draws training loss and test accuracy by epoch: mean over seeds, shaded one sample standard deviation.
 
     Args:
         path: The PNG file.
         title: Of the figure.
         histories: Regime -> of each seed, the epochs as `TrainingResult.history` has them.
+        measure: What the network is judged by.
     """
     figure = Figure(figsize=(6.4, 6.0), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     for axes, name, factor, label in (
         (panels[0], "loss", 1, "training loss"),
-        (panels[1], "val_accuracy", 100, "test accuracy (%)"),
+        (panels[1], f"val_{measure.name}", measure.factor, _of_the_test(measure)),
     ):
         for regime, seeds in histories.items():
             values: dict[int, list[float]] = {}
@@ -150,6 +164,14 @@ def learning_curves(path: Path, title: str, histories: Mapping[str, Sequence[Seq
 def wrapped(title: str) -> str:
     """A title on as many lines as it takes."""
     return "\n".join(textwrap.wrap(title, 75))
+
+
+def _of_the_test(measure: Measure) -> str:
+    return f"test {measure.name}{' (%)' if measure.is_share else ''}"
+
+
+def _after_the_last_epoch(measure: Measure) -> str:
+    return f"test {measure.name} after the last epoch{' (%)' if measure.is_share else ''}"
 
 
 def _floor(accuracies: Mapping[str, Sequence[float]]) -> float:

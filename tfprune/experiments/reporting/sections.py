@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tfprune import paper
@@ -18,13 +19,14 @@ from tfprune.experiments.store.stage import DamagedError, Stage
 from tfprune.support.files import file_name
 
 _FOLDER = "figures"
-_ACCURACY = ("regime", "test accuracy %", "best %", "difference (95 % CI)", "epochs", "train s", "seeds")
+_AFTER_ACCURACY = ("difference (95 % CI)", "epochs", "train s", "seeds")
 _COST = ("regime", "params", "nonzero", "MACs", "FLOPs", "training FLOPs", "with the large network")
 _PAPER_COLUMN = 2  # beside our accuracy
 
 LEGEND = {
     "Accuracies": "Those after the last epoch, mean ± sample standard deviation over seeds. Beside them that of the "
-    "best epoch: on the test images, or, with `--validation_fraction`, on held out training images.",
+    "best epoch: on the test images, or, with `--validation_fraction`, on held out training images. A study that is "
+    "judged by another metric has that metric's name and values in their place, in its own unit.",
     "Regimes": "`unpruned` is the large network; `pruned` what is left of it, untouched. `finetune` inherits the "
     "pruned weights; `scratch_e` trains the same architecture from new weights for the same epochs as the large "
     "network, `scratch_b` for the same computation (or what `--budget` says). `winning_ticket` trains the pruned "
@@ -64,7 +66,12 @@ def study_section(workdir: Path, summaries: Sequence[Summary], results: Results)
     by_regime = {summary.regime: summary for summary in summaries if summary.judged}
     accuracies = {regime: summary.accuracies for regime, summary in by_regime.items()}
     judge = verdict if plans[0].inherits else verdict_on_design
-    words = [judge(accuracies, first.test_examples), *_words_on_latency(summaries, plans[0].unit)]
+    measure = first.measure
+    words = [
+        judge(accuracies, first.test_examples, measure),
+        *_words_on_given_weights(first),
+        *_words_on_latency(summaries, plans[0].unit),
+    ]
     histories = {
         regime: found for regime, summary in by_regime.items() if (found := list(_histories(results, summary)))
     }
@@ -74,9 +81,9 @@ def study_section(workdir: Path, summaries: Sequence[Summary], results: Results)
     name = f"{first.dataset}-{Path(first.model).stem}-{first.method}-{first.setting}-{first.study}"
     slug = f"{file_name(name)}.png"
     drawn = (
-        ("accuracy by regime", f"accuracy-{slug}", figures.accuracy_by_regime,
+        (f"{measure.name} by regime", f"accuracy-{slug}", partial(figures.accuracy_by_regime, measure=measure),
          {regime: list(own.values()) for regime, own in accuracies.items()}),
-        ("learning curves", f"curves-{slug}", figures.learning_curves, histories),
+        ("learning curves", f"curves-{slug}", partial(figures.learning_curves, measure=measure), histories),
         (f"{unit} per layer", f"{file_name(unit)}-{slug}", figures.sizes_per_layer, plans),
         (f"weights of seed {seed}", f"weights-{slug}", figures.weight_distributions, weights),
     )  # fmt: skip
@@ -107,7 +114,9 @@ def _weights(stage: Stage) -> list:
 
 def _accuracy_table(summaries: Sequence[Summary]) -> Table:
     """With the paper's values where it has any, and footnotes to these."""
-    table, notes = [_ACCURACY, *map(_accuracy_line, summaries)], Footnotes()
+    measure = summaries[0].measure
+    header = ("regime", f"test {measure.heading}", "best %" if measure.is_share else "best", *_AFTER_ACCURACY)
+    table, notes = [header, *map(_accuracy_line, summaries)], Footnotes()
     matches = [nearest(summary.rows, paper.cells()) for summary in summaries]
     if any(matches):
         column = ["paper %"]
@@ -134,16 +143,16 @@ def _mean(summary: Summary, field: str) -> str:
 
 
 def _share(summary: Summary, field: str = "test_accuracy") -> str:
-    mean, std = (100 * value for value in summary.mean_and_std(field))
-    return f"{mean:.2f}" + (f" ± {std:.2f}" if len(summary.rows) > 1 else "")
+    text, (mean, std) = summary.measure.text, summary.mean_and_std(field)
+    return text(mean) + (f" ± {text(std)}" if len(summary.rows) > 1 else "")
 
 
 def _difference(summary: Summary) -> str:
     if summary.comparison is None:
         return ""
-    difference = summary.comparison.difference
-    interval = f" ({100 * difference.low:+.2f} to {100 * difference.high:+.2f})" if difference.n > 1 else ""
-    return f"{100 * difference.mean:+.2f}{interval}"
+    text, difference = summary.measure.text, summary.comparison.difference
+    interval = f" ({text(difference.low, True)} to {text(difference.high, True)})" if difference.n > 1 else ""
+    return f"{text(difference.mean, True)}{interval}"
 
 
 def _cost_table(summaries: Sequence[Summary]) -> Table:
@@ -160,6 +169,18 @@ def _cost_table(summaries: Sequence[Summary]) -> Table:
 
 def _large_number(value: float | None) -> str:
     return "not known" if value is None else f"{value:.2e}" if value else "0"
+
+
+def _words_on_given_weights(row: Row) -> Iterator[str]:
+    """What it does to the comparison that the large network was trained elsewhere, if it was."""
+    if "weights=trained" in row.training.split(", "):
+        yield (
+            f"The large network came with its weights; nothing large was trained here. If it has seen more than the "
+            f"{row.train_examples:,} training examples at hand, the comparison favours the inherited weights: "
+            "fine-tuning keeps what they have learned there, Scratch-E and Scratch-B see only the data at hand. That "
+            "training from scratch does as well or better then says all the more; that it does worse may be due to the "
+            "data alone. What the training of the large network cost is not known."
+        )
 
 
 def _words_on_latency(summaries: Sequence[Summary], unit: str) -> Iterator[str]:
@@ -182,9 +203,10 @@ def comparison_sections(workdir: Path, studies: Iterable[Sequence[Summary]]) -> 
     for network, found in by_network(studies).items():
         if len(found) < 2:
             continue
-        title, file = f"All settings of {network}", f"flops-{file_name(network)}.png"
-        figures.accuracy_against_flops(workdir / _FOLDER / file, network, _cost_points(found))
-        yield Section(title, [_overview(found)], (), [Picture("accuracy against FLOPs", f"{_FOLDER}/{file}")])
+        title, file, measure = f"All settings of {network}", f"flops-{file_name(network)}.png", found[0][0].measure
+        figures.accuracy_against_flops(workdir / _FOLDER / file, network, _cost_points(found), measure)
+        picture = Picture(f"{measure.name} against FLOPs", f"{_FOLDER}/{file}")
+        yield Section(title, [_overview(found)], (), [picture])
 
 
 def _overview(studies: Sequence[Sequence[Summary]]) -> Table:
@@ -197,7 +219,9 @@ def _overview(studies: Sequence[Sequence[Summary]]) -> Table:
         shares = [_share(own[regime]) if regime in own else "" for regime in regimes]
         setting = f"{first.method}, {first.setting}"
         lines.append((setting, _mean(smaller, "params"), _mean(smaller, "flops"), *shares, str(len(smaller.rows))))
-    return Table(("setting", "params", "FLOPs", *(f"{regime} %" for regime in regimes), "seeds"), lines)
+    measure = studies[0][0].measure
+    heads = [f"{regime} %" if measure.is_share else f"{regime} {measure.name}" for regime in regimes]
+    return Table(("setting", "params", "FLOPs", *heads, "seeds"), lines)
 
 
 def _cost_points(studies: Sequence[Sequence[Summary]]) -> list[figures.CostPoint]:
@@ -217,8 +241,8 @@ def _cost_points(studies: Sequence[Sequence[Summary]]) -> list[figures.CostPoint
 
 
 def ticket_sections(workdir: Path, rows: Iterable[Row]) -> Iterator[Section]:
-    """A section for every network with tickets of several settings."""
-    for network, points in ticket_points(rows).items():
+    """A section for every network with tickets of several settings, judged by a fraction of right answers."""
+    for network, points in ticket_points(row for row in rows if row.measure.is_share).items():
         if len(points) > 1:
             title, file = f"Lottery tickets: {network}", f"tickets-{file_name(network)}.png"
             draw_tickets(workdir / _FOLDER / file, title, points)

@@ -16,6 +16,7 @@ from tfprune.experiments.store.stage import DamagedError, Stage, Store
 from tfprune.plans.loading import Plan, load_plan
 from tfprune.plans.patterns import Pattern, load_pattern
 from tfprune.support.files import replacing
+from tfprune.training.measures import ACCURACY, Measure
 from tfprune.training.regimes import REGIMES
 
 LATENCY, PATTERN = "latency.json", "pattern.json"  # in the stage of a plan
@@ -34,9 +35,9 @@ class Row:
         setting: The variant, or the ratio.
         regime: One of `REGIME_ORDER`.
         seed: Of weights, shuffling and augmentation.
-        test_accuracy: After the last epoch, as a fraction.
+        test_accuracy: After the last epoch, as a fraction; of a study that is judged by another metric, its value.
         best_accuracy: The best over the epochs, as the paper's code logs it; with --validation_fraction that of the
-            epoch that is best on the images held out.
+            epoch that is best on the images held out. Of another metric as above; the lowest of an error.
         params: Parameters.
         nonzero_params: Those that are not zero.
         macs: Multiply-accumulates of one example.
@@ -49,6 +50,8 @@ class Row:
             initial weights.
         training: Settings of the training that are not the paper's.
         study: Eight hex digits that rows of different seeds of the same setting share.
+        metric: What the two columns of accuracies hold.
+        metric_kind: Its kind, as `tfprune.training.measures.Measure` has it.
     """
 
     dataset: str
@@ -71,6 +74,13 @@ class Row:
     budget: str
     training: str
     study: str
+    metric: str = ACCURACY.name
+    metric_kind: str = ACCURACY.kind
+
+    @property
+    def measure(self) -> Measure:
+        """What its accuracies are."""
+        return Measure(self.metric, self.metric_kind)
 
     @property
     def network(self) -> str:
