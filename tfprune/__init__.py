@@ -52,6 +52,7 @@ _PUBLIC = {
     "rule": "tfprune.graph.rules",
     "sensitivity": "tfprune.planning.scan",
     "sparse": "tfprune.sparse_training.around",
+    "study": "tfprune.experiments.own_study",
     "verify": "tfprune.surgery.proof",
 }
 

@@ -666,7 +666,7 @@ def test_a_loss_that_diverges_is_told_with_epoch_steps_and_rate(monkeypatch):
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(UsageError, match=r"batch_size=45 .* 44 training images of made"):
+    with pytest.raises(UsageError, match=r"batch_size=45 .* 44 training examples of made"):
         make_trainer(batch_size=45)
 
 

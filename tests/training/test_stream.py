@@ -221,7 +221,7 @@ def test_a_damaged_image_is_named_when_it_is_reached(tmp_path, split, damage):
 
 
 def test_a_batch_larger_than_the_stream_is_refused(data):
-    with pytest.raises(UsageError, match="22 training images of imagenet"):
+    with pytest.raises(UsageError, match="22 training examples of imagenet"):
         Trainer(network(), data, TrainingConfig(batch_size=23), STRATEGY)
 
 

@@ -97,6 +97,12 @@ class ImageData:
         """Shape of one image, (height, width, c)."""
         return self.train_images.shape[1:]
 
+    def described(self) -> str:
+        """In words: "6,000 training and 1,000 test images of 28x28x1, 10 classes"."""
+        height, width, channels = self.input_shape
+        counts = f"{self.train_count:,} training and {self.test_count:,} test images"
+        return f"{counts} of {height}x{width}x{channels}, {self.num_classes} classes"
+
     @property
     def train_count(self) -> int:
         """Number of training images."""

@@ -97,6 +97,12 @@ class StreamedData:
         """Shape of one image, (image_size, image_size, 3)."""
         return self.image_size, self.image_size, CHANNELS
 
+    def described(self) -> str:
+        """In words: "6,000 training and 1,000 test images of 28x28x1, 10 classes"."""
+        height, width, channels = self.input_shape
+        counts = f"{self.train_count:,} training and {self.test_count:,} test images"
+        return f"{counts} of {height}x{width}x{channels}, {self.num_classes} classes"
+
     @property
     def train_count(self) -> int:
         """Number of training images."""

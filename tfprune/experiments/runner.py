@@ -17,6 +17,7 @@ from tfprune.experiments.setup.shards import take_shard
 from tfprune.experiments.store.stage import Stage, own_workdir
 
 if TYPE_CHECKING:
+    from tfprune.experiments.studies.own import Given
     from tfprune.experiments.studies.study import Study
 
 
@@ -56,9 +57,10 @@ class Runner:
 
     Args:
         first: One of the settings.
+        given: The network and data of a Python program; None where the settings name theirs.
     """
 
-    def __init__(self, first: Settings):
+    def __init__(self, first: Settings, given: Given | None = None):
         self._start = time.perf_counter()
         from tfprune.support.startup import import_tensorflow
 
@@ -68,7 +70,7 @@ class Runner:
 
         if first.deterministic:
             make_deterministic()
-        self._first, self._strategy, self._shared = first, make_strategy(first.strategy), Shared()
+        self._first, self._strategy, self._shared = first, make_strategy(first.strategy), Shared(given)
         self._worker, self._several = worker_index(self._strategy), several_workers(self._strategy)
 
     @property

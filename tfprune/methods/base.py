@@ -112,9 +112,12 @@ class Method:
         automatic: Whether the widths of the pruned network follow from the trained weights, so that they
             are not known before.
         blind: Whether it looks at no trained weights, so that masks are known before, too.
+        ranks_any: Of a method that trains sparse, whether it can prune a network that was trained otherwise all the
+            same, as where the large network comes with its weights.
     """
 
     trains_sparse = False
+    ranks_any = False
     automatic = False
     blind = False
 
@@ -183,7 +186,7 @@ class Method:
             model: The trained network; it stays as it is.
             settings: What is asked for.
             sample: `sample(count)` returns normalized training images, float32 (count, height, width, channels),
-                and their labels, int32 (count,).
+                and their labels, int32 (count,); of a user's own data inputs and targets as the network takes them.
         """
         return Decision(self.plan(model, settings))
 

@@ -182,6 +182,7 @@ class Entry:
         guided: Whether it makes a network to a pattern, --guide, and takes no ratio.
         rescales: Whether it draws the new weights of random_ticket scaled to the weights that it leaves.
         searched: Whether a search looks, unless told otherwise, at the architectures that it finds.
+        proximal: Whether it trains with steps that only `tfprune.training.optimizer.CoupledSGD` takes.
         control: Whether it is the uniform network that a search lays beside what was found, and that counts the same.
         recipes: Name of a recipe -> the fields in which this method's differs.
         check: Raises a UsageError for options and a ratio (None without one) that do not go together.
@@ -197,6 +198,7 @@ class Entry:
     guided: bool = False
     rescales: bool = False
     searched: bool = False
+    proximal: bool = False
     control: bool = False
     recipes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     check: Callable[[Mapping[str, Any], float | None], None] | None = None

@@ -94,6 +94,7 @@ _add(
         ),
     ],
     counts="what --gates names",
+    proximal=True,
     # On ImageNet as its authors' code has it.
     recipes={"imagenet": {"epochs": 100, "batch_size": 128, "drops": "sss", "nesterov": True}},
 )

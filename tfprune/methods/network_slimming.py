@@ -31,6 +31,7 @@ class NetworkSlimming(Method):
 
     trains_sparse = True
     automatic = True
+    ranks_any = True
 
     def edit(self, settings: MethodSettings) -> Edit:
         """Puts the penalty on gamma; its gradient is `gamma_l1 * sign(gamma)`, zero at zero."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,13 @@ def check_model(name: str, width: float = 1.0) -> None:
         raise UsageError(f"width={width} applies to {', '.join(MODELS.names())} only; received model {name!r}.")
 
 
-def build_model(name: str, input_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> keras.Model:
+def build_model(
+    name: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: float = 1.0,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> keras.Model:
     """Builds or loads a network that gives logits or probabilities of classes.
 
     Args:
@@ -82,6 +89,7 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
         input_shape: (height, width, channels) of the images.
         classes: Number of classes.
         width: Width multiplier, for the networks in `MODELS`.
+        custom_objects: Name -> class or function, for those that a file needs beside Keras' own.
 
     Raises:
         UsageError: For an unknown name, a file that Keras cannot load safely, or a network that does not
@@ -91,7 +99,7 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, widt
 
     check_model(name, width)
     if is_file(name):
-        model = load(name, compiled=False)
+        model = load(name, custom_objects, compiled=False)
     else:
         own = name in MODELS.names()
         builder = MODELS.get(name) if own else getattr(keras.applications, name)

@@ -38,7 +38,7 @@ class ImagesInMemory:
         self._image_shape, self._mean, self._std = images.shape[1:], mean, std
         self.count, self._batch, self._training = len(images), batch_size, training
         self.steps = self.count // batch_size if training else -(-self.count // batch_size)
-        self._pixels, self._labels = _constant(_packed(images)), _constant(labels)
+        self._pixels, self._labels = constant(packed(images)), constant(labels)
 
     def epoch(self, seed: int, epoch: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """As `Source.epoch`: the indices of every batch, the seed, and the number of steps before this epoch."""
@@ -58,13 +58,11 @@ class ImagesInMemory:
     def batch(self, taken: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """As `Source.batch`."""
         order, seed, step = taken
-        indices = _share(order)
+        indices = share(order)
         rows = tf.maximum(indices, 0)  # -1 fills up the last batch
         images = self._gather(rows)
         if self._training:
-            images = augment(
-                images, _share(draws_for(seed, step, self._batch, draws_per_image(*self._image_shape[:2])))
-            )
+            images = augment(images, share(draws_for(seed, step, self._batch, draws_per_image(*self._image_shape[:2]))))
         counts = tf.cast(indices >= 0, tf.float32)
         return normalize(images, self._mean, self._std), tf.gather(self._labels, rows), counts
 
@@ -76,7 +74,7 @@ class ImagesInMemory:
         return tf.reshape(pixels[:, : int(np.prod(self._image_shape))], (-1, *self._image_shape))
 
 
-def _share(batch: tf.Tensor) -> tf.Tensor:
+def share(batch: tf.Tensor) -> tf.Tensor:
     """This replica's part of a global batch."""
     context = tf.distribute.get_replica_context()
     size = batch.shape[0] // context.num_replicas_in_sync
@@ -84,12 +82,13 @@ def _share(batch: tf.Tensor) -> tf.Tensor:
     return tf.slice(batch, begin, [size, *batch.shape[1:]])
 
 
-def _packed(images: np.ndarray) -> np.ndarray:
-    """The pixels of every image as int32, filled up to whole words."""
+def packed(images: np.ndarray) -> np.ndarray:
+    """The bytes (uint8) of every image as int32, filled up to whole words: (examples, words)."""
     rows = np.ascontiguousarray(images).reshape(len(images), -1)
     missing = -rows.shape[1] % _WORD
     return (np.pad(rows, ((0, 0), (0, missing))) if missing else rows).view(np.int32)
 
 
-def _constant(array: np.ndarray) -> tf.Variable:
+def constant(array: np.ndarray) -> tf.Variable:
+    """A variable that is never changed, beside every replica."""
     return tf.Variable(array, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)

@@ -18,8 +18,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.data.decoding import READ_ERRORS
-from tfprune.data.image_data import ImageData
-from tfprune.data.streamed import StreamedData
 from tfprune.errors import DivergedError
 from tfprune.graph.calls import Record
 from tfprune.graph.keras_internals import maker, seed_generators
@@ -27,10 +25,10 @@ from tfprune.surgery.layers import TRAINED, plain_weights
 from tfprune.surgery.rebuild import Edit, clone
 from tfprune.training.checkpoints import Checkpoint, Stateful
 from tfprune.training.distribution import all_equal, several_workers
-from tfprune.training.optimizer import CoupledSGD
 from tfprune.training.schedules import Schedule
-from tfprune.training.source import Source, check_batch_size, make_sources
-from tfprune.training.steps import FIRST_SUMS, NO_STEP, CompiledSteps
+from tfprune.training.source import Data, Source, check_batch_size, make_sources
+from tfprune.training.steps import FIRST_SUMS, NO_STEP
+from tfprune.training.tasks import PAPER, Task, first_state
 
 # Steps between two calls of the callbacks: the same on every machine, because what they do may depend on it.
 _STEPS_BETWEEN_CALLBACKS = 16
@@ -68,7 +66,8 @@ class TrainingResult:
     Attributes:
         weights: Final weights, in the order of `model.get_weights()`.
         history: One dict an epoch: epoch (from 1), learning_rate, loss, accuracy; val_loss and val_accuracy of the test
-            images; validation_loss and validation_accuracy of held out training images, if there are any.
+            examples; validation_loss and validation_accuracy of held out training examples, if there are any. Of a task
+            with other metrics these are in the places of accuracies, of training there is the loss alone.
         seconds: Wall time, evaluation included.
     """
 
@@ -87,11 +86,13 @@ class Trainer:
     as it is, and gets no layer of ours.
 
     Args:
-        model: A functional model that maps images to logits or, with a softmax at the end, to probabilities.
+        model: A functional model that maps images to logits or, with a softmax at the end, to probabilities; of
+            another task, what this takes.
         data: The data; training images are shuffled and augmented, test images evaluated after every epoch.
         config: Batch size, optimizer and precision.
         strategy: Where to train.
         edit: A pruning method's change of layers, as `tfprune.surgery.rebuild.rebuild` takes it.
+        task: What it is trained for.
 
     Raises:
         UsageError: If there are fewer training images than a batch has, or a batch does not divide among
@@ -101,27 +102,26 @@ class Trainer:
     def __init__(
         self,
         model: keras.Model,
-        data: ImageData | StreamedData,
+        data: Data,
         config: TrainingConfig,
         strategy: tf.distribute.Strategy,
         edit: Edit | None = None,
+        task: Task = PAPER,
     ):
         check_batch_size(config.batch_size, data, strategy)
         self.data, self.config, self.strategy = data, config, strategy
         with strategy.scope():
             self.model = clone(model, edit=_training_layers(model, config.precision, edit))
-            self.model.optimizer = CoupledSGD(
-                momentum=config.momentum,
-                coupled_weight_decay=config.weight_decay,
-                nesterov=config.nesterov,
-                scales_loss=config.precision == "mixed_float16",
+            self.model.optimizer = task.optimizer(
+                config.momentum, config.weight_decay, config.nesterov, config.precision
             )
             self.model.optimizer.build(self.model.trainable_variables)
+            self._first_state = first_state(self.model.optimizer)
             self._train, self._evaluated = self._make_sources()
         self.steps_per_epoch = self._train.steps
         self._train_pace = _Pace(alike=several_workers(strategy))
         self._test_pace = _Pace(alike=several_workers(strategy))
-        self._compiled = CompiledSteps(self.model, self._train, config.batch_size, strategy, config.xla)
+        self._compiled = task.steps(self.model, self._train, config.batch_size, strategy, config.xla)
 
     def _make_sources(self) -> tuple[Source, dict[str, Source]]:
         """Where the batches come from: those of the training, and of every evaluation."""
@@ -173,7 +173,8 @@ class Trainer:
             start -= found.content["seconds"]
         for epoch in range(first_epoch, epochs):
             rate = schedule.at(epoch)
-            logs = self._run_epoch(epoch, rate, seed, watchers)
+            self._compiled.begin_epoch(schedule, epoch)
+            logs = self._run_epoch(epoch, rate, seed, watchers, last=epoch + 1 == epochs)
             history.append({"epoch": epoch + 1, "learning_rate": rate, **logs})
             if self.model.stop_training:
                 break
@@ -185,7 +186,7 @@ class Trainer:
         return TrainingResult(final, history, time.perf_counter() - start)
 
     def evaluate(self, weights: list[np.ndarray]) -> dict[str, float]:
-        """Returns `val_loss` and `val_accuracy` on the test images, and what there is of held out ones."""
+        """Returns `val_loss`, `val_accuracy` or other metrics of the test data, and what there is of held out ones."""
         self._set_weights(weights)
         return self._evaluate(keras.callbacks.CallbackList())
 
@@ -195,7 +196,7 @@ class Trainer:
         sums = tf.zeros(4, tf.float64)
         self._compiled.train.get_concrete_function(self._train.epoch(seed, 0), *one_step, sums)
         for source in self._evaluated.values():
-            sums = tf.zeros(2, tf.float64)
+            sums = tf.constant(self._compiled.begin_evaluation())
             self._compiled.test.get_concrete_function(source, source.epoch(seed, 0), *one_step, sums)
 
     def _set_weights(self, weights: list[np.ndarray]) -> None:
@@ -206,7 +207,8 @@ class Trainer:
         self._set_weights(weights)
         for index, generator in enumerate(seed_generators(self.model)):
             generator.state.assign(np.asarray([seed, index], np.uint32))
-        self.model.optimizer.reset()
+        for variable, value in zip(self.model.optimizer.variables, self._first_state, strict=True):
+            variable.assign(value)
 
     def _find(self, path: Path | None) -> Checkpoint | None:
         """The checkpoint to go on from; every worker has its own, and goes on if all have the same epoch."""
@@ -235,12 +237,13 @@ class Trainer:
                 callback.restore({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)})
 
     def _run_epoch(
-        self, epoch: int, rate: float, seed: int, watchers: keras.callbacks.CallbackList
+        self, epoch: int, rate: float, seed: int, watchers: keras.callbacks.CallbackList, last: bool
     ) -> dict[str, float]:
         """Trains for an epoch and evaluates; returns the logs of both."""
-        self.model.optimizer.learning_rate = rate
         watchers.on_epoch_begin(epoch)
         logs = self._train_epoch(epoch, seed, watchers)
+        if last:
+            self._compiled.end_run()
         if self.strategy.num_replicas_in_sync > 1:
             self._compiled.average_statistics()
         logs |= self._evaluate(watchers)
@@ -262,7 +265,7 @@ class Trainer:
                 with _explaining(self._train, seed, epoch, begin, count):
                     sums = self._compiled.train(batches, tf.constant(begin), tf.constant(count), sums).numpy()
             self._check_diverged(epoch, sums[2], sums[3])
-            logs = {"loss": float(sums[0] / seen), "accuracy": float(sums[1] / (seen * self.config.batch_size))}
+            logs = self._compiled.training_logs(sums, seen)
             watchers.on_train_batch_end(seen - 1, logs)
         return logs
 
@@ -270,14 +273,15 @@ class Trainer:
         """Raises a DivergedError if a step of this epoch had a loss that nothing comes back from."""
         optimizer = self.model.optimizer
         advice = "Try a lower learning rate."
-        if optimizer.scales_loss:
+        scales_loss = getattr(optimizer, "scales_loss", False)
+        if scales_loss:
             advice = "Try a lower learning rate or mixed_bfloat16."
         if lost_step != NO_STEP:  # the loss without its scale, so in float16 too no step that is merely left out
             raise DivergedError(
                 f"The loss is {lost:g} in step {int(lost_step) + 1} of {self.steps_per_epoch} of epoch {epoch + 1}, at "
                 f"learning rate {optimizer.learning_rate.numpy():g}. {advice}"
             )
-        if optimizer.scales_loss and optimizer.loss_scale.numpy() < _LEAST_SCALE:
+        if scales_loss and optimizer.loss_scale.numpy() < _LEAST_SCALE:
             raise DivergedError(
                 f"In float16 the gradients of epoch {epoch + 1} are no finite numbers at any loss scale, at "
                 f"learning rate {optimizer.learning_rate.numpy():g}. {advice}"
@@ -287,13 +291,13 @@ class Trainer:
         watchers.on_test_begin()
         logs = {}
         for name, source in self._evaluated.items():
-            batches, sums = source.epoch(0, 0), np.zeros(2)
+            batches, sums = source.epoch(0, 0), self._compiled.begin_evaluation()
             for begin, count in self._test_pace.parts(0, source.steps):
                 with _explaining(source, 0, 0, begin, count):
                     sums = self._compiled.test(source, batches, tf.constant(begin), tf.constant(count), sums).numpy()
-            loss, hits = sums / source.count
-            logs |= {f"{name}_loss": float(loss), f"{name}_accuracy": float(hits)}
-        watchers.on_test_end({name: logs[f"val_{name}"] for name in ("loss", "accuracy")})
+            results = self._compiled.results(sums, source.count)
+            logs |= {f"{name}_{metric}": value for metric, value in results.items()}
+        watchers.on_test_end({n.removeprefix("val_"): value for n, value in logs.items() if n.startswith("val_")})
         return logs
 
 

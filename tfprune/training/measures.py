@@ -32,9 +32,9 @@ class Measure:
         return self.kind == SHARE
 
     @property
-    def better(self) -> str:
-        """What the better of two networks has: "higher accuracy", "lower mean_absolute_error"."""
-        return f"{'lower' if self.falls else 'higher'} {self.name}"
+    def way(self) -> str:
+        """Which is better, "higher" or "lower"."""
+        return "lower" if self.falls else "higher"
 
     @property
     def heading(self) -> str:

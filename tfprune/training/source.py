@@ -8,11 +8,14 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from tfprune.data.image_data import ImageData
+from tfprune.data.own.examples import OwnData
 from tfprune.data.streamed import StreamedData
 from tfprune.errors import UsageError
 from tfprune.training.in_memory import ImagesInMemory
+from tfprune.training.own.arrays import ArraysInMemory
 from tfprune.training.stream import ImageStream
 
+Data = ImageData | StreamedData | OwnData
 _EVALUATION_BATCH = 500  # of images up to 64x64: activations need no gradient, and so less memory
 _SMALL = 64 * 64
 
@@ -37,33 +40,31 @@ class Source(Protocol):
     def take(self, batches: Any, index: tf.Tensor) -> Any:
         """What every replica needs for the step with this index; steps are taken in order."""
 
-    def batch(self, taken: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def batch(self, taken: Any) -> tuple[Any, Any, tf.Tensor]:
         """This replica's part of a global batch.
 
         Returns:
-            Images, normalised float32 (n, height, width, channels); labels, int32 (n,); and float32 (n,), 1 for
-            an example that counts and 0 for one that fills up the last batch.
+            Of images: normalised float32 (n, height, width, channels); labels, int32 (n,); and float32 (n,), 1 for an
+            example that counts and 0 for one that fills up the last batch. Of others as `ArraysInMemory.batch`.
         """
 
     def explain(self, seed: int, epoch: int, first: int, count: int) -> None:
         """Raises a DataError if one of the images of these steps cannot be read."""
 
 
-def check_batch_size(batch_size: int, data: ImageData | StreamedData, strategy: tf.distribute.Strategy) -> None:
+def check_batch_size(batch_size: int, data: Data, strategy: tf.distribute.Strategy) -> None:
     """Raises a UsageError unless there are images for a global batch, and it divides among the replicas."""
     replicas = strategy.num_replicas_in_sync
     if batch_size > data.train_count:
         raise UsageError(
-            f"batch_size={batch_size} is more than the {data.train_count} training images of {data.name}. "
+            f"batch_size={batch_size} is more than the {data.train_count} training examples of {data.name}. "
             "Give at most that."
         )
     if batch_size % replicas:
         raise UsageError(f"batch_size={batch_size} does not divide among {replicas} replicas.")
 
 
-def make_sources(
-    data: ImageData | StreamedData, batch_size: int, strategy: tf.distribute.Strategy
-) -> tuple[Source, dict[str, Source]]:
+def make_sources(data: Data, batch_size: int, strategy: tf.distribute.Strategy) -> tuple[Source, dict[str, Source]]:
     """Makes the source of training batches, and those to evaluate. Call it under the strategy's scope.
 
     Args:
@@ -75,6 +76,10 @@ def make_sources(
         The training batches; and by the prefix of their names in the logs the test batches (`val`, as Keras calls
         them) and those of held out training images (`validation`), if there are any.
     """
+    if isinstance(data, OwnData):
+        of_own = {"val": data.test} | ({"validation": data.validation} if data.validation else {})
+        evaluating = {name: ArraysInMemory(own, batch_size, training=False) for name, own in of_own.items()}
+        return ArraysInMemory(data.train, batch_size, training=True), evaluating
     if isinstance(data, StreamedData):
         shared = (data.image_size, data.mean, data.std, batch_size, strategy)
         return ImageStream(data.train, *shared, training=True), {"val": ImageStream(data.test, *shared, training=False)}

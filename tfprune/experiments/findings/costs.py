@@ -31,7 +31,9 @@ def training_flops(results: Results) -> dict[Row, tuple[float, float | None]]:
         origin = results.origins[row.study, row.seed]
         before = [of_stage.get(name) for name in origin["trained"]] if "trained" in origin else [None]
         needed = None if None in before else sum(before)
-        if row.regime == "unpruned" or (_is_fresh(row.regime) and origin.get("predefined")):
+        if row.regime == "unpruned" and not row.epochs:  # it came with its weights
+            found[row] = own[row], None
+        elif row.regime == "unpruned" or (_is_fresh(row.regime) and origin.get("predefined")):
             found[row] = own[row], own[row]
         elif row.regime == "pruned":
             found[row] = own[row], needed  # its own training is the last of those

@@ -115,9 +115,7 @@ def sampling_error(accuracy: float, test_examples: int) -> float:
     return 1.96 * math.sqrt(2 * accuracy * (1 - accuracy) / test_examples)
 
 
-def verdict(
-    accuracies: Mapping[str, Mapping[int, float]], test_examples: int, measure: Measure = ACCURACY
-) -> str:
+def verdict(accuracies: Mapping[str, Mapping[int, float]], test_examples: int, measure: Measure = ACCURACY) -> str:
     """Answers whether pruning was worth it, as far as the runs can tell.
 
     When a difference counts as shown is told at `Comparison.sign`; the words say where there is one seed only.
@@ -160,9 +158,7 @@ def _compared(
     return shown, details
 
 
-def _verdict_on_tickets(
-    accuracies: Mapping[str, Mapping[int, float]], test_examples: int, measure: Measure
-) -> str:
+def _verdict_on_tickets(accuracies: Mapping[str, Mapping[int, float]], test_examples: int, measure: Measure) -> str:
     labels = {"winning_ticket": "The winning ticket"}
     shown, details = _compared(accuracies, labels, "random_ticket", test_examples, measure)
     leads = {
@@ -173,14 +169,12 @@ def _verdict_on_tickets(
     return " ".join([*(leads[int(sign)] for sign in shown.values()), *details])
 
 
-def _verdict_on_scratch(
-    accuracies: Mapping[str, Mapping[int, float]], test_examples: int, measure: Measure
-) -> str:
+def _verdict_on_scratch(accuracies: Mapping[str, Mapping[int, float]], test_examples: int, measure: Measure) -> str:
     shown, details = _compared(accuracies, _SCRATCH, "finetune", test_examples, measure)
     if not shown:
         return ""
     better = [label for label, sign in shown.items() if sign > 0]
-    how = "" if measure == ACCURACY else f", with {measure.better}"
+    how = "" if measure == ACCURACY else f", with {measure.way} {measure.name}"
     if better:
         words = f"{better[-1]}, from new weights, did better than fine-tuning{how}."
         lead = f"The inherited weights were not worth it: {words}"
@@ -200,7 +194,7 @@ def _detail(label: str, comparison: Comparison, test_examples: int) -> str:
         points = f"{label} ended {100 * abs(difference.mean):.1f} points {way} it in {measure.name}"
     else:
         points = f"{label} ended {abs(difference.mean):.4g} {way} it in {measure.name}"
-        points += " (lower is better)" if measure.falls else " (higher is better)"
+        points += f", of which {measure.way} is better"
     if difference.n > 1:
         low, high = (
             f"{100 * end:+.1f}" if measure.is_share else f"{end:+.4g}" for end in (difference.low, difference.high)

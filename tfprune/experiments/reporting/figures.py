@@ -81,9 +81,7 @@ class CostPoint:
     accuracies: Sequence[float]
 
 
-def accuracy_against_flops(
-    path: Path, title: str, points: Sequence[CostPoint], measure: Measure = ACCURACY
-) -> None:
+def accuracy_against_flops(path: Path, title: str, points: Sequence[CostPoint], measure: Measure = ACCURACY) -> None:
     """Draws test accuracy against FLOPs: mean over seeds, error bars of one sample standard deviation.
 
     Args:

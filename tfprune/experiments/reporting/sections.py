@@ -16,6 +16,7 @@ from tfprune.experiments.reporting.document import Picture, Section, Table
 from tfprune.experiments.reporting.tickets import HEADER, draw_tickets, ticket_lines, ticket_points
 from tfprune.experiments.store.rows import REGIME_ORDER, Failure, Results, Row, without_amount
 from tfprune.experiments.store.stage import DamagedError, Stage
+from tfprune.plans.loading import Plan
 from tfprune.support.files import file_name
 
 _FOLDER = "figures"
@@ -65,13 +66,7 @@ def study_section(workdir: Path, summaries: Sequence[Summary], results: Results)
     stages = next(own for (study, _), own in sorted(results.stages.items()) if study == first.study)
     by_regime = {summary.regime: summary for summary in summaries if summary.judged}
     accuracies = {regime: summary.accuracies for regime, summary in by_regime.items()}
-    judge = verdict if plans[0].inherits else verdict_on_design
     measure = first.measure
-    words = [
-        judge(accuracies, first.test_examples, measure),
-        *_words_on_given_weights(first),
-        *_words_on_latency(summaries, plans[0].unit),
-    ]
     histories = {
         regime: found for regime, summary in by_regime.items() if (found := list(_histories(results, summary)))
     }
@@ -91,7 +86,21 @@ def study_section(workdir: Path, summaries: Sequence[Summary], results: Results)
     for text, file, draw, content in drawn:
         draw(workdir / _FOLDER / file, title, content)
         pictures.append(Picture(text, f"{_FOLDER}/{file}"))
-    return Section(title, [_accuracy_table(summaries), _cost_table(summaries)], words, pictures)
+    return Section(title, study_tables(summaries), study_words(summaries, plans[0]), pictures)
+
+
+def study_tables(summaries: Sequence[Summary]) -> list[Table]:
+    """The tables of one setting: what it found, and what it cost."""
+    return [_accuracy_table(summaries), _cost_table(summaries)]
+
+
+def study_words(summaries: Sequence[Summary], plan: Plan) -> list[str]:
+    """The verdict on one setting, and what else there is to say; the plan is that of any seed."""
+    first = summaries[0].rows[0]
+    accuracies = {summary.regime: summary.accuracies for summary in summaries if summary.judged}
+    judge = verdict if plan.inherits else verdict_on_design
+    words = judge(accuracies, first.test_examples, first.measure)
+    return [words, *_words_on_given_weights(first), *_words_on_latency(summaries, plan.unit)]
 
 
 def _histories(results: Results, summary: Summary) -> Iterator[list]:

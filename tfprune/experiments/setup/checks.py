@@ -6,9 +6,87 @@ import math
 
 from absl import flags
 
+from tfprune.data import check_image_size
 from tfprune.errors import UsageError
-from tfprune.experiments.setup.settings import Settings
+from tfprune.experiments.setup.settings import OPTIMIZERS, WEIGHTS_OF_LARGE, Settings
 from tfprune.methods import METHODS
+from tfprune.models import is_file
+from tfprune.support.registry import unknown_name
+from tfprune.training import PRECISIONS, STRATEGIES
+from tfprune.training.regimes import BUDGETS
+
+
+def check_names(values: flags.FlagValues) -> None:
+    """Raises a UsageError for a flag whose value is none of a few."""
+    for name, valid in (
+        ("strategy", STRATEGIES),
+        ("precision", PRECISIONS),
+        ("budget", BUDGETS),
+        ("weights", WEIGHTS_OF_LARGE),
+        ("optimizer", OPTIMIZERS),
+    ):
+        if values[name].value not in valid:
+            raise unknown_name(name, values[name].value, valid)
+    if values.better not in (None, "higher", "lower"):
+        raise unknown_name("better", values.better, ("higher", "lower"))
+
+
+def check_data(dataset: str, data_dir: str | None, image_size: int | None) -> None:
+    """Raises a UsageError for data that cannot be had like this."""
+    check_image_size(dataset, image_size)
+    if dataset == "folder" and data_dir is None:
+        raise UsageError("--dataset=folder needs --data_dir: a folder with one folder of images per class.")
+    if dataset == "npz" and data_dir is None:
+        raise UsageError("--dataset=npz needs --data_dir: an .npz file with x_train, y_train, x_test and y_test.")
+
+
+def optimizer_of(values: flags.FlagValues) -> str:
+    """The value of --optimizer; flags of the paper's SGD ask for that one."""
+    given = [name for name in ("learning_rate", "weight_decay") if values[name].value is not None]
+    given += ["nesterov"] if values.nesterov is not None else []
+    if given and values.optimizer == "model":
+        raise UsageError(
+            f"--optimizer=model takes the network's own rates; --{given[0]} is of --optimizer=paper. Leave one "
+            "of them out."
+        )
+    return "paper" if given else values.optimizer
+
+
+def check_own(settings: Settings) -> None:
+    """Raises a UsageError for what only own data take."""
+    if settings.has_own_data:
+        return
+    given = {name: getattr(settings, name) for name in ("loss", "metrics", "judged_by", "better")}
+    given["optimizer"] = settings.optimizer if settings.optimizer == "model" else None
+    for name, value in given.items():
+        if value:
+            text = value if isinstance(value, str) else ",".join(value)
+            raise UsageError(
+                f"--{name}={text} is for data of your own, --dataset=npz or a function; {settings.dataset} is trained "
+                "as the paper does, with cross-entropy and its SGD, and judged by accuracy."
+            )
+
+
+def check_given_weights(settings: Settings, values: flags.FlagValues) -> None:
+    """Raises a UsageError for what does not go with a large network that comes with its weights."""
+    if not settings.is_given:
+        return
+    if not settings.in_memory and not is_file(settings.model):
+        raise UsageError(
+            f"--weights=trained takes the weights in a file: --model=mine.keras; received --model={settings.model}, "
+            "which has none."
+        )
+    if "winning_ticket" in settings.regimes or settings.rewind_epoch:
+        raise UsageError(
+            "A winning ticket starts from the weights with which the large network's training began; with "
+            "--weights=trained these are not known. Leave winning_ticket and --rewind_epoch out."
+        )
+    for option in settings.entry.options:
+        if option.shown == "training" and values[option.name].value is not None:
+            raise UsageError(
+                f"--{option.name} is of a training of the large network; with --weights=trained there is none. Leave "
+                "one of them out."
+            )
 
 
 def check_owners(values: flags.FlagValues) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 
+from tfprune.data import is_own
 from tfprune.methods import METHODS
 
 
@@ -42,6 +43,7 @@ RECIPES = {
     "cifar": Recipe(),
     "imagenet": Recipe(epochs=90, batch_size=256, drops="imagenet", finetune_share=Fraction(20, 90), budget_cap=2.0),
     "minutes": Recipe(epochs=6, width=NARROW),
+    "own": Recipe(epochs=40),
 }
 _OF_DATASETS = {"fashion_mini": "minutes", "synthetic": "minutes", "imagenet": "imagenet"}
 
@@ -51,6 +53,8 @@ A_TENTH_OF_THE_RATE = ("imagenet_vgg16", "imagenet_vgg_gap", "imagenet_vgg_tiny"
 
 def recipe_name(dataset: str) -> str:
     """The name of the recipe of a data set: that of CIFAR unless there is another one."""
+    if is_own(dataset):
+        return "own"
     return _OF_DATASETS.get(dataset, "cifar")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from tfprune.data import DATASETS, IMAGE_SIZES, check_image_size
+from tfprune.data import IMAGE_SIZES, check_dataset
 from tfprune.errors import UsageError
 from tfprune.experiments.setup import checks
 from tfprune.experiments.setup.flags import flag_name, flag_of
@@ -27,15 +27,17 @@ from tfprune.models import MODELS, check_model, is_file
 from tfprune.paper.variants import get_variant, is_design
 from tfprune.plans.patterns import Pattern, load_pattern
 from tfprune.support.files import check_writable
-from tfprune.support.registry import unknown_name
-from tfprune.training import PRECISIONS, STRATEGIES
-from tfprune.training.regimes import BUDGETS, REGIMES, parse_regimes
+from tfprune.training.regimes import REGIMES, parse_regimes
 
 _MOST_SEEDS = 1000
 
 
-def settings_from_flags(values: flags.FlagValues) -> list[Settings]:
+def settings_from_flags(values: flags.FlagValues, in_memory: bool = False) -> list[Settings]:
     """Resolves defaults and checks everything that can be checked without TensorFlow.
+
+    Args:
+        values: Those of the flags.
+        in_memory: Whether data and network are objects of a Python program, so that their names name nothing.
 
     Returns:
         The settings: every combination of the values of the flags that take several, and of these every round.
@@ -50,7 +52,7 @@ def settings_from_flags(values: flags.FlagValues) -> list[Settings]:
         raise UsageError(f"--rounds={rounds} must be at least 1.")
     found = []
     for combination in itertools.product(*choices):
-        settings = _resolved(values, dict(zip(several, combination, strict=True)))
+        settings = _resolved(values, dict(zip(several, combination, strict=True)), in_memory)
         found += [dataclasses.replace(settings, round=number) for number in range(1, rounds + 1)]
     workdir = found[0].workdir
     if not values.dry_run:
@@ -75,29 +77,33 @@ def _choices(name: str, texts: list[str] | None, kind: Callable[[str], Any]) -> 
     return found
 
 
-def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
+def _resolved(values: flags.FlagValues, own: Mapping[str, Any], in_memory: bool) -> Settings:
     """One setting; `own` is what it has of the flags that take several values."""
-    dataset, method, model = DATASETS.check(own["dataset"]), METHODS.check(own["method"]), own["model"]
-    for name, valid in (("strategy", STRATEGIES), ("precision", PRECISIONS), ("budget", BUDGETS)):
-        if values[name].value not in valid:
-            raise unknown_name(name, values[name].value, valid)
-    recipe = recipe_for(dataset, model, method)
-    check_image_size(dataset, values.image_size)
-    if dataset == "folder" and values.data_dir is None:
-        raise UsageError("--dataset=folder needs --data_dir: a folder with one folder of images per class.")
-    width = _width(values, model, recipe)
+    dataset, method, model = own["dataset"], METHODS.check(own["method"]), own["model"]
+    checks.check_names(values)
+    if in_memory:
+        recipe, width = recipe_for("npz", model, method), 1.0
+    else:
+        check_dataset(dataset)
+        recipe = recipe_for(dataset, model, method)
+        checks.check_data(dataset, values.data_dir, values.image_size)
+        width = _width(values, model, recipe)
     checks.check_owners(values)
     ratio, guide = _amount(values, own, method, model)
     plain = _plain(values, own, recipe)
     cap = plain["budget_cap"]
     special = {
         "image_size": IMAGE_SIZES.get(dataset) if values.image_size is None else values.image_size,
-        "model": os.path.abspath(model) if is_file(model) else model,
+        "model": os.path.abspath(model) if is_file(model) and not in_memory else model,
+        "imports": tuple(values["import"].value or ()),
+        "metrics": tuple(values.metrics or ()),
+        "optimizer": checks.optimizer_of(values),
+        "in_memory": in_memory,
         "width": width,
         "ratio": ratio,
         "guide": guide,
         "skip": tuple(values.skip or ()),
-        "options": _options(values, method, Case(recipe_name(dataset), model, {})),
+        "options": _options(values, method, Case("own" if in_memory else recipe_name(dataset), model, {})),
         "regimes": _regimes(values.regimes, own["variant"], values.budget),
         "round": 1,
         "seeds": _parse_seeds(values.seeds),
@@ -109,6 +115,8 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any]) -> Settings:
         special["finetune_epochs"] = math.ceil(plain["epochs"] * recipe.finetune_share)
     settings = Settings(**{**plain, **special})
     checks.check_ranges(settings)
+    checks.check_own(settings)
+    checks.check_given_weights(settings, values)
     checks.check_options(settings)
     checks.check_tickets(settings, 1 if values.rounds is None else values.rounds)
     return _shrunk(settings) if values.smoke else settings
@@ -226,14 +234,14 @@ def _parse_seeds(texts: list[str]) -> tuple[int, ...]:
 
 
 def _shrunk(settings: Settings) -> Settings:
-    """The same study on synthetic data, one epoch and a narrow network."""
+    """The same study on synthetic data (own data stay), one epoch and a narrow network."""
     ours = settings.model in MODELS.names()
+    if not settings.has_own_data:
+        settings = dataclasses.replace(
+            settings, dataset="synthetic", data_dir=None, train_examples=None, image_size=None
+        )
     return dataclasses.replace(
         settings,
-        dataset="synthetic",
-        data_dir=None,
-        train_examples=None,
-        image_size=None,
         width=min(settings.width, NARROW) if ours else settings.width,
         options=_shrunk_options(settings),
         epochs=2 if settings.rewind_epoch else 1,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tfprune.data import DATASETS, IMAGE_SIZES
+from tfprune.data import DATASETS, IMAGE_SIZES, is_own
 from tfprune.experiments.setup.recipes import A_TENTH_OF_THE_RATE
 from tfprune.methods import METHODS, Entry
 from tfprune.methods.catalog import CHANNELS, WEIGHTS, Options
@@ -21,6 +21,9 @@ from tfprune.plans.patterns import Pattern
 from tfprune.support.files import file_name
 from tfprune.training import PRECISIONS, STRATEGIES
 from tfprune.training.regimes import ALL, REGIMES, Regime
+
+WEIGHTS_OF_LARGE = ("fresh", "trained")
+OPTIMIZERS = ("auto", "model", "paper")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +71,25 @@ class Settings:
     """One setting of a study, for any number of seeds and regimes; all fields are resolved.
 
     `guide` is the pattern itself, `options` has the values of the method's own flags, which the catalogue of methods
-    declares, and `drops`, when the learning rate drops, has no flag.
+    declares. `drops`, when the learning rate drops, has no flag, nor has `in_memory`: that data and network are objects
+    of a Python program.
     """
 
     dataset: str = _flag(
         list,
         lambda: (
-            f"Data set: {_listed(DATASETS.names())}. Like --model, --method, --ratio, --macs, --variant, --guide "
-            "and --learning_rate it takes a list: every combination is run."
+            f"Data set: {_listed(DATASETS.names())}, or a function as package.module:name, which gives (train, test), "
+            "as arrays (x, y) or datasets. Like --model, --method, --ratio, --macs, --variant, --guide and "
+            "--learning_rate it takes a list: every combination is run."
         ),
         "fashion_mini",
         each=str,
     )
     data_dir: str | None = _flag(
         str,
-        "Folder with the data set's files, for fashion_mnist, cifar10 and cifar100. For folder and imagenet it holds "
+        "Folder with the data set's files, for fashion_mnist, cifar10 and cifar100. For npz the .npz file with the "
+        "arrays x_train, y_train, x_test and y_test, of any shape; for a function what it is called with, if anything. "
+        "For folder and imagenet it holds "
         "train/<class>/* and test/<class>/* (or val); for folder also <class>/*, of which a fifth is for testing. "
         "imagenet without it comes from tensorflow-datasets.",
     )
@@ -96,6 +103,33 @@ class Settings:
         lambda: f"{_listed(MODELS.names())}, a keras.applications name, or a path ending in .keras.",
         "vgg16",
         each=str,
+    )
+    weights: str = _flag(
+        str,
+        "Of the large network: fresh, it is trained here; or trained, those in the .keras file are taken as they are, "
+        "and nothing large is trained. --epochs is then what scratch_e gets.",
+        WEIGHTS_OF_LARGE[0],
+    )
+    imports: tuple[str, ...] = _flag(
+        list,
+        "Python modules to import first, for layers and functions in a .keras file that are no part of Keras; the "
+        "current folder and PYTHONPATH are searched.",
+        name="import",
+    )
+    loss: str | None = _flag(
+        str, "A loss of Keras, for npz and functions. Default: the network's own, or cross-entropy for classes."
+    )
+    metrics: tuple[str, ...] = _flag(
+        list, "Metrics of Keras, likewise; the verdict is about the first. Default: the network's own, or accuracy."
+    )
+    judged_by: str | None = _flag(str, "The metric that the verdict is about, if it is not the first one.")
+    better: str | None = _flag(str, "higher or lower: which is better of that metric, where Keras does not tell.")
+    optimizer: str = _flag(
+        str,
+        "For npz and functions: model, the optimizer and the learning rates with which the network is compiled; paper, "
+        "the paper's SGD, to which --learning_rate, --weight_decay and --nesterov belong; auto, the first if there is "
+        "one and none of these flags is given.",
+        OPTIMIZERS[0],
     )
     width: float = _flag(
         float, "Width multiplier of the model's channels. Default: 1, or 0.25 on fashion_mini with no --model."
@@ -152,7 +186,7 @@ class Settings:
     epochs: int = _flag(
         int,
         "Epochs of the large model. Default: 160, in soft_filter 200 (fashion_mini: 6, imagenet: 90, or 100 in "
-        "sparse_structure_selection).",
+        "sparse_structure_selection; npz and functions: 40).",
     )
     finetune_epochs: int = _flag(
         int, "Epochs of fine-tuning. Default: a quarter of --epochs, or two ninths on imagenet."
@@ -215,6 +249,17 @@ class Settings:
     )
     export: bool = _flag(bool, "Export every regime's network of the first seed as .keras and SavedModel.", True)
     dry_run: bool = _flag(bool, "Print what would be done, and stop.", False)
+    in_memory: bool = False
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the data are the user's own arrays, of any shape."""
+        return self.in_memory or is_own(self.dataset)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the large network comes with the weights that it is to have."""
+        return self.weights == "trained"
 
     @property
     def entry(self) -> Entry:

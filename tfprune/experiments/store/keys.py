@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfprune.experiments.setup.settings import Settings
 from tfprune.experiments.store.stage import Stage, Store
 from tfprune.models import is_file
+from tfprune.support.files import file_name
 from tfprune.training.regimes import Regime
 
 # Networks that compute something else than they once did under the same name: weights that an older version trained are
 # of the same shapes, and would be taken for theirs without an error.
 _CHANGED = dict.fromkeys(("resnet20", "resnet32", "resnet56", "resnet110"), "zero channels last")
+_OF_SGD = ("learning_rate", "drops", "weight_decay", "nesterov")  # fields of a key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,10 @@ class TrainingKey:
     rewind_epoch: int = 0
     validation_fraction: float = 0.0
     content: str = ""
+    weights: str = "fresh"
+    loss: str = ""
+    metric: str = ""
+    optimizer: str = ""
 
     def config(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""
@@ -60,6 +66,8 @@ class StudyStages:
         trains_sparse: Whether the method trains the network that it prunes in a way of its own.
         sparse_key: What tells this way from others', beside the L1 penalty on gamma.
         content: What tells the data from other data of the same name.
+        identity: Of the large network; None for what the settings name.
+        words: What tells the task from that of the paper: fields of `TrainingKey`.
     """
 
     def __init__(
@@ -70,17 +78,23 @@ class StudyStages:
         trains_sparse: bool,
         sparse_key: str = "",
         content: str = "",
+        identity: str | None = None,
+        words: Mapping[str, str] | None = None,
     ):
         self._settings, self._replicas, self._content = settings, replicas, content
         penalty = settings.options.get("gamma_l1", 0.0)
         self._own_training = {"gamma_l1": penalty, "sparse": sparse_key} if trains_sparse else {}
         self._store = Store(workdir)
-        self._model = _model_identity(settings.model)
+        self._is_file = settings.in_memory or is_file(settings.model)
+        self._model = identity or _model_identity(settings.model)
+        self._words = dict.fromkeys(("loss", "metric", "optimizer"), "") | dict(words or {})
 
     def large(self, seed: int, sparse: bool) -> Stage:
         """Training the large network; `sparse`: in the method's own way."""
         key = self._key(seed, self._own_training if sparse else {})
-        return self._store.stage("train", self._slug("sparse" if sparse else "", seed), key.config())
+        return self._store.stage(
+            "given" if self._settings.is_given else "train", self._slug("sparse" if sparse else "", seed), key.config()
+        )
 
     def plan(self, seed: int) -> Stage:
         """Making the plan, with the rows of the unpruned and, unless it is a design, the pruned network."""
@@ -114,7 +128,7 @@ class StudyStages:
 
     def training(self) -> str:
         """The settings of the training that are not the defaults, for people."""
-        named = {"dataset", "width", "seed"} | (set() if is_file(self._settings.model) else {"model"})
+        named = {"dataset", "width", "seed"} | (set() if self._is_file else {"model"})
         config = self._key(0, self._own_training).config()
         return ", ".join(f"{name}={value}" for name, value in config.items() if name not in named)
 
@@ -127,11 +141,13 @@ class StudyStages:
         shared = {field.name for field in dataclasses.fields(TrainingKey)} & set(vars(self._settings))
         same = {name: getattr(self._settings, name) for name in shared}
         given = {"model": self._model, "seed": seed, "replicas": self._replicas, "content": self._content}
-        return TrainingKey(**{**same, **given, **own})
+        if self._words["optimizer"]:  # the paper's SGD plays no part
+            same = {name: value for name, value in same.items() if name not in _OF_SGD}
+        return TrainingKey(**{**same, **given, **self._words, **own})
 
     def _slug(self, part: str, seed: int) -> str:
         stem = Path(self._settings.model).stem
-        return "-".join(filter(None, (self._settings.dataset, stem, part, f"seed{seed}")))
+        return "-".join(filter(None, (file_name(self._settings.dataset), stem, part, f"seed{seed}")))
 
 
 def _model_identity(name: str) -> str:

@@ -20,6 +20,7 @@ from tfprune.training.schedules import Schedule
 
 # The names of the steps that every study begins with; those of the regimes follow.
 TRAIN, TRAIN_SPARSE, PLAN = "train", "train sparse", "plan"
+EVALUATE = "evaluate"  # in the place of the first, where the large network comes with its weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Training(Step):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluating(Step):
+    """Evaluating the large network with the weights that it came with."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Planning(Step):
     """Making the plan."""
 
@@ -146,11 +152,16 @@ def trainings_left(studies: Iterable[Study]) -> dict[str, float]:
 
 
 def _before_plan(study: Study) -> tuple[str, ...]:
-    return (TRAIN, TRAIN_SPARSE) if study.method.trains_sparse else (TRAIN,)
+    if study.settings.is_given:
+        return (EVALUATE,)
+    return (TRAIN, TRAIN_SPARSE) if study.trains_sparse else (TRAIN,)
 
 
-def _large(study: Study, seed: int) -> Iterator[Training]:
-    """The trainings of the large network: the plain one, and that of the method."""
+def _large(study: Study, seed: int) -> Iterator[Step]:
+    """The trainings of the large network: the plain one, and that of the method; or what takes their place."""
+    if study.settings.is_given:
+        yield Evaluating(EVALUATE, seed, study.stages.large(seed, sparse=False))
+        return
     epochs, flops = study.settings.epochs, study.outlook()[0].flops[0]
     for name in _before_plan(study):
         sparse = name == TRAIN_SPARSE
@@ -175,7 +186,7 @@ def _regime(study: Study, seed: int, regime: Regime, plan: Plan, known: bool) ->
         needs=(PLAN,),
         known=known or regime.budget != "flops" or s.budget == "epochs",
         epochs=epochs,
-        schedule=regime.schedule(s.learning_rate, epochs, s.drops),
+        schedule=study.schedule_of(regime, epochs),
         flops=_training_flops(study, plan.flops[1], epochs - first),
         first_epoch=first,
         regime=regime,

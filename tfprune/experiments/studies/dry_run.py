@@ -15,12 +15,13 @@ from tfprune.plans.loading import Plan
 from tfprune.training.regimes import REGIMES
 from tfprune.training.schedules import Schedule
 
+_MOST_RATES = 5  # that are told one by one
+
 
 def describe(study: Study) -> str:
     """Tells the stages, epochs, costs and the FLOPs ratio behind Scratch-B."""
     s, data = study.settings, study.data
     plan, known = study.outlook()
-    height, width, channels = data.input_shape
     scale = "" if s.width == 1 else f" x {s.width:g}"
     replicas = study.strategy.num_replicas_in_sync
     device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
@@ -29,13 +30,13 @@ def describe(study: Study) -> str:
     guess = "" if known else " (a guess: the real ones follow from the training)"
     kind = "pruned" if plan.inherits else "design"
     lines = [
-        f"data      {data.name}: {data.train_count:,} training and {data.test_count:,} test images "
-        f"of {height}x{width}x{channels}, {data.num_classes} classes{f'; {data.note}' if data.note else ''}",
+        f"data      {data.name}: {data.described()}{f'; {data.note}' if data.note else ''}",
+        *_task_lines(study),
         f"network   {s.model}{scale}: {plan.params[0]:,} params, {plan.macs[0]:,} MACs, {plan.flops[0]:,} FLOPs",
         f"pruning   {s.method}, {', '.join(filter(None, (s.name, own)))}",
         f"{kind}    {about}{plan.params[1]:,} params, {plan.macs[1]:,} MACs, {plan.flops[1]:,} FLOPs{guess}",
         *_budget_lines(study, plan, about),
-        f"training  batch {s.batch_size}, weight decay {s.weight_decay:g}, {s.precision}, "
+        f"training  batch {s.batch_size}, {_optimizer(study)}, {s.precision}, "
         f"{replicas} {device} replica{'s' if replicas > 1 else ''}",
         f"workdir   {s.workdir}",
         *(f"unlike    {text}" for text in study.stages.unlike(s.seeds[0])),
@@ -62,6 +63,18 @@ def overview(studies: Sequence[Study], left: Mapping[str, float]) -> str:
         f"seeds {', '.join(map(str, sorted(seeds)))}; {' or '.join(map(in_epochs, sorted(lengths)))} of the large "
         f"network; {len(left)} trainings left, about {sum(left.values()):.1e} FLOPs"
     )
+
+
+def _task_lines(study: Study) -> Iterator[str]:
+    """What the networks are trained for, where it is not the paper's."""
+    if words := study.task.words:
+        measure = study.task.measure
+        yield f"task      loss {words['loss']}; judged by {measure.name}, {measure.way} is better"
+
+
+def _optimizer(study: Study) -> str:
+    own = study.task.words.get("optimizer")
+    return f"weight decay {study.settings.weight_decay:g}" if own is None else f"the network's own {own.split()[0]}"
 
 
 def _budget_lines(study: Study, plan: Plan, about: str) -> Iterator[str]:
@@ -105,4 +118,6 @@ def _line(study: Study) -> tuple:
 def _rates(schedule: Schedule, epochs: int) -> str:
     """The learning rates and the epochs from which they hold: "0.1, 0.01 from 80, 0.001 from 120"."""
     changes = [epoch for epoch in range(1, epochs) if schedule.at(epoch) != schedule.at(epoch - 1)]
+    if len(changes) > _MOST_RATES:
+        return f"from {schedule.at(0):.3g} to {schedule.at(epochs - 1):.3g}"
     return ", ".join([f"{schedule.at(0):g}", *(f"{schedule.at(epoch):g} from {epoch}" for epoch in changes)])

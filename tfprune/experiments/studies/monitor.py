@@ -17,17 +17,26 @@ from tfprune.surgery.layers import plain_weights
 
 
 class EpochLines(keras.callbacks.Callback):
-    """Prints one plain line an epoch, for logs and pipes."""
+    """Prints one plain line an epoch, for logs and pipes.
+
+    Args:
+        metric: What networks are judged by.
+    """
+
+    def __init__(self, metric: str = "accuracy"):
+        super().__init__()
+        self._metric = metric
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Prints loss and accuracies."""
-        logs = logs or {}
-        print(
-            f"  epoch {epoch + 1}/{self.params['epochs']}  loss {logs['loss']:.4f}  "
-            f"accuracy {logs['accuracy']:.4f}  test {logs['val_accuracy']:.4f}"
-            + (f"  held out {logs['validation_accuracy']:.4f}" if "validation_accuracy" in logs else ""),
-            flush=True,
-        )
+        """Prints the loss, and the metric on every split of which it is known."""
+        logs, name = logs or {}, self._metric
+        known = [
+            (words, logs[key])
+            for words, key in ((name, name), ("test", f"val_{name}"), ("held out", f"validation_{name}"))
+            if key in logs and key != "loss"
+        ]
+        told = "".join(f"  {words} {value:.4f}" for words, value in known)
+        print(f"  epoch {epoch + 1}/{self.params['epochs']}  loss {logs['loss']:.4f}{told}", flush=True)
 
 
 class TimeLeft(keras.callbacks.Callback):

@@ -17,7 +17,18 @@ import numpy as np
 from tfprune.errors import RunsFailedError, UsageError
 from tfprune.experiments.store.stage import BusyError, DamagedError, Stage
 from tfprune.experiments.studies import stage_files
-from tfprune.experiments.studies.agenda import PLAN, TRAIN, TRAIN_SPARSE, Export, Planning, Step, Training, agenda
+from tfprune.experiments.studies.agenda import (
+    EVALUATE,
+    PLAN,
+    TRAIN,
+    TRAIN_SPARSE,
+    Evaluating,
+    Export,
+    Planning,
+    Step,
+    Training,
+    agenda,
+)
 from tfprune.experiments.studies.monitor import EarlyWeights
 from tfprune.experiments.studies.owning import doing, say, writing
 from tfprune.experiments.studies.regime_epochs import in_epochs
@@ -26,6 +37,7 @@ from tfprune.experiments.studies.training import run_training, trainer_of
 from tfprune.methods.base import decision, mixed_seed
 from tfprune.plans.loading import Plan, load_plan
 from tfprune.surgery.exporting import export
+from tfprune.training.loop import TrainingResult
 from tfprune.training.regimes import Regime
 
 
@@ -83,7 +95,9 @@ class SeedRun:
             self._export(step)
             return
         with doing(self._study, step) as due:
-            if due and isinstance(step, Planning):
+            if due and isinstance(step, Evaluating):
+                self._evaluate_large(step)
+            elif due and isinstance(step, Planning):
                 self._make_plan(step)
             elif due and step.regime is None:
                 self._train_large(step)
@@ -99,9 +113,14 @@ class SeedRun:
         return self._study.network.first_weights(self._seed)
 
     @property
+    def _large(self) -> Stage:
+        """The training of the large network, or the evaluation of what it came with."""
+        return self._stages[EVALUATE if self._study.settings.is_given else TRAIN]
+
+    @property
     def _to_prune(self) -> Stage:
         """The training of the network that is pruned."""
-        return self._stages.get(TRAIN_SPARSE, self._stages[TRAIN])
+        return self._stages.get(TRAIN_SPARSE, self._large)
 
     @functools.cached_property
     def _plan(self) -> Plan:
@@ -114,6 +133,16 @@ class SeedRun:
 
     # The steps
 
+    def _evaluate_large(self, step: Evaluating) -> None:
+        study, start = self._study, time.perf_counter()
+        say(study, f"seed {self._seed}: {step.name} the large network with the weights that it came with")
+        weights = study.network.given
+        found = trainer_of(study, study.network.architecture).evaluate(weights)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        say(study, f"  {told}")
+        with writing(step.stage, self._seed, time.perf_counter() - start) as folder:
+            stage_files.store_training(folder, TrainingResult(weights, [found], 0.0))
+
     def _train_large(self, step: Training) -> None:
         study, sparse = self._study, step.name == TRAIN_SPARSE
         method, asked, rewind = study.method, study.method_settings(self._seed), study.settings.rewind_epoch
@@ -125,13 +154,13 @@ class SeedRun:
         result = run_training(study, step, trainer, start, [*own, early])
         with writing(step.stage, self._seed, result.seconds) as folder:
             stage_files.store_training(folder, result, method.learned(own) if sparse else None)
-            if rewind and sparse == method.trains_sparse:
+            if rewind and sparse == study.trains_sparse:
                 stage_files.store_early_weights(folder, early.weights)
 
     def _make_plan(self, step: Planning) -> None:
         study, start = self._study, time.perf_counter()
         say(study, f"seed {self._seed}: plan")
-        large, to_prune = self._stages[TRAIN], self._to_prune
+        large, to_prune = self._large, self._to_prune
         asked = dataclasses.replace(
             study.method_settings(self._seed), learned=to_prune.read("history.json").get("learned", {})
         )

@@ -20,6 +20,7 @@ from tfprune.experiments.studies.study import Study
 from tfprune.plans.channels import ChannelPlan
 from tfprune.plans.loading import Plan
 from tfprune.training.loop import TrainingResult
+from tfprune.training.measures import ACCURACY, Measure
 
 _EARLY = "early_weights.npz"  # of a large network's training, to rewind to
 
@@ -75,7 +76,8 @@ def store_rows(folder: Path, rows: Sequence[Row]) -> None:
 def unpruned_row(study: Study, seed: int, network: keras.Model, plan: Plan, large: Stage) -> Row:
     """The row of the large network."""
     trained = large.read("history.json")
-    return _row(study, seed, "unpruned", network, plan, trained["epochs"], study.settings.epochs, trained["seconds"])
+    epochs = 0 if study.settings.is_given else study.settings.epochs
+    return _row(study, seed, "unpruned", network, plan, trained["epochs"], epochs, trained["seconds"])
 
 
 def pruned_row(
@@ -103,17 +105,18 @@ def regime_row(study: Study, seed: int, small: keras.Model, plan: Plan, step: Tr
     return _row(study, seed, step.name, small, plan, result.history, step.length, result.seconds)
 
 
-def best_epoch(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """The first of the best epochs, judged on held out training images if there are any, else on the test images."""
-    judge = "validation_accuracy" if "validation_accuracy" in history[0] else "val_accuracy"
-    return max(history, key=lambda epoch: epoch[judge])
+def best_epoch(history: Sequence[Mapping[str, float]], measure: Measure = ACCURACY) -> Mapping[str, float]:
+    """The first of the best epochs, judged on held out training examples if there are any, else on the test data."""
+    held_out = f"validation_{measure.name}"
+    judge = held_out if held_out in history[0] else f"val_{measure.name}"
+    return (min if measure.falls else max)(history, key=lambda epoch: epoch[judge])
 
 
 def _row(
     study: Study, seed: int, regime: str, model: keras.Model, plan: Plan, history: list[dict], epochs: int,
     seconds: float,
 ) -> Row:  # fmt: skip
-    s, cost = study.settings, profile(model)
+    s, cost, measure = study.settings, profile(model), study.task.measure
     before, after = plan.flops
     return Row(
         dataset=s.dataset,
@@ -123,8 +126,8 @@ def _row(
         setting=s.name,
         regime=regime,
         seed=seed,
-        test_accuracy=history[-1]["val_accuracy"],
-        best_accuracy=best_epoch(history)["val_accuracy"],
+        test_accuracy=history[-1][f"val_{measure.name}"],
+        best_accuracy=best_epoch(history, measure)[f"val_{measure.name}"],
         params=cost.params,
         nonzero_params=cost.nonzero_params,
         macs=cost.macs,
@@ -136,6 +139,8 @@ def _row(
         budget=regime_epochs.in_words(s, regime, plan),
         training=study.stages.training(),
         study=study.stages.study(),
+        metric=measure.name,
+        metric_kind=measure.kind,
     )
 
 

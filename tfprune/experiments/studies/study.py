@@ -21,7 +21,7 @@ from tfprune.plans.channels import ChannelPlan
 from tfprune.plans.loading import Plan, load_plan
 from tfprune.plans.patterns import Pattern
 from tfprune.training.distribution import worker_index
-from tfprune.training.regimes import REGIMES
+from tfprune.training.regimes import REGIMES, Regime
 from tfprune.training.schedules import Schedule
 from tfprune.training.source import check_batch_size
 
@@ -38,9 +38,11 @@ class Study:
         settings: What to do.
         strategy: Where to train.
         shared: What it shares with other studies.
-        data: The images.
+        data: The images, or the user's own arrays.
         network: The large network.
+        task: What it is trained for.
         method: The pruning method, as the settings make it.
+        trains_sparse: Whether the network that is pruned is trained in the method's own way.
         chief: Whether this worker tells, logs and exports.
         stages: Its stages, by seed.
 
@@ -52,7 +54,7 @@ class Study:
         self.settings, self.strategy, self.shared = settings, strategy, shared or Shared()
         self.data = self.shared.data(settings)
         check_batch_size(settings.batch_size, self.data, strategy)
-        self.network = self.shared.network(settings)
+        self.network, self.task = self.shared.network(settings), self.shared.task(settings)
         method = method_named(settings.method)
         hidden = [option.name for option in settings.entry.options if option.shown == "training"]
         if hidden and not method.trains_sparse:  # no stage would tell values of it apart
@@ -61,17 +63,37 @@ class Study:
                 "training of its own. Declare it with shown='flag'."
             )
         self.method = method.configured(self.method_settings(0))
+        self.trains_sparse = self.method.trains_sparse and not settings.is_given
+        self._check_method()
         worker = worker_index(strategy)
         self.chief = worker == 0
         self.stages = StudyStages(
             settings,
             worker_folder(settings.workdir, worker),  # workers keep a store each, so that none needs another's disk
             strategy.num_replicas_in_sync,
-            self.method.trains_sparse,
+            self.trains_sparse,
             self.method.sparse_key(self.method_settings(0)),
             self.data.content,
+            self.network.identity,
+            self.task.words,
         )
         self._stored: dict[int, Plan] = {}
+
+    def _check_method(self) -> None:
+        """Raises a UsageError for a method that does not go with this large network or its optimizer."""
+        settings, method = self.settings, self.method
+        if settings.is_given and method.trains_sparse and not method.ranks_any:
+            raise UsageError(
+                f"{settings.method} prunes what it has trained itself"
+                f"{f' ({words})' if (words := method.training_in_words(self.method_settings(0))) else ''}; with "
+                "--weights=trained nothing large is trained. Take another method, such as l1_norm or network_slimming, "
+                "or --weights=fresh."
+            )
+        if self.task.own_optimizer and settings.entry.proximal:
+            raise UsageError(
+                f"{settings.method} trains its gates with proximal steps, which only tfprune's SGD takes: give "
+                "--optimizer=paper (optimizer='paper' in Python)."
+            )
 
     @property
     def name(self) -> str:
@@ -98,8 +120,18 @@ class Study:
     def schedule_of_large(self, sparse: bool) -> Schedule:
         """The learning rates of the large network; `sparse`: in the method's own training of it."""
         s = self.settings
-        rate = s.learning_rate / 10 if sparse and self.continues() else s.learning_rate
-        return Schedule.paper(rate, s.epochs, s.drops)
+        slower = 10 if sparse and self.continues() else 1
+        return self.task.large_schedule(s.learning_rate, s.epochs, s.drops, self._steps, slower)
+
+    def schedule_of(self, regime: Regime, epochs: int) -> Schedule:
+        """The learning rates of a regime of so many epochs."""
+        s = self.settings
+        return self.task.regime_schedule(regime, s.learning_rate, s.epochs, epochs, s.drops, self._steps)
+
+    @property
+    def _steps(self) -> int:
+        """Batches of an epoch."""
+        return self.data.train_count // self.settings.batch_size
 
     def foreseen(self) -> tuple[Plan, bool]:
         """The plan as far as it is known before any training, and whether its widths are.

@@ -32,8 +32,8 @@ def trainer_of(study: Study, model: keras.Model, edit: Edit | None = None, purpo
         batch_size=s.batch_size, weight_decay=s.weight_decay, nesterov=s.nesterov, precision=s.precision, xla=s.xla
     )
     # Networks of weights of the same shapes may still differ: in where the zeros of a padded shortcut are.
-    key = model.to_json(), config, study.data, None if edit is None else (s, purpose)
-    return study.shared.trainers.get(key, lambda: Trainer(model, study.data, config, study.strategy, edit))
+    key = model.to_json(), config, study.data, study.task, None if edit is None else (s, purpose)
+    return study.shared.trainers.get(key, lambda: Trainer(model, study.data, config, study.strategy, edit, study.task))
 
 
 def run_training(
@@ -53,7 +53,7 @@ def run_training(
         bar = sys.stdout.isatty()
         callbacks.append(TensorBoardLog(study.settings.workdir / "tensorboard" / step.stage.name))
         if not bar:
-            callbacks.append(EpochLines())
+            callbacks.append(EpochLines(study.task.measure.name))
         callbacks += study.shared.estimate.watch(step.stage.name, step.length * trainer.steps_per_epoch)
     result = trainer.run(
         weights, step.epochs, step.schedule, step.seed, callbacks, bar, first_epoch=step.first_epoch,

@@ -132,7 +132,7 @@ class Reconstruction(Method):
         original, pruned = ChannelGraph(model), ChannelGraph(clone(model))
         sites, reasons = find_sites(original, self.most_columns)
         widths = self._widths(model, settings, sites, reasons)
-        batches = [inputs for inputs, _ in as_batches(model, sample(self.images)[0])]
+        batches = [inputs for inputs, _ in as_batches(model, (sample(self.images)[0], None))]
         kept, notes = pruned.keep_all(), list(widths.notes)
         weights = model.get_weights()
         place = {id(variable): number for number, variable in enumerate(model.weights)}

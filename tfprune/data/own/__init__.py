@@ -1,0 +1,1 @@
+"""A user's own data: arrays of any shape, with targets of any kind."""

@@ -1,0 +1,226 @@
+"""Whether a user's data, network and losses fit together: all that would fail later, or train on nonsense."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.data.own.examples import Examples, OwnData, leaves, mapped
+from tfprune.errors import DataError, UsageError
+from tfprune.graph.keras_internals import maker, wrapped_functions
+from tfprune.graph.walk import functional, pack_inputs
+from tfprune.support.checks import is_batch, shown
+
+_SPARSE = "sparse_categorical_crossentropy"
+# Losses of Keras that compare a target with an output of the same shape, element by element or along the last axis.
+_ALIKE = (
+    "mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error",
+    "huber", "log_cosh", "poisson", "kl_divergence", "cosine_similarity", "hinge", "squared_hinge",
+    "categorical_hinge", "binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy",
+    "categorical_focal_crossentropy", "dice", "tversky",
+)  # fmt: skip
+_ONE_HOT = ("categorical_crossentropy", "categorical_focal_crossentropy")
+_FRACTIONS = ("binary_crossentropy", "binary_focal_crossentropy", *_ONE_HOT)
+
+
+def fitted(model: keras.Model, data: OwnData) -> OwnData:
+    """The data with their inputs in the structure in which the network takes them.
+
+    Raises:
+        DataError: If the network does not take them.
+    """
+    splits = {
+        name: None if split is None else dataclasses.replace(split, inputs=_arranged(model, split.inputs, name))
+        for name, split in (("train", data.train), ("test", data.test), ("validation", data.validation))
+    }
+    return dataclasses.replace(data, **splits)
+
+
+def _arranged(model: keras.Model, inputs: Any, split: str) -> Any:
+    tensors = functional(model).inputs
+    names = [maker(tensor).name for tensor in tensors]
+    if isinstance(inputs, dict):
+        if missing := [name for name in names if name not in inputs]:
+            raise DataError(
+                f"{split}= has the inputs {', '.join(map(str, inputs))}; {model.name!r} takes {', '.join(names)}, and "
+                f"{missing[0]} is not there."
+            )
+        flat = [inputs[name] for name in names]
+    else:
+        flat = leaves(inputs)
+    fits = len(flat) == len(tensors) and all(
+        is_batch(array.shape, (None, *tensor.shape[1:])) for array, tensor in zip(flat, tensors, strict=True)
+    )
+    if not fits:
+        received = ", ".join(_sizes(array.shape) for array in flat)
+        taken = ", ".join(_sizes(tensor.shape) for tensor in tensors)
+        raise DataError(
+            f"{split}= has inputs of the shapes {received}; {model.name!r} takes {taken}. The first axis is that of "
+            "examples; a dataset gets it by dataset.batch(...)."
+        )
+    return pack_inputs(model, flat)
+
+
+def _sizes(shape: tuple) -> str:
+    """A shape for people, the first axis that of examples."""
+    sizes = ["any" if size is None else str(size) for size in shape[1:]]
+    return f"(n, {', '.join(sizes)})" if sizes else "(n,)"
+
+
+def usual_loss(model: keras.Model, data: OwnData) -> tuple[Any, list[str]] | None:
+    """Cross-entropy and accuracy, where the targets are classes and the network gives a number for each; else None."""
+    tensors, targets = functional(model).outputs, leaves(data.train.targets)
+    if len(tensors) != 1 or len(targets) != 1 or targets[0].dtype.kind not in "iu":
+        return None
+    shape = tuple(tensors[0].shape)
+    if shape[-1] in (None, 1) or not _is_sparse(targets[0].shape, shape):
+        return None
+    activation = getattr(maker(tensors[0]), "activation", None)
+    probable = activation is keras.activations.softmax or type(maker(tensors[0])).__name__ == "Softmax"
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=not probable), ["accuracy"]
+
+
+def check_targets(model: keras.Model, data: OwnData, loss: Any) -> None:
+    """Raises a DataError for targets that a loss of Keras would take without a word, and make nonsense of.
+
+    What is looked at: sparse cross-entropy has classes that the network has, each of them in the training data; losses
+    that compare a target with an output have both of one shape; cross-entropies of fractions have targets from 0 to 1.
+    """
+    for output, tensor, own, place in _paired(functional(model), loss):
+        name = _name(own)
+        shape = tuple(tensor.shape)
+        for split, examples in (("train", data.train), ("test", data.test), ("validation", data.validation)):
+            target = None if examples is None else place(examples)
+            if target is None:
+                continue
+            where = f"{split}=, output {output!r}"
+            if name == _SPARSE:
+                _check_classes(where, target, shape, own, every=split == "train")
+            elif name in _ALIKE:
+                _check_alike(where, name, target, shape)
+                if name in _FRACTIONS:
+                    _check_fractions(where, name, target, every=split == "train")
+
+
+def _paired(model: keras.Model, loss: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Output, its tensor, its loss, and what finds its target among those of examples."""
+    names, several = model.output_names, len(model.outputs) > 1
+    for place, (name, tensor) in enumerate(zip(names, model.outputs, strict=True)):
+        own = loss.get(name) if isinstance(loss, Mapping) else loss[place] if isinstance(loss, (list, tuple)) else loss
+
+        def target_of(examples: Examples, name: str = name, place: int = place) -> np.ndarray | None:
+            targets = examples.targets
+            if isinstance(targets, dict):
+                targets = targets.get(name)
+            elif isinstance(targets, (list, tuple)):
+                targets = targets[place] if len(targets) == len(names) else None
+            elif several:
+                return None
+            return targets if isinstance(targets, np.ndarray) else None
+
+        if own is not None:
+            yield name, tensor, own, target_of
+
+
+def _name(loss: Any) -> str:
+    """The name of a loss of Keras, whatever it was given as; "" of others."""
+    try:
+        found = keras.losses.get(loss)
+    except (ValueError, TypeError):
+        return ""
+    for function in (found, *wrapped_functions(found)):
+        if getattr(function, "__module__", "").startswith("keras") and hasattr(function, "__name__"):
+            return function.__name__
+    return ""
+
+
+def _is_sparse(target: tuple, output: tuple) -> bool:
+    """Whether a target of this shape holds one class where the output holds a number for each."""
+    return any(
+        len(shape) == len(output) - 1
+        and all(size in (None, own) for own, size in zip(shape[1:], output[1:-1], strict=True))
+        for shape in (target, target[:-1] if target[-1:] == (1,) else target)
+    )
+
+
+def _check_classes(where: str, target: np.ndarray, output: tuple, loss: Any, every: bool) -> None:
+    classes = output[-1]
+    if not _is_sparse(target.shape, output):
+        raise DataError(
+            f"{where}: targets of {_sizes(target.shape)} do not fit outputs of {_sizes(output)}: sparse cross-entropy "
+            "takes one whole number for each, the class."
+        )
+    if target.dtype.kind == "f" and (target != np.rint(target)).any():
+        raise DataError(
+            f"{where}: sparse cross-entropy takes classes, whole numbers; received {target.reshape(-1)[0]}."
+        )
+    ignored = getattr(loss, "ignore_class", None)
+    labels = target[target != ignored] if ignored is not None else target
+    if not labels.size:
+        raise DataError(f"{where}: every target is of the class {ignored} that the loss ignores.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high >= classes):
+        raise DataError(
+            f"{where}: labels run from {low} to {high}, and the network has {classes} classes: give 0 to {classes - 1}."
+        )
+    if every and classes is not None:
+        counts = np.bincount(labels.astype(np.int64).reshape(-1), minlength=classes)
+        empty = [number for number in range(classes) if not counts[number] and number != ignored]
+        if empty:
+            raise DataError(
+                f"{where}: no training example is of {_counted(empty)}, of the {classes} that the network has, so that "
+                "nothing trained from scratch could know it. Give some, or a network without it."
+            )
+
+
+def _counted(classes: list[int]) -> str:
+    if len(classes) == 1:
+        return f"class {classes[0]}"
+    told = ", ".join(map(str, classes[:5]))
+    return f"the classes {told}{', ...' if len(classes) > 5 else ''}"
+
+
+def _check_alike(where: str, name: str, target: np.ndarray, output: tuple) -> None:
+    """Raises unless both have one shape; a last axis of size 1 may be missing in one of them."""
+    own, other = (shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape for shape in (target.shape, output))
+    if len(own) != len(other) or any(size not in (None, is_) for is_, size in zip(own[1:], other[1:], strict=True)):
+        raise DataError(
+            f"{where}: targets of {_sizes(target.shape)} do not fit outputs of {_sizes(output)}: {name} compares "
+            "numbers with numbers, one for each."
+        )
+
+
+def _check_fractions(where: str, name: str, target: np.ndarray, every: bool) -> None:
+    low, high = target.min(), target.max()
+    if low < 0 or high > 1:
+        raise DataError(f"{where}: {name} takes targets from 0 to 1; received {low:g} to {high:g}.")
+    if not every:
+        return
+    if low == high and name not in _ONE_HOT:
+        raise DataError(f"{where}: every training target is {low:g}, so that there is one class only. Give both.")
+    if name in _ONE_HOT:
+        empty = np.flatnonzero(~target.reshape(-1, target.shape[-1]).any(axis=0)).tolist()
+        if empty:
+            raise DataError(f"{where}: no training example is of {_counted(empty)}, of {target.shape[-1]}. Give some.")
+
+
+def sample_of(data: OwnData, count: int = 2) -> tuple[Any, Any, Any]:
+    """Inputs, targets and weights of the first examples, as a network and its losses take them."""
+
+    def taken(array: np.ndarray) -> np.ndarray:
+        own = array[:count]
+        return own.astype(np.float32) if own.dtype.kind == "f" else own
+
+    return tuple(mapped(part, taken) for part in (data.train.inputs, data.train.targets, data.train.weights))
+
+
+def no_loss(model: keras.Model) -> UsageError:
+    """The error for a network of which nobody says what it is trained for."""
+    return UsageError(
+        f"{model.name!r} is not compiled, and no loss is given. Compile it, or give a loss and metrics (--loss=mse "
+        f"--metrics=mae) for its outputs {shown(functional(model).output_names)}."
+    )
