@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfprune
-from tests.plans.test_kernels import EVERY_NAME, every_kind
+from tests.kernels import EVERY_NAME, every_kind
 from tests.processes import finish, last_json, start
 from tests.sparse_training.networks import Watch, data, dense_network, kernels_of, off, zeros_of
 from tfprune.errors import PlanError, UsageError
