@@ -134,7 +134,7 @@ def by_network(studies: Iterable[Sequence[Summary]]) -> dict[str, list[Sequence[
 
 def _of_study(rows: list[Row], results: Results, costs: Mapping[Row, tuple]) -> list[Summary]:
     groups = [list(group) for _, group in groupby(rows, key=lambda row: (row.regime, row.budget))]
-    judged = {group[0].regime: group for group in sorted(groups, key=lambda g: (len(g), g[0].epochs))}
+    judged = {group[0].regime: group for group in sorted(groups, key=_rank)}
     inherits = results.plans[rows[0].study, rows[0].seed].inherits
     found = []
     for group in groups:
@@ -153,6 +153,11 @@ def _of_study(rows: list[Row], results: Results, costs: Mapping[Row, tuple]) -> 
         )
         found.append(summary)
     return found
+
+
+def _rank(rows: Sequence[Row]) -> tuple[int, int, bool]:
+    """Of several budgets of a regime, that with the most seeds is judged, then the longest, then the plain one."""
+    return len(rows), rows[0].epochs, not rows[0].budget
 
 
 def _baseline(regime: str, inherits: bool) -> str:

@@ -142,6 +142,11 @@ def check_options(settings: Settings) -> None:
             f"--skip goes with a --ratio of {', '.join(METHODS.having('skips'))}, without "
             f"{' and '.join(METHODS.excluding('skip'))}; received --method={settings.method} {settings.name}."
         )
+    if settings.after_cut and settings.design:
+        raise UsageError(
+            f"--after_cut is about weights that are inherited; --variant={settings.variant} is a design, which "
+            "inherits none. Leave one of them out."
+        )
     if settings.variant:
         for option in entry.excluding(options, "variant"):
             raise UsageError(

@@ -248,6 +248,13 @@ class Settings:
         bool, "Use only operations that give the same result every time, on GPUs too, where they are slower.", False
     )
     export: bool = _flag(bool, "Export every regime's network of the first seed as .keras and SavedModel.", True)
+    after_cut: bool = _flag(
+        bool,
+        "Evaluate the pruned network also with the statistics of its batch normalizations measured anew, with the "
+        "means of what is removed put into biases, and with both: more rows of the regime pruned, told apart by the "
+        "column budget. The regimes begin without.",
+        False,
+    )
     dry_run: bool = _flag(bool, "Print what would be done, and stop.", False)
     in_memory: bool = False
 

@@ -100,6 +100,10 @@ class StudyStages:
         """Making the plan, with the rows of the unpruned and, unless it is a design, the pruned network."""
         return self._store.stage("plan", self._slug(self._settings.method, seed), self._plan_config(seed))
 
+    def after_cut(self, seed: int) -> Stage:
+        """Evaluating the pruned network after what costs no training."""
+        return self._store.stage("after_cut", self._slug(self._settings.method, seed), self._plan_config(seed))
+
     def regime(self, seed: int, regime: Regime, epochs: int) -> Stage:
         """Training the pruned architecture in a regime for so many epochs."""
         config = {**self._plan_config(seed), "regime_epochs": epochs}

@@ -121,7 +121,8 @@ def collect(workdir: Path) -> Results:
     store = Store(workdir)
     rows, plans, stages, epochs = [], {}, defaultdict(dict), {}
     trained, origins, latencies, patterns = {}, {}, {}, {}
-    for kind in ("plan", *REGIME_ORDER[2:]):
+    cut: dict[tuple[str, int], Stage] = {}  # the training whose network was cut
+    for kind in ("plan", "after_cut", *REGIME_ORDER[2:]):
         for stage in store.finished(kind):
             try:
                 stage.check()
@@ -129,9 +130,14 @@ def collect(workdir: Path) -> Results:
                 warnings.warn(f"{error} Its results are left out.", stacklevel=2)
                 continue
             found = [Row(**content) for content in stage.read("rows.json")]
+            if not found:
+                continue
             rows.extend(found)
             last = found[-1]
             owner = last.study, last.seed
+            if kind == "after_cut":
+                trained |= {row: cut[owner] for row in found if row.epochs and owner in cut}
+                continue
             if kind == "plan":
                 plans[owner] = load_plan(stage.file("plan.json"))
                 origins[owner] = origin = stage.read("origin.json")
@@ -140,6 +146,7 @@ def collect(workdir: Path) -> Results:
                     stages[owner]["pruned"] = stage
                 sources = {"unpruned": origin["large"], "pruned": origin.get("trained", [origin["large"]])[-1]}
                 trained |= {row: store.named(sources[row.regime]) for row in found if row.epochs}
+                cut[owner] = store.named(sources["pruned"])
                 if (stage.folder / LATENCY).is_file():
                     latencies[owner] = stage.read(LATENCY)
                 if (stage.folder / PATTERN).is_file():

@@ -20,6 +20,7 @@ from tfprune.training.schedules import Schedule
 
 # The names of the steps that every study begins with; those of the regimes follow.
 TRAIN, TRAIN_SPARSE, PLAN = "train", "train sparse", "plan"
+AFTER_CUT = "after the cut"  # behind the plan, if it is asked for
 EVALUATE = "evaluate"  # in the place of the first, where the large network comes with its weights
 
 
@@ -97,6 +98,11 @@ class Planning(Step):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AfterCut(Step):
+    """Evaluating what can be done to the pruned network before it is trained."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(Step):
     """Exporting a network.
 
@@ -128,6 +134,8 @@ def agenda(study: Study, seed: int) -> Iterator[Step]:
     yield from _large(study, seed)
     yield Planning(PLAN, seed, study.stages.plan(seed), needs=_before_plan(study))
     plan, known = study.plan_of(seed)
+    if study.settings.after_cut and plan.inherits:
+        yield AfterCut(AFTER_CUT, seed, study.stages.after_cut(seed), needs=(PLAN,))
     exports = study.settings.export and study.chief and seed == study.settings.seeds[0]
     if exports:
         yield _export(study, seed, "unpruned", study.stages.large(seed, sparse=False), PLAN)

@@ -17,11 +17,13 @@ import numpy as np
 from tfprune.errors import RunsFailedError, UsageError
 from tfprune.experiments.store.stage import BusyError, DamagedError, Stage
 from tfprune.experiments.studies import stage_files
+from tfprune.experiments.studies.after_cut import EXAMPLES, after_the_cut
 from tfprune.experiments.studies.agenda import (
     EVALUATE,
     PLAN,
     TRAIN,
     TRAIN_SPARSE,
+    AfterCut,
     Evaluating,
     Export,
     Planning,
@@ -99,6 +101,8 @@ class SeedRun:
                 self._evaluate_large(step)
             elif due and isinstance(step, Planning):
                 self._make_plan(step)
+            elif due and isinstance(step, AfterCut):
+                self._measure_after_cut(step)
             elif due and step.regime is None:
                 self._train_large(step)
             elif due:
@@ -164,8 +168,7 @@ class SeedRun:
         asked = dataclasses.replace(
             study.method_settings(self._seed), learned=to_prune.read("history.json").get("learned", {})
         )
-        before = study.round_before
-        pruned = study.network.with_weights(to_prune.weights()) if before is None else self._ticket_of(before)
+        before, pruned = study.round_before, self._network_to_prune()
         with study.naming_the_round():
             decided = decision(study.method, pruned, asked, study.data.normalized_sample)
         if decided.weights is not None:
@@ -186,6 +189,23 @@ class SeedRun:
             stage_files.store_plan(folder, study, self._seed, plan, network, small)
             stage_files.store_origin(folder, study, self._seed, plan, large, to_prune)
             stage_files.store_rows(folder, rows)
+
+    def _measure_after_cut(self, step: AfterCut) -> None:
+        study, start, rows = self._study, time.perf_counter(), []
+        say(study, f"seed {self._seed}: {step.name}")
+        inputs, _ = study.data.normalized_sample(EXAMPLES)
+        inherited = self._stages[PLAN].weights()
+        for words, small in after_the_cut(self._plan, self._network_to_prune(), inherited, inputs):
+            found = trainer_of(study, small, self._plan.edit(), "pruned").evaluate(small.get_weights())
+            row = stage_files.pruned_row(study, self._seed, small, self._plan, found, self._large, self._to_prune)
+            rows.append(dataclasses.replace(row, budget=words))
+            say(study, f"  {words}: {row.metric} {row.test_accuracy:.4g}")
+        with writing(step.stage, self._seed, time.perf_counter() - start) as folder:
+            stage_files.store_rows(folder, rows)
+
+    def _network_to_prune(self) -> keras.Model:
+        before = self._study.round_before
+        return self._study.network.with_weights(self._to_prune.weights()) if before is None else self._ticket_of(before)
 
     def _ticket_of(self, before: Study) -> keras.Model:
         """The winning ticket of the round before, trained."""
