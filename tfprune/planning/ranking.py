@@ -113,7 +113,7 @@ def _by_engine(kernel: np.ndarray, ranked: np.ndarray) -> tuple[np.ndarray, bool
     kept = int(np.count_nonzero(ranked))
     if kernel.dtype == np.float64 or kept == kernel.size:  # in float32 it would rank other numbers
         return ranked, False
-    made = _engine(kernel, 1.0 - kept / kernel.size, [1, 1], None)
+    made = _engine(kernel, 1.0 - kept / kernel.size)
     if np.count_nonzero(made) == kept:
         return made, False
     least = np.abs(kernel[ranked]).min()
@@ -121,39 +121,37 @@ def _by_engine(kernel: np.ndarray, ranked: np.ndarray) -> tuple[np.ndarray, bool
 
 
 def patterned(kernel: np.ndarray, sparsity: float, mask_pattern: str, block_size: Sequence[int]) -> np.ndarray:
-    """The mask of a pattern that TFMOT finds for a kernel (..., inputs, outputs)."""
-    # It takes 2:4 of matrices and of the kernels of 2-D convolutions, blocks of matrices only.
+    """The mask of a pattern for a kernel (..., inputs, outputs), made by TFMOT's mask engine."""
     shape = kernel.shape
     if mask_pattern == "block":
-        return _blocks(kernel.reshape(-1, shape[-1]), sparsity, block_size).reshape(shape)
-    if len(shape) > 2:
-        kernel = kernel.reshape(1, -1, *shape[-2:])
-    return _engine(kernel, sparsity, [1, 1], (2, 4)).reshape(shape)
+        return _of_blocks(kernel.reshape(-1, shape[-1]), sparsity, block_size).reshape(shape)
+    # It takes 2:4 of matrices and of the kernels of 2-D convolutions.
+    matrices = kernel if len(shape) == 2 else kernel.reshape(1, -1, *shape[-2:])
+    return _engine(matrices, 0.5, (2, 4)).reshape(shape)
 
 
-def _blocks(matrix: np.ndarray, sparsity: float, block_size: Sequence[int]) -> np.ndarray:
-    counts = [-(-size // own) for size, own in zip(matrix.shape, block_size, strict=True)]
-    is_whole = all(size % own == 0 for size, own in zip(matrix.shape, block_size, strict=True))
-    if is_whole and min(counts) > 1:
-        return _engine(matrix, sparsity, list(block_size), None)
-    # TFMOT fails where there is one row or one column of blocks. Where a block is cut off at the edge, it takes means
-    # over other blocks than it masks. So it is given the means.
-    sizes = np.abs(matrix).astype("float32")
-    for axis, own in enumerate(block_size):
-        places = np.arange(0, matrix.shape[axis], own)
-        sizes = np.add.reduceat(sizes, places, axis) / _lengths(places, matrix.shape[axis], axis)
-    mask = _engine(sizes, sparsity, [1, 1], None)
-    rows, columns = (np.arange(size) // own for size, own in zip(matrix.shape, block_size, strict=True))
-    return mask[np.ix_(rows, columns)]
+def _of_blocks(matrix: np.ndarray, sparsity: float, block_size: Sequence[int]) -> np.ndarray:
+    """The mask without the blocks of least mean magnitude; those at the lower and right edge may be smaller.
+
+    The means are our own. TFMOT's are shifted against the blocks where these do not divide the kernel, and it fails
+    where there is one row or one column of them.
+    """
+    magnitudes = np.abs(matrix).astype(np.promote_types(matrix.dtype, "float32"))
+    starts = [np.arange(0, size, length) for size, length in zip(matrix.shape, block_size, strict=True)]
+    sums = np.add.reduceat(np.add.reduceat(magnitudes, starts[0], axis=0), starts[1], axis=1)
+    rows, columns = (np.diff(one, append=size) for one, size in zip(starts, matrix.shape, strict=True))
+    means = (sums / np.outer(rows, columns)).astype(sums.dtype)
+    mask, _ = _by_engine(means, rank([means], off_of(means.size, sparsity))[0][0])
+    return mask.repeat(rows, axis=0).repeat(columns, axis=1)
 
 
-def _lengths(places: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """How long the pieces are that begin at these places, along an axis of two."""
-    lengths = np.diff([*places, size]).astype("float32")
-    return lengths[:, None] if axis == 0 else lengths[None, :]
+def off_of(size: int, sparsity: float) -> int:
+    """How many of so many weights, or blocks, TFMOT turns off; it computes in float32."""
+    kept = np.rint(np.float32(size) * (np.float32(1.0) - np.float32(sparsity)))
+    return size - max(1, int(kept))
 
 
-def _engine(kernel: np.ndarray, sparsity: float, blocks: list[int], m_by_n: tuple[int, int] | None) -> np.ndarray:
+def _engine(kernel: np.ndarray, sparsity: float, m_by_n: tuple[int, int] | None = None) -> np.ndarray:
     """The mask that TFMOT makes of a kernel."""
     import tensorflow as tf
     from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl  # takes seconds
@@ -162,6 +160,6 @@ def _engine(kernel: np.ndarray, sparsity: float, blocks: list[int], m_by_n: tupl
     weight, mask = tf.Variable(kernel.astype("float32")), tf.Variable(tf.ones(kernel.shape))
     schedule: Any = sparsity_schedules.ConstantSparsity(sparsity, begin_step=0, frequency=1)
     pruning_impl.Pruning(
-        lambda: 1, [(weight, mask, tf.Variable(0.0))], schedule, blocks, "AVG", m_by_n
+        lambda: 1, [(weight, mask, tf.Variable(0.0))], schedule, [1, 1], "AVG", m_by_n
     ).conditional_mask_update()
     return mask.numpy() > 0

@@ -21,9 +21,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.errors import UsageError
-from tfprune.planning.ranking import check_finite, patterned, rank
+from tfprune.errors import PlanError, UsageError
+from tfprune.planning.ranking import check_finite, off_of, patterned, rank
 from tfprune.planning.weights import check_sparsity
+from tfprune.plans.kernels import Kernel
 from tfprune.plans.weights import WeightPlan
 from tfprune.sparse_training.base import Attached, SparseMethod, kernels_to_prune
 from tfprune.sparse_training.held import HeldKernels
@@ -75,8 +76,13 @@ class Magnitude(SparseMethod):
     def attach(self, model: keras.Model, initial_step: int | None) -> AttachedMasks:
         """Gives every kernel a mask."""
         kernels = kernels_to_prune(model, self._skip)
-        if self._pattern is not None:  # transposed and depthwise kernels have no matrix for it
-            kernels = {name: one for name, one in kernels.items() if not isinstance(one.layer, OTHER_CONVOLUTIONS)}
+        if self._pattern is not None:
+            kernels = {name: one for name, one in kernels.items() if _has_matrix(one)}
+            if not kernels:
+                raise PlanError(
+                    f"Nothing in {model.name!r} can have pattern={self._pattern!r}: transposed and depthwise kernels "
+                    "have no matrix for it. Leave pattern out."
+                )
         held = HeldKernels(model, {name: kernel.variable for name, kernel in kernels.items()})
         origin = {
             "method": "magnitude", "sparsity": self.timetable.sparsity, "scope": self._scope, "pattern": self._pattern,
@@ -96,10 +102,9 @@ class Magnitude(SparseMethod):
         return dict(zip(kernels, rank(list(kernels.values()), count)[0], strict=True))
 
 
-def off_of(size: int, sparsity: float) -> int:
-    """How many of so many weights TFMOT turns off; it computes in float32."""
-    kept = np.rint(np.float32(size) * (np.float32(1.0) - np.float32(sparsity)))
-    return size - max(1, int(kept))
+def _has_matrix(kernel: Kernel) -> bool:
+    """Whether a kernel has a matrix of inputs and outputs for a pattern; transposed and depthwise ones have none."""
+    return not isinstance(kernel.layer, OTHER_CONVOLUTIONS) and kernel.variable.name != "depthwise_kernel"
 
 
 class AttachedMasks(Attached):
