@@ -43,7 +43,7 @@ def test_names_are_known_without_importing_a_framework():
         "print(*{'tensorflow', 'keras'} & set(sys.modules))"
     )
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert lines == "fashion_mini fashion_mnist cifar10 cifar100 synthetic folder imagenet\n\n"
+    assert lines == "fashion_mini fashion_mnist cifar10 cifar100 synthetic npz folder imagenet\n\n"
 
 
 def test_every_registered_target_can_be_called():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 # When the rate drops, by the paper's schedules: fractions of the epochs, exact, because a product with a float
 # could lose an epoch.
 DROPS = {
@@ -51,9 +49,9 @@ class Schedule:
         rate = self.learning_rate * self.factor ** sum(epoch >= drop for drop in self.drops)
         return rate if epoch else rate * self.warm
 
-    def rates(self, epoch: int, steps: int) -> np.ndarray:
-        """float32 (steps,): the learning rate of every step of an epoch."""
-        return np.full(steps, self.at(epoch), np.float32)
+    def rates(self, epoch: int, steps: int) -> list[float]:
+        """The learning rate of every step of an epoch of so many."""
+        return [self.at(epoch)] * steps
 
     @property
     def lowest(self) -> float:

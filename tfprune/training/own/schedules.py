@@ -36,13 +36,12 @@ class OwnSchedule(Schedule):
         """The learning rate of the first step of an epoch, counted from 0."""
         return _rate(self.rule, epoch * self.steps * self.speed) / self.slower
 
-    def rates(self, epoch: int, steps: int) -> np.ndarray:
-        """float32 (steps,): the learning rate of every step of an epoch."""
+    def rates(self, epoch: int, steps: int) -> list[float]:
+        """The learning rate of every step of an epoch of so many."""
         if not isinstance(self.rule, keras.optimizers.schedules.LearningRateSchedule):
             return super().rates(epoch, steps)
         first = epoch * self.steps
-        rates = [_rate(self.rule, (first + step) * self.speed) for step in range(steps)]
-        return np.asarray(rates, np.float32) / np.float32(self.slower)
+        return [_rate(self.rule, (first + step) * self.speed) / self.slower for step in range(steps)]
 
 
 def _rate(rule: Any, step: float) -> float:
@@ -56,5 +55,5 @@ def lowest(rule: Any, epochs: int, steps: int) -> float:
     if not isinstance(rule, keras.optimizers.schedules.LearningRateSchedule):
         return float(rule)
     schedule = OwnSchedule.of(rule, steps)
-    means = [float(schedule.rates(epoch, steps).mean()) for epoch in range(epochs)]
+    means = [float(np.mean(schedule.rates(epoch, steps))) for epoch in range(epochs)]
     return min((mean for mean in means if mean > 0), default=0.0)
