@@ -142,6 +142,8 @@ _NARROWED = ("LayerNormalization", "RMSNormalization", "RMSNorm", "Mean", "Var",
 def narrowed(call: Call, value: Any, kept: Any) -> Any:
     """What a normalization over the channels, or a mean or variance of them, gives over those that are left."""
     operation = call.node.operation
+    while isinstance(operation, keras.layers.TimeDistributed):  # the steps are one more axis before the channels
+        operation = operation.layer
     kind = next(base.__name__ for base in type(operation).__mro__ if base.__name__ in _NARROWED)
     value = keras.ops.convert_to_tensor(value)
     own = value.dtype

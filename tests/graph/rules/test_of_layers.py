@@ -555,6 +555,27 @@ def test_what_is_frozen_over_time_is_frozen_with_its_reason():
     assert reasons == {"wide": "norm normalizes over the channels", "after": "mask looks at all channels"}
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("kind", [layers.LayerNormalization, layers.RMSNormalization])
+def test_a_normalization_that_is_wrapped_runs_over_the_channels_that_are_left(kind, depth):
+    def body(norm):
+        return lambda x: layers.Dense(3, name="last")(norm(layers.Dense(10, name="wide")(x)))
+
+    wrapped = kind()
+    for number in range(depth):
+        wrapped = layers.TimeDistributed(wrapped, name=f"times_{number}")
+    shape = (4, 5, 7)[2 - depth :]
+    model = network(body(wrapped), shape)
+    plan = tfprune.plan_channels(model, 0.5, normalization="narrowed")
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+    kept, inputs = list(plan.keep["wide"]), np.random.default_rng(0).normal(size=(6, *shape)).astype("float32")
+    assert len(kept) == 5
+    by_hand = network(lambda x: layers.Dense(3)(kind()(layers.Dense(5)(x))), shape)
+    kernel, bias, *scales, last, last_bias = model.get_weights()
+    by_hand.set_weights([kernel[:, kept], bias[kept], *(one[kept] for one in scales), last[kept], last_bias])
+    assert np.allclose(predict(plan.apply(model), inputs)[0], predict(by_hand, inputs)[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("change", [lambda layer: layer.enable_lora(2), lambda layer: layer.quantize("int8")])
 def test_layers_with_other_weights_than_they_were_made_with_stay(change):
     def body(x):

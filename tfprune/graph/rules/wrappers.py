@@ -46,7 +46,7 @@ def _time_distributed(call: Call) -> Labels | list[Labels]:
         return give_up(call, step.record.given_up)
     if len(outputs) > 1 or step.arguments is not None:
         return give_up(call, f"{call.record.name} wraps a layer that is not known to tfprune")
-    call.record.created = step.record.created
+    call.record.created, call.narrowed = step.record.created, step.narrowed
     call.told |= {index for index in step.told if isinstance(index, int)}
     # Of what is wrapped the zeros are discounted, as of convolutions, also where it is a dense layer.
     call.kernels = [Kernel(index, positions * steps, zeros=False) for index, positions, _ in step.kernels]
