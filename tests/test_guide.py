@@ -24,7 +24,7 @@ def test_every_block_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     for block in blocks:
         line = text[: text.index(block)].count("\n")
         exec(compile("\n" * line + block, GUIDE.name, "exec"), namespace)
-    made = ["exported", "pattern.json", "plan.json", "sensitivity", "theirs.h5"]
+    made = ["exported", "halfway.keras", "pattern.json", "plan.json", "sensitivity", "theirs.h5"]
     assert sorted(path.name for path in tmp_path.iterdir()) == made
     accuracy = float(capsys.readouterr().out.split()[0])
     assert accuracy > 0.7
