@@ -100,6 +100,8 @@ def study(
     """
     asked = {"method": method, "ratio": ratio, "regimes": regimes, "seeds": seeds, "workdir": workdir}
     asked |= {"weights": weights, "judged_by": judged_by, "better": better, **flags_of_run}
+    if not isinstance(model, keras.Model):
+        raise UsageError(f"model= must be a Keras model; received {shown(model)}.")
     by_name = isinstance(optimizer, str) and optimizer in OPTIMIZERS
     settings = _settings(model, name, {**asked, "optimizer": optimizer if by_name else "model"})
     wishes = Wishes(loss, metrics, loss_weights=loss_weights, optimizer=None if by_name else optimizer)

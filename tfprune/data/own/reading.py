@@ -41,11 +41,9 @@ def read_npz(path: Path | None) -> OwnData:
         raise DataError(f"npz has no data of its own: give the .npz file with {', '.join(_NAMES)} as data_dir.")
     try:
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, Mapping):
-                raise ValueError("it holds a single array")
             arrays = {name: file[name] for name in (*_NAMES, *_WEIGHTS) if name in file}
             there = ", ".join(file) or "nothing"
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{str(path)!r} cannot be read as an .npz file of arrays ({first_line(error)}). Make it with "
             "numpy.savez(file, x_train=..., y_train=..., x_test=..., y_test=...)."
@@ -141,12 +139,17 @@ def _array(split: str, value: Any) -> np.ndarray:
             "keras.layers.TextVectorization or StringLookup; sequences of unlike lengths are padded to one."
         )
     if array.ndim == 0:
-        raise DataError(f"{split}= holds the single number {array}: the first axis of an array is that of examples.")
+        raise DataError(
+            f"{split}= holds the single number {array}, and the first axis of an array is that of examples. Batch a "
+            "dataset with dataset.batch(...); make arrays of lists of numbers."
+        )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _batches(split: str, given: Any) -> Iterator[Examples]:
     """The batches of a dataset; raises a DataError for one without an end, or that ends with an error."""
+    if hasattr(given, "shape"):
+        raise DataError(f"{split}= must be {_FORMS}; received an array of {tuple(given.shape)} without targets.")
     if isinstance(given, str | bytes | Mapping) or not (isinstance(given, Iterable) or hasattr(given, "__getitem__")):
         raise DataError(f"{split}= must be {_FORMS}; received {shown(given)}.")
     batches, length = _iterated(split, given)

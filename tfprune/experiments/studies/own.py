@@ -18,7 +18,7 @@ from tfprune.graph.keras_internals import compile_settings, layers_within
 from tfprune.models import build_model, is_file
 from tfprune.models.model_files import load, objects_of
 from tfprune.surgery.rebuild import clone
-from tfprune.training.own.fitting import check_targets, fitted, no_loss, sample_of, usual_loss
+from tfprune.training.own.fitting import check_metrics, check_targets, fitted, no_loss, sample_of, usual_loss
 from tfprune.training.own.task import OwnTask, Wishes
 from tfprune.training.tasks import Task
 
@@ -94,6 +94,8 @@ class OwnStudy:
         data = fitted(own, data)
         wishes = _wishes(settings, given, data)
         check_targets(own, data, wishes.loss)
+        for metrics in (wishes.metrics, wishes.weighted_metrics):
+            check_metrics(own, data, metrics)
         identity = _identity(given.model, own, settings) if settings.in_memory else None
         return cls(data, LargeNetwork(own, identity), OwnTask(own, wishes, sample_of(data)))
 

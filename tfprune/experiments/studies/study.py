@@ -80,7 +80,7 @@ class Study:
         self._stored: dict[int, Plan] = {}
 
     def _check_method(self) -> None:
-        """Raises a UsageError for a method that does not go with this large network or its optimizer."""
+        """Raises a UsageError for a method, or a precision, that does not go with this network or its optimizer."""
         settings, method = self.settings, self.method
         if settings.is_given and method.trains_sparse and not method.ranks_any:
             raise UsageError(
@@ -93,6 +93,11 @@ class Study:
             raise UsageError(
                 f"{settings.method} trains its gates with proximal steps, which only tfprune's SGD takes: give "
                 "--optimizer=paper (optimizer='paper' in Python)."
+            )
+        if self.task.own_optimizer and settings.precision == "mixed_float16":
+            raise UsageError(
+                "--precision=mixed_float16 scales the loss of tfprune's SGD; here the network's own optimizer trains. "
+                "Take mixed_bfloat16, or --optimizer=paper."
             )
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.data.own.examples import Examples, OwnData, leaves, mapped
+from tfprune.data.own.examples import OwnData, leaves, mapped
 from tfprune.errors import DataError, UsageError
 from tfprune.graph.keras_internals import maker, wrapped_functions
 from tfprune.graph.walk import functional, pack_inputs
@@ -24,6 +24,15 @@ _ALIKE = (
     "categorical_focal_crossentropy", "dice", "tversky",
 )  # fmt: skip
 _ONE_HOT = ("categorical_crossentropy", "categorical_focal_crossentropy")
+# Metrics of Keras by what they take.
+_OF_CLASSES = (keras.metrics.SparseCategoricalAccuracy, keras.metrics.SparseTopKCategoricalAccuracy)
+_OF_ONE_HOT = (keras.metrics.CategoricalAccuracy, keras.metrics.TopKCategoricalAccuracy)
+_OF_NUMBERS = (
+    keras.metrics.MeanAbsoluteError, keras.metrics.MeanSquaredError, keras.metrics.RootMeanSquaredError,
+    keras.metrics.MeanAbsolutePercentageError, keras.metrics.MeanSquaredLogarithmicError, keras.metrics.LogCoshError,
+    keras.metrics.R2Score,
+)  # fmt: skip
+_OF_PROBABILITIES = (keras.metrics.AUC, keras.metrics.Precision, keras.metrics.Recall, keras.metrics.BinaryAccuracy)
 _FRACTIONS = ("binary_crossentropy", "binary_focal_crossentropy", *_ONE_HOT)
 
 
@@ -90,40 +99,81 @@ def check_targets(model: keras.Model, data: OwnData, loss: Any) -> None:
     What is looked at: sparse cross-entropy has classes that the network has, each of them in the training data; losses
     that compare a target with an output have both of one shape; cross-entropies of fractions have targets from 0 to 1.
     """
-    for output, tensor, own, place in _paired(functional(model), loss):
-        name = _name(own)
-        shape = tuple(tensor.shape)
-        for split, examples in (("train", data.train), ("test", data.test), ("validation", data.validation)):
-            target = None if examples is None else place(examples)
-            if target is None:
-                continue
-            where = f"{split}=, output {output!r}"
-            if name == _SPARSE:
-                _check_classes(where, target, shape, own, every=split == "train")
-            elif name in _ALIKE:
-                _check_alike(where, name, target, shape)
-                if name in _FRACTIONS:
-                    _check_fractions(where, name, target, every=split == "train")
+    for output, shape, own, split, target in _paired(functional(model), data, "loss", loss):
+        name, where = _name(own), f"{split}=, output {output!r}"
+        if name == _SPARSE:
+            _check_classes(where, target, shape, own, every=split == "train")
+        elif name in _ALIKE:
+            _check_alike(where, name, target, shape)
+            if name in _FRACTIONS:
+                _check_fractions(where, name, target, every=split == "train")
 
 
-def _paired(model: keras.Model, loss: Any) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Output, its tensor, its loss, and what finds its target among those of examples."""
-    names, several = model.output_names, len(model.outputs) > 1
+def check_metrics(model: keras.Model, data: OwnData, metrics: Any) -> None:
+    """Raises a DataError for targets that a metric of Keras would take without a word, and make nonsense of.
+
+    What is looked at: metrics of classes stand at outputs that give classes, those of numbers at outputs of the shape
+    of their targets, those of probabilities have targets from 0 to 1.
+    """
+    outputs = functional(model)
+    if len(outputs.outputs) == 1 and isinstance(metrics, (list, tuple)):
+        metrics = [metrics]
+    for output, shape, several, split, target in _paired(outputs, data, "metrics", metrics):
+        where = f"{split}=, output {output!r}"
+        for own in keras.tree.flatten(several):
+            found = _metric(own)
+            if isinstance(found, _OF_CLASSES) and (shape[-1] == 1 or not _is_sparse(target.shape, shape)):
+                raise _needs_another(where, own, target, shape, "one whole number, the class, for several numbers each")
+            if isinstance(found, _OF_ONE_HOT) and shape[-1] == 1:
+                raise _needs_another(where, own, target, shape, "several numbers each, one for a class")
+            if isinstance(found, (*_OF_ONE_HOT, *_OF_NUMBERS)):
+                _check_alike(where, found.name, target, shape)
+            if isinstance(found, _OF_PROBABILITIES) and (target.min() < 0 or target.max() > 1):
+                raise _needs_another(where, own, target, shape, "targets from 0 to 1")
+
+
+def _needs_another(where: str, metric: Any, target: np.ndarray, output: tuple, needed: str) -> DataError:
+    return DataError(
+        f"{where}: the metric {shown(metric)} takes {needed}; received targets of {_sizes(target.shape)} from "
+        f"{target.min():g} to {target.max():g} and outputs of {_sizes(output)}. Give it to another output, or another "
+        "metric."
+    )
+
+
+def _metric(metric: Any) -> Any:
+    try:
+        return keras.metrics.get(metric)
+    except (ValueError, TypeError):
+        return None
+
+
+def _paired(model: keras.Model, data: OwnData, what: str, given: Any) -> Iterator[tuple[str, tuple, Any, str, Any]]:
+    """Output, its shape, what is given for it, the split, and the target there, where all of it can be told."""
+    names = model.output_names
+    if isinstance(given, Mapping) and (unknown := [name for name in given if name not in names]):
+        raise UsageError(f"{what}= names the output {unknown[0]!r}; {model.name!r} has {', '.join(names)}.")
     for place, (name, tensor) in enumerate(zip(names, model.outputs, strict=True)):
-        own = loss.get(name) if isinstance(loss, Mapping) else loss[place] if isinstance(loss, (list, tuple)) else loss
+        if isinstance(given, Mapping):
+            own = given.get(name)
+        elif isinstance(given, (list, tuple)):
+            own = given[place] if len(given) == len(names) else None
+        else:
+            own = given
+        for split, examples in (("train", data.train), ("test", data.test), ("validation", data.validation)):
+            target = None if examples is None else _target(examples.targets, name, place, len(names))
+            if own is not None and target is not None:
+                yield name, tuple(tensor.shape), own, split, target
 
-        def target_of(examples: Examples, name: str = name, place: int = place) -> np.ndarray | None:
-            targets = examples.targets
-            if isinstance(targets, dict):
-                targets = targets.get(name)
-            elif isinstance(targets, (list, tuple)):
-                targets = targets[place] if len(targets) == len(names) else None
-            elif several:
-                return None
-            return targets if isinstance(targets, np.ndarray) else None
 
-        if own is not None:
-            yield name, tensor, own, target_of
+def _target(targets: Any, name: str, place: int, count: int) -> np.ndarray | None:
+    """The target of an output, where it can be told."""
+    if isinstance(targets, dict):
+        targets = targets.get(name)
+    elif isinstance(targets, (list, tuple)):
+        targets = targets[place] if len(targets) == count else None
+    elif count > 1:
+        return None
+    return targets if isinstance(targets, np.ndarray) else None
 
 
 def _name(loss: Any) -> str:

@@ -112,11 +112,6 @@ class OwnTask(Task):
         """A copy of the user's, whose learning rate the loop sets; without one the paper's SGD."""
         if not self.own_optimizer:
             return super().optimizer(momentum, weight_decay, nesterov, precision)
-        if precision == "mixed_float16":
-            raise UsageError(
-                "precision=mixed_float16 scales the loss of tfprune's SGD; the network is compiled with "
-                f"{type(self._wishes.optimizer).__name__}. Take mixed_bfloat16, or --optimizer=paper."
-            )
         made = type(self._wishes.optimizer).from_config(json.loads(json.dumps(self._config)))
         carry_over_decay(self._wishes.optimizer, made, {}, ())  # what it excludes by names
         return made
@@ -255,11 +250,12 @@ def _digest(value: Any) -> str:
     def told(one: Any) -> Any:
         if isinstance(one, (str, int, float, bool, type(None), np.number)):
             return str(one)
+        attributes = vars(one) if isinstance(one, keras.losses.Loss) else {}  # the config of Huber lacks its delta
         try:
-            return keras.saving.serialize_keras_object(one)
+            return [keras.saving.serialize_keras_object(one), attributes]
         except Exception:  # an object of others without a config
             return f"{type(one).__module__}.{getattr(one, '__qualname__', type(one).__qualname__)}"
 
     flat = keras.tree.flatten_with_path(value) if isinstance(value, (dict, list, tuple)) else [((), value)]
-    content = json.dumps([[str(path), told(one)] for path, one in flat], sort_keys=True, default=str)
+    content = json.dumps([[str(path), told(one)] for path, one in flat], default=lambda own: type(own).__name__)
     return hashlib.sha256(content.encode()).hexdigest()[:8]
