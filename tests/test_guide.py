@@ -1,4 +1,4 @@
-"""The guide's code, run from its first block to its last."""
+"""The code of the guide and of the page for users of TFMOT, run from the first block to the last."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,18 @@ import pytest
 
 from tfprune.graph.rules import dispatch
 
-GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
+DOCS = Path(__file__).parents[1] / "docs"
+GUIDE = DOCS / "guide.md"
+
+
+def run_blocks(page):
+    """Runs the Python blocks of a page, one after the other; errors tell the lines of the page."""
+    text, namespace = page.read_text(encoding="utf-8"), {}
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 10
+    for block in blocks:
+        line = text[: text.index(block)].count("\n")
+        exec(compile("\n" * line + block, page.name, "exec"), namespace)
 
 
 @pytest.mark.slow
@@ -17,17 +28,34 @@ def test_every_block_of_the_guide_runs(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(dispatch, "_BY_CLASS", {})
     keras.utils.set_random_seed(0)
-    text = GUIDE.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 10
-    namespace = {}
-    for block in blocks:
-        line = text[: text.index(block)].count("\n")
-        exec(compile("\n" * line + block, GUIDE.name, "exec"), namespace)
+    run_blocks(GUIDE)
     made = ["exported", "halfway.keras", "pattern.json", "plan.json", "sensitivity", "theirs.h5"]
     assert sorted(path.name for path in tmp_path.iterdir()) == made
     accuracy = float(capsys.readouterr().out.split()[0])
     assert accuracy > 0.7
+
+
+@pytest.mark.slow
+def test_every_block_for_users_of_tfmot_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    page = DOCS / "from_tfmot.md"
+    run_blocks(page)
+    assert {"base.keras", "pruned.keras", "1.keras", "logs"} <= {path.name for path in tmp_path.iterdir()}
+    printed = capsys.readouterr().out.splitlines()
+    told = "".join(re.findall(r"^```text\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+    # Other processors round otherwise; then accuracies and sizes of files are others.
+    changing = re.compile(r"0\.\d+|\d{4,}|(base|pruned) \d+")
+    assert len(printed) == len(told.splitlines())
+    for line, expected in zip(printed, told.splitlines(), strict=True):
+        assert line == expected or (changing.fullmatch(line) and changing.fullmatch(expected))
+    before, after = (float(line) for line in printed[:2])
+    assert before > 0.7
+    assert after > before - 0.1
+    sizes = {
+        match[1]: int(match[2]) for match in re.finditer(r"^(base|pruned) (\d+)$", "\n".join(printed), re.MULTILINE)
+    }
+    assert sizes["pruned"] < 0.6 * sizes["base"]
 
 
 def headings(path):
@@ -39,7 +67,7 @@ def headings(path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("docs/index.md", "docs/guide.md", "docs/distribution.md", "docs/tutorial.md"),
+        *("docs/index.md", "docs/guide.md", "docs/from_tfmot.md", "docs/distribution.md", "docs/tutorial.md"),
         *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "BUILD_NOTES.md"),
     ],
 )

@@ -165,7 +165,7 @@ class GrowingMasks(AttachedMasks):
         self.step = 0
         self._optimizer, self._before = getattr(self.model, "optimizer", None), 0
         if initial_step is None:
-            self.go_on_from(batches_seen(self._optimizer))
+            self._find_step(batches_seen(self._optimizer))
         else:
             whole_number("initial_step", initial_step, 0)
             self.step = initial_step
@@ -213,6 +213,19 @@ class GrowingMasks(AttachedMasks):
                 self._cut, self.step = cut, step
                 self.held.set(masks)
         self._before = batches_seen(optimizer) - self.step
+
+    def _find_step(self, told: int) -> None:
+        """Goes on with an earlier training, if there was one, and tells where its step is known to the last cut only.
+
+        That is so for weights without an optimizer, and for an optimizer that had counted before that training began.
+        """
+        if self.go_on_from(told) and self.step != told and self.step != self._timetable.end:
+            warnings.warn(
+                f"The zeros of {self.model.name!r} are those of the cut at step {self.step:,}, but its optimizer has "
+                f"counted {told:,} batches. Going on from step {self.step:,}; if the training had come further, give "
+                "tfprune.sparse its initial_step.",
+                stacklevel=5,
+            )
 
     def go_on_from(self, told: int) -> bool:
         """Finds out from the zeros of the kernels how far an earlier training has come, and takes up its masks.
