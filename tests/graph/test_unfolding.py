@@ -560,3 +560,74 @@ def test_a_layer_that_cannot_be_looked_into_does_not_hinder_what_is_beside_it(tm
     inputs = np.random.default_rng(0).normal(size=(3, 6))
     loaded = keras.saving.load_model(tmp_path / "small.keras")
     np.testing.assert_allclose(predict(loaded, inputs)[0], predict(small, inputs)[0], rtol=1e-6)
+
+
+@keras.saving.register_keras_serializable("unfolding")
+class Forgetful(layers.Layer):
+    """Passes all on, and tells the length as open, whatever it is."""
+
+    def call(self, x):
+        return ops.tanh(x)
+
+    def compute_output_shape(self, shape):
+        return (None, None, *shape[2:])
+
+
+@keras.saving.register_keras_serializable("unfolding")
+class OfKnownLength(layers.Layer):
+    """Tells the length of what it gives, which the layers inside do not. No config of it has half of the heads."""
+
+    def __init__(self, shared, **options):
+        super().__init__(**options)
+        self.shared = shared
+        self.split = layers.EinsumDense("btc,chd->bthd", output_shape=(None, 4, 6), name="split")
+        self.join = layers.EinsumDense("bthd,hdc->btc", output_shape=(None, 24), name="join")
+        self.forget = Forgetful(name="forget")
+
+    def build(self, shape):
+        self.split.build(shape)
+        self.join.build((*shape[:-1], 4, 6))
+
+    def call(self, x):
+        x = ops.tanh(self.split(x)) + ops.sin(self.split(x)) if self.shared else self.split(x)
+        return self.forget(self.join(self.forget(x)))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 24)
+
+    def get_config(self):
+        return {**super().get_config(), "shared": self.shared}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "after", [lambda x: layers.Dense(5)(layers.Permute((2, 1))(x)), layers.LayerNormalization(axis=(1, 2))]
+)
+def test_a_length_that_is_known_stays_known(after, shared, tmp_path):
+    def body(x):
+        own = OfKnownLength(shared, name="own")
+        return layers.Dense(3)(after(own(layers.Dense(24, name="wide")(x))))
+
+    model = network(body, (8, 16))
+    plan = tfprune.plan_channels(model, ratios={"own/split": 0.5, "wide": 0.25})
+    assert tfprune.verify(model, plan, power=True).unnoticed == ()
+    small = plan.apply(model)
+    assert not any(isinstance(layer, OfKnownLength) for layer in small.layers)
+    assert all(tensor.shape[1] in (8, 24) for tensor in (small.output, small.get_layer("own_join").output))
+    costs = tfprune.profile(small)
+    assert (costs.params, costs.macs, costs.flops) == (plan.params[1], plan.macs[1], plan.flops[1])
+    inputs = np.random.default_rng(0).normal(size=(5, 8, 16)).astype("float32")
+    small.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    again = tfprune.plan_channels(small, 0.5)  # what is behind a reshape that only tells a size can go, too
+    assert len(again.keep["own_split"]) == 1
+    assert tfprune.verify(small, again, power=True).unnoticed == ()
+    # By hand: heads that go give zero where all of their weights are zero, and channels that go are read by nobody.
+    heads, wide = (np.setdiff1d(np.arange(size), plan.keep[name]) for name, size in (("own/split", 4), ("wide", 24)))
+    own = model.get_layer("own")
+    for weight, axis, lost in ((own.split.kernel, 1, heads), (own.split.kernel, 0, wide)):
+        value = weight.numpy()
+        value[(slice(None),) * axis + (lost,)] = 0
+        weight.assign(value)
+    for one in (small, loaded):
+        np.testing.assert_allclose(predict(one, inputs)[0], predict(model, inputs)[0], rtol=1e-4, atol=1e-5)

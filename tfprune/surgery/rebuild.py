@@ -13,7 +13,7 @@ import random
 import secrets
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -23,11 +23,11 @@ from keras import tree
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.keras_internals import layers_within, maker
+from tfprune.graph.keras_internals import layers_within, maker, time_mask
 from tfprune.graph.ledger import Kept
 from tfprune.graph.own_layers.layer_configs import config_of, from_config, telling
 from tfprune.graph.own_layers.made_again import changed_config
-from tfprune.graph.own_layers.unfolding import counted_along, needs_unfolding, passes, reshape_sizes
+from tfprune.graph.own_layers.unfolding import counted_along, known_shapes, needs_unfolding, passes, reshape_sizes
 from tfprune.graph.rules.dispatch import has_other_weights, other_weights_in_words
 from tfprune.graph.walk import free_name, pack_inputs, pack_outputs
 from tfprune.support.checks import first_line
@@ -132,8 +132,10 @@ class Built:
             return self._unfolded(call, values)
         return self._called(call, *call.node.filled(values))
 
-    def _called(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
-        record = call.record
+    def _called(self, call: Call, args: tuple, kwargs: dict[str, Any], shapes: Sequence[Shape] = ()) -> Any:
+        record, edit = call.record, self._edit
+        if shapes and type(record.operation) is keras.layers.EinsumDense and len(record.calls) == 1:
+            edit = _with_sizes(edit, shapes[0])
         if self._unfolds and (factor := _scale(call)) is not None:
             (value,) = (one for one in args if isinstance(one, keras.KerasTensor))
             return keras.layers.Rescaling(factor, dtype=value.dtype, name=self._name(record.name))(value)
@@ -141,7 +143,7 @@ class Built:
             args, kwargs = call.arguments(self._kept, args, kwargs)
         with _drawing(self._seed, record):
             if record.name not in self._made:
-                made = _remake(record, self._kept, self._seed, self._edit, self._name(record.name))
+                made = _remake(record, self._kept, self._seed, edit, self._name(record.name))
                 self._made[record.name], self._records[record.name] = made, record
             return self._made[record.name](*args, **kwargs)
 
@@ -170,7 +172,9 @@ class Built:
                 outputs = self._unfolded(inner, given)
             else:
                 args, kwargs = step.arguments.filled(given)
-                outputs = self._called(inner, args, _telling(step.operation, kwargs))
+                shapes = known_shapes(call, number, self._kept)
+                outputs = self._called(inner, args, _telling(step.operation, kwargs), shapes)
+                outputs = self._sized(inner, tree.flatten(outputs), shapes)
             known.update(zip(step.outputs, tree.flatten(outputs), strict=True))
         return [known[place] for place in inside.outputs]
 
@@ -189,6 +193,20 @@ class Built:
             maker(tensor).name = self._name(f"{call.record.name}/count")
         return counted
 
+    def _sized(self, inner: Call, values: list[Any], shapes: list[Shape]) -> list[Any]:
+        """What a layer gives, with the sizes that are known: the layer around it told them, and not every one does."""
+        sized = []
+        for value, shape in zip(values, shapes, strict=True):
+            # What need not be spread over the batch may have fewer axes.
+            pairs = zip(value.shape[1:], shape[1:], strict=True) if len(value.shape) == len(shape) else ()
+            lost = any(one is None and two is not None for one, two in pairs)
+            # A mask of padded steps would be lost; and of several open sizes none follows from the others.
+            if lost and time_mask(value) is None and shape[1:].count(None) <= 1:
+                sizes = tuple(-1 if size is None else size for size in shape[1:])
+                value = keras.layers.Reshape(sizes, name=self._name(f"{inner.record.name}/sizes"))(value)
+            sized.append(value)
+        return sized
+
     def _reshaped(self, inner: Call, value: Any, sizes: Shape, keeps_batch: bool) -> Any:
         name = self._name(inner.record.name)
         if keeps_batch:
@@ -196,6 +214,20 @@ class Built:
         made = keras.ops.reshape(value, sizes)
         maker(made).name = name
         return made
+
+
+def _with_sizes(edit: Edit | None, shape: Shape) -> Edit:
+    """An edit that tells an EinsumDense also the sizes that are known of what it gives."""
+
+    def edited(record: Record, config: dict) -> tuple[type, dict]:
+        kind, config = (type(record.operation), config) if edit is None else edit(record, config)
+        given = config["output_shape"]
+        if "..." not in config["equation"] and len(given) == len(shape) - 1:
+            pairs = zip(given, shape[1:], strict=True)
+            config = {**config, "output_shape": tuple(size if own is None else own for own, size in pairs)}
+        return kind, config
+
+    return edited
 
 
 def _scale(call: Call) -> float | None:

@@ -355,3 +355,20 @@ def reshape_sizes(call: Call, kept: Kept) -> dict[int, tuple[Shape, bool]]:
                 every = [-1 if size == -1 else own for size, own in zip(whole, left, strict=True)]
                 found[number] = (tuple(every[keeps_batch:]), keeps_batch)
     return found
+
+
+def known_shapes(call: Call, number: int, kept: Kept) -> list[Shape]:
+    """The shapes of what a step gives for the channels that are kept, None where a size is open.
+
+    Raises:
+        ValueError: If the layer cannot be unfolded.
+    """
+    traced = _traced(call)
+    if call.inside is None or traced is None:
+        raise ValueError(f"{call.record.name} cannot be unfolded.")
+    found = []
+    pairs = zip(call.inside.steps[number].output_shapes, traced.other.steps[number].output_shapes, strict=True)
+    for (shape, other), labels in zip(pairs, call.steps[number][1], strict=True):
+        left = shape if labels is None else left_of(shape, labels, kept)
+        found.append(tuple(size if one == two else None for size, one, two in zip(left, shape, other, strict=True)))
+    return found

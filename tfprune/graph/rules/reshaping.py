@@ -123,6 +123,8 @@ def _reshape(call: Call) -> Labels | list[Labels]:
     key = "target_shape" if isinstance(call.operation, keras.layers.Layer) else "newshape"
     sizes = list(call.operation.get_config()[key])
     first = len(call.output_shape) - len(sizes)  # the layer's shape has no batch axis
+    if first and _only_tells(call):
+        return _told(call, sizes)
     unknown = None in call.input_shapes[0][1:]
     if unknown and (varying(call.inputs[0]) != [call.inputs[0].ndim - 1] or sizes[-1] != call.input_shapes[0][-1]):
         return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
@@ -153,6 +155,21 @@ def _reshape(call: Call) -> Labels | list[Labels]:
 
         call.setting(key, resized, labels)
     return moved
+
+
+def _only_tells(call: Call) -> bool:
+    """Whether nothing moves, but sizes become known that were not; with channels along one axis."""
+    given, made = call.input_shapes[0], call.output_shape
+    alike = len(given) == len(made) and all(one in (None, two) for one, two in zip(given, made, strict=True))
+    return alike and len(varying(call.inputs[0])) == 1
+
+
+def _told(call: Call, sizes: list[int]) -> Labels:
+    """The labels of what enters; the size along their axis is their number."""
+    labels, (axis,) = call.inputs[0].ravel(), varying(call.inputs[0])
+    if sizes[axis - 1] != -1:
+        call.setting("target_shape", lambda kept: (*sizes[: axis - 1], int(kept[labels].sum()), *sizes[axis:]), labels)
+    return call.inputs[0]
 
 
 def _read_channels_first(call: Call) -> bool:
