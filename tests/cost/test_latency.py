@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -15,11 +16,30 @@ def test_measures_a_real_network():
     assert f"{measured.median * 1000:.2f} ms" in str(measured)
 
 
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.parts = [keras.layers.Dense(4), keras.layers.Dense(3)]
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def test_measures_a_subclassed_network_that_was_trained():
+    model = Subclassed()
+    model(np.zeros((2, 5), "float32"))
+    model.compile("sgd", "mse")
+    model.fit(np.zeros((2, 5)), np.zeros((2, 3)), verbose=0)
+    assert latency.measure_latency(model, batch_size=2, n=2, warm_up=1).median > 0
+
+
 def test_several_networks_take_turns_and_get_one_answer_each(monkeypatch):
-    order = []
+    order, models = [], (plain_cnn(), residual_cnn())
     monkeypatch.setattr(latency, "compiled_pass", lambda model, *_: lambda: order.append(model))
-    first, second = latency.measure_latency("A", "B", n=3, warm_up=2)
-    assert order == ["A", "B"] * 5
+    first, second = latency.measure_latency(*models, n=3, warm_up=2)
+    assert order == [*models] * 5
     assert first.n == second.n == 3
 
 
@@ -28,7 +48,7 @@ def test_median_and_quartiles_leave_the_warm_up_out(monkeypatch):
     ticks = iter(np.cumsum([step for duration in durations for step in (0.0, duration)]).tolist())
     monkeypatch.setattr(latency.time, "perf_counter", lambda: next(ticks))
     monkeypatch.setattr(latency, "compiled_pass", lambda *_: lambda: None)
-    measured = latency.measure_latency("A", n=4, warm_up=2)
+    measured = latency.measure_latency(plain_cnn(), n=4, warm_up=2)
     assert measured.median == pytest.approx(3.5)
     # Of 1, 2, 5, 9, linearly interpolated: the quartiles are 1.75 and 6.
     assert measured.iqr == pytest.approx(4.25)

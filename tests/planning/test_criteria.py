@@ -186,3 +186,20 @@ def test_what_is_removed_counts_for_nothing():
         left = [channel for channel in range(10) if channel not in removed["conv_b"]]
         masked = scores_of(model, "conv_b", criterion, data=data, removed=removed)[left]
         assert np.allclose(masked, scores_of(small, "conv_b", criterion, data=data), rtol=1e-5)
+
+
+class Penalized(layers.Layer):
+    def call(self, x):
+        self.add_loss(1e-3 * keras.ops.sum(x**2))
+        return 2.0 * x
+
+
+def test_the_losses_that_layers_have_added_in_a_training_do_not_reach_the_criterion():
+    inputs = keras.Input((5,))
+    hidden = Penalized()(layers.Dense(8, activation="relu", name="hidden")(inputs))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(hidden))
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    data = np.random.default_rng(0).normal(size=(8, 5)).astype("float32"), np.arange(8) % 3
+    untrained = tfprune.plan_channels(model, 0.5, criterion="taylor", data=data)
+    model.fit(*data, verbose=0)  # it leaves tensors of a graph that is gone
+    assert tfprune.plan_channels(model, 0.5, criterion="taylor", data=data).keep == untrained.keep

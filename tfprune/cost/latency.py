@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from tfprune.errors import UsageError
 from tfprune.graph.inputs import random_inputs
+from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.support.checks import whole_number
 
@@ -66,12 +68,16 @@ def measure_latency(
         raise UsageError("measure_latency received no network; give one or more, as measure_latency(model, small).")
     for name, value, least in (("batch_size", batch_size, 1), ("n", n, 1), ("warm_up", warm_up, 0)):
         whole_number(name, value, least)
-    passes = [compiled_pass(model, batch_size, jit_compile) for model in models]
     times: list[list[float]] = []
-    while len(times) < warm_up + n:
-        times.append([_timed(run) for run in passes])
-        if len(times) > warm_up and np.sum(times) >= seconds:
-            break
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            functional(model)  # an error where it is none
+            stack.enter_context(left_as_it_is(model))
+        passes = [compiled_pass(model, batch_size, jit_compile) for model in models]
+        while len(times) < warm_up + n:
+            times.append([_timed(run) for run in passes])
+            if len(times) > warm_up and np.sum(times) >= seconds:
+                break
     measured = []
     for own in np.transpose(times[warm_up:]):
         low, median, high = np.quantile(own, (0.25, 0.5, 0.75))
@@ -89,7 +95,9 @@ def compiled_pass(model: keras.Model, batch_size: int, jit_compile: bool = False
     """A function that runs a network's compiled forward pass on random inputs, and waits for the result."""
     inputs = [tf.constant(value) for value in random_inputs(functional(model), batch_size)]
     forward = tf.function(
-        lambda *values: model(pack_inputs(model, list(values)), training=False), jit_compile=jit_compile
+        lambda *values: model(pack_inputs(model, list(values)), training=False),
+        autograph=False,  # it would rewrite what runs inside, and Keras needs none of it
+        jit_compile=jit_compile,
     )
     # Fetching the result makes the time include work that a device does asynchronously.
     return lambda: [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(forward(*inputs))]

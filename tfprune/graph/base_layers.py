@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfprune.graph.keras_internals import of_every_layer, share_state, sharing_weights
+from tfprune.graph.keras_internals import layers_within, of_every_layer, share_state, sharing_weights
 
 # What a subclass may have of its own, and mean by `super().call` what its base does all the same.
 _MAY_DIFFER = frozenset((
@@ -55,6 +55,11 @@ def _extended(layer: keras.Layer) -> keras.Layer | None:
 def is_of_keras(kind: type) -> bool:
     """Whether a class is one of Keras' own, or of tfprune's, which extend them."""
     return kind.__module__.partition(".")[0] in ("keras", "tfprune")
+
+
+def own_layers(model: keras.Model) -> list[Any]:
+    """The model and the layers inside of it that people wrote, whose `call` may do anything."""
+    return [layer for layer in layers_within(model) if layer is model or not is_of_keras(type(layer))]
 
 
 def owner_of(kind: type, name: str) -> type:

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.errors import PlanError, UsageError
-from tfprune.graph.keras_internals import layers_within, losses_kept
+from tfprune.graph.keras_internals import layers_within
+from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import Wiring, flat_inputs, functional, pack_inputs
 from tfprune.support.checks import error_line, is_batch, whole_number
 
@@ -34,7 +35,7 @@ def inputs_that_work(model: keras.Model, examples: int, seed: int = 0) -> list[n
         for length in _LENGTHS if is_open else _LENGTHS[:1]:
             inputs = random_inputs(model, examples, seed, length, most)
             try:
-                with keras.StatelessScope(), losses_kept(model):  # the model stays as it is
+                with left_as_it_is(model):
                     model(pack_inputs(model, inputs), training=False)
                 return inputs
             except Exception as error:  # whatever TensorFlow or the code of others raises for a size that is wrong

@@ -19,7 +19,7 @@ from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
 from tfprune.graph.arguments import Arguments
 from tfprune.graph.calls_inside import Apart, AsBase, Run
-from tfprune.graph.stand_ins import variables_as_tensors
+from tfprune.graph.stand_ins import values_kept, variables_as_tensors
 from tfprune.support.checks import error_line
 
 BATCH = 2  # examples in a traced call: more than the one that would be broadcast
@@ -177,7 +177,8 @@ def _traced(
     inner = [own for own in within if own is layer or not is_known(own)]
     others = [own for own in within if way.of_known and own not in inner]
     run = Run(layer, is_known, way.apart, training, lengths, way.counted, way.opaque)
-    with variables_as_tensors(inner, others) as variables, run.recording():
+    seeds = [one.state for one in keras_internals.seed_generators(layer)]
+    with values_kept(seeds), variables_as_tensors(inner, others) as variables, run.recording():
         outputs = tree.flatten(layer.call(*args, **kwargs))
         if not all(isinstance(output, keras.KerasTensor) for output in outputs):
             raise PlanError("gives out something that does not depend on what enters")

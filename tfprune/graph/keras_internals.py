@@ -115,9 +115,9 @@ def layers_within(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers())
 
 
-def seed_generators(model: keras.Model) -> list[Any]:
-    """The random generators of a model's layers, of dropout and the like."""
-    return [one for layer in model._flatten_layers() for one in getattr(layer, "_seed_generators", ())]
+def seed_generators(layer: keras.Layer) -> list[Any]:
+    """The random generators of a layer or model and of the layers inside of it, of dropout and the like."""
+    return [one for own in layer._flatten_layers() for one in getattr(own, "_seed_generators", ())]
 
 
 def compile_settings(model: keras.Model) -> dict[str, Any]:
@@ -161,8 +161,7 @@ def carry_over_decay(
 
 def wrapped_functions(value: Any) -> list[Any]:
     """The function inside of a metric or a loss that wraps one."""
-    functions = (getattr(value, "_fn", None), getattr(value, "fn", None))
-    return [function for function in functions if function is not None]
+    return [found for name in ("_fn", "fn") if (found := getattr(value, name, None)) is not None]
 
 
 def lambda_output_shape(layer: keras.layers.Lambda) -> Any:
@@ -209,8 +208,9 @@ def no_trace_left(layer: keras.Layer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def losses_kept(layer: keras.Layer) -> Iterator[None]:
-    """Gives a layer or model, and layers inside of it, at the end the losses back that its last call has added."""
+    """Takes the losses of its last call from a layer or model, and from those inside; gives them back at the end."""
     before = [(own, list(own._losses), list(own._loss_ids)) for own in layers_within(layer)]
+    layer._clear_losses()
     try:
         yield
     finally:

@@ -1,14 +1,16 @@
-"""Symbolic tensors in the places of variables while a `call` is traced; at the end layers are as they were."""
+"""Symbolic tensors in the places of variables while a `call` is traced; and layers as they were, after any call."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from tfprune.graph.keras_internals import layers_within, of_every_layer, refill
+from tfprune.graph.base_layers import own_layers
+from tfprune.graph.keras_internals import layers_within, losses_kept, of_every_layer, refill
 
 
 class StandIn(keras.KerasTensor):
@@ -82,6 +84,31 @@ def as_they_are(layer: keras.Layer) -> Iterator[None]:
     finally:
         for own, name, value in found:
             vars(own)[name] = value
+
+
+@contextlib.contextmanager
+def left_as_it_is(model: keras.Model) -> Iterator[None]:
+    """Gives a model at the end all back that calls of it may change.
+
+    That is what layers count, draw seeds from, or hold from call to call, what metrics have measured, the losses that
+    were added, and attributes of the layers that people wrote.
+    """
+    layers = [layer for layer in layers_within(model) if getattr(layer, "stateful", False)]
+    states = [state for layer in layers for state in layer.states]
+    variables = (*model.non_trainable_variables, *model.metrics_variables, *states)
+    with values_kept(variables), losses_kept(model), attributes_kept(own_layers(model)):
+        yield
+
+
+@contextlib.contextmanager
+def values_kept(variables: Iterable[keras.Variable]) -> Iterator[None]:
+    """Gives variables at the end the values back that they had; also inside of what TensorFlow compiles."""
+    before = [(variable, tf.identity(variable.value)) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
 
 
 @contextlib.contextmanager

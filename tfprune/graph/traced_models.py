@@ -13,9 +13,9 @@ from keras import tree
 
 from tfprune.errors import PlanError
 from tfprune.graph import keras_internals
-from tfprune.graph.base_layers import is_of_keras, owner_of
+from tfprune.graph.base_layers import is_of_keras, own_layers, owner_of
 from tfprune.graph.descriptions import as_text
-from tfprune.graph.stand_ins import attributes_kept, none_is_an_axis
+from tfprune.graph.stand_ins import left_as_it_is, none_is_an_axis
 from tfprune.support.checks import error_line
 
 _OF_EVERY_CALL = ("training", "mask")  # arguments that are no tensors of the user's
@@ -45,16 +45,11 @@ def traced(model: keras.Model) -> keras.Model:
     return _TRACED[model][1]
 
 
-def _own(model: keras.Model) -> list[Any]:
-    """The model and the layers inside of it that people wrote, of whose `call` the trace is."""
-    return [layer for layer in keras_internals.layers_within(model) if layer is model or not is_of_keras(type(layer))]
-
-
 def _state(model: keras.Model) -> str:
     """What the trace may depend on."""
     attributes = [
         (name, value)
-        for layer in _own(model)
+        for layer in own_layers(model)
         for name, value in vars(layer).items()
         if not keras_internals.of_every_layer(name)
     ]
@@ -67,7 +62,7 @@ def _trace(model: keras.Model) -> keras.Model:
     reason = ""
     for inputs in _possible_inputs(model, name, advice):
         try:
-            with keras_internals.no_trace_left(model), attributes_kept(_own(model)), none_is_an_axis():
+            with keras_internals.no_trace_left(model), left_as_it_is(model), none_is_an_axis():
                 return _graph(model, inputs, name)
         except PlanError:
             raise

@@ -18,6 +18,7 @@ from tabulate import tabulate
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph, Pool, coupled_name
 from tfprune.graph.keras_internals import maker
+from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import functional
 from tfprune.planning.channels import prunable_pools, scored_pools, scorer
 from tfprune.planning.cutting import kept_channels
@@ -176,10 +177,11 @@ def sensitivity(
     pools, _ = scored_pools(pools, scores, criterion, {})
     if not given or all(len(pool) == 1 for pool in pools):
         raise PlanError(f"ratios={shown(given)} remove no channel of any layer; give one or more numbers in (0, 1).")
-    masked = MaskedModel(graph)
-    measure = _measure(masked, model, evaluate)
-    baseline = measure()
-    return Sensitivity(baseline, tuple(_rows(masked, measure, pools, scores, sorted(set(given)), verbose)))
+    with left_as_it_is(model):
+        masked = MaskedModel(graph)
+        measure = _measure(masked, model, evaluate)
+        baseline = measure()
+        return Sensitivity(baseline, tuple(_rows(masked, measure, pools, scores, sorted(set(given)), verbose)))
 
 
 def _rows(

@@ -17,6 +17,7 @@ from keras import tree
 from tfprune.errors import ExportError, UsageError
 from tfprune.graph.calls import Record
 from tfprune.graph.inputs import random_inputs
+from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.support.checks import path_of
 from tfprune.surgery.comparing import compare_outputs
@@ -67,7 +68,8 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
     try:
         with scratch_folder as name:
             scratch = Path(name)
-            _write_and_compare(model, scratch, litert)
+            with left_as_it_is(model):
+                _write_and_compare(model, scratch, litert)
             for part in _PARTS:  # also one that was written before and is not now
                 if (folder / part).exists():
                     (folder / part).rename(scratch / f"replaced-{part}")

@@ -9,8 +9,9 @@ from typing import Any
 import keras
 
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.keras_internals import layers_within, losses_kept
+from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.masking import ZEROS, Filling, Watch, run_masked
+from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import flat_inputs, pack_outputs
 
 
@@ -38,19 +39,12 @@ def masked_outputs(
 
 @contextlib.contextmanager
 def fresh_states(model: keras.Model) -> Iterator[None]:
-    """Lets stateful recurrent layers begin anew, as those of the smaller network do, and gives the states back."""
-    layers = [layer for layer in layers_within(model) if getattr(layer, "stateful", False)]
-    # Also of layers of the user's own, that count calls or keep averages.
-    changing = [*model.non_trainable_variables, *(state for layer in layers for state in layer.states)]
-    states = [(state, keras.ops.convert_to_numpy(state)) for state in changing]
-    try:
-        for layer in layers:
-            layer.reset_state()
-        with losses_kept(model):
-            yield
-    finally:
-        for state, value in states:
-            state.assign(value)
+    """Lets stateful recurrent layers begin anew, as those of the smaller network do; then the model is as before."""
+    with left_as_it_is(model):
+        for layer in layers_within(model):
+            if getattr(layer, "stateful", False):
+                layer.reset_state()
+        yield
 
 
 class MaskedModel(keras.Model):

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import Inside, fixed, look_inside
+from tfprune.graph.keras_internals import seed_generators
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.masking import run_masked
 from tfprune.graph.rules.dispatch import has_rule
@@ -43,8 +44,9 @@ def computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], k
         args, kwargs = call.node.arguments.filled([keras.ops.convert_to_tensor(value) for value in drawn])
         received = keras.tree.flatten(layer(*args, **kwargs))
         values = [keras.ops.convert_to_tensor(value) for value in whole]
-        with keras.StatelessScope(state_mapping=others):
-            expected, again = (keras.tree.flatten(run_masked(call, values, kept, None)) for _ in range(2))
+        expected, again = (
+            _masked(call, values, kept, [*others, *_seeds(record.operation, places)]) for places in (0, 1)
+        )
         if any(bool(keras.ops.any(one != two)) for one, two in zip(expected, again, strict=True)):
             continue  # it draws at random, so that its numbers tell nothing
         for one, other, labels in zip(expected, received, call.given, strict=True):
@@ -55,6 +57,17 @@ def computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], k
             if one.shape != other.shape or not np.allclose(one, other, rtol=rough, atol=noise):
                 return False
     return True
+
+
+def _masked(call: Call, values: list[Any], kept: Kept, mapping: list[tuple[Any, Any]]) -> list[Any]:
+    with keras.StatelessScope(state_mapping=mapping):
+        return keras.tree.flatten(run_masked(call, values, kept, None))
+
+
+def _seeds(layer: keras.Layer, further: int) -> list[tuple[Any, Any]]:
+    """The states of a layer's random generators, each with one that is some numbers further on."""
+    states = [generator.state for generator in seed_generators(layer)]
+    return [(state, keras.ops.add(state, keras.ops.cast(further, state.dtype))) for state in states]
 
 
 def _weight(generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
