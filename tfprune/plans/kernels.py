@@ -27,18 +27,18 @@ class Kernel(NamedTuple):
 
     Attributes:
         record: The operation of the graph that it belongs to, itself or inside.
-        index: Its place in `record.weights`.
+        place: Its index in `record.weights`.
         layer: The layer that has it.
     """
 
     record: Record
-    index: int
+    place: int
     layer: keras.layers.Layer
 
     @property
     def variable(self) -> keras.Variable:
         """The weight."""
-        return self.record.weights[self.index]
+        return self.record.weights[self.place]
 
     @property
     def shape(self) -> tuple[int, ...]:

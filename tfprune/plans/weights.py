@@ -183,7 +183,7 @@ class WeightPlan(Plan[WeightRow]):
         made = built.model
         for name, mask in self.arrays().items():
             kernel = kernels[name]
-            weight = made.get_layer(kernel.record.name).weights[kernel.index]
+            weight = made.get_layer(kernel.record.name).weights[kernel.place]
             values = keras.ops.convert_to_numpy(weight)
             if rescale:
                 values = _rescaled(mask, _inputs(kernel), np.random.default_rng([seed, *name.encode()]))
@@ -200,7 +200,7 @@ class WeightPlan(Plan[WeightRow]):
         """
         made, graph = self.apply(model), ChannelGraph(model)
         off, kernels = 0, kernels_within(graph)
-        masks = {(kernels[name].record.name, kernels[name].index): mask for name, mask in self.arrays().items()}
+        masks = {(kernels[name].record.name, kernels[name].place): mask for name, mask in self.arrays().items()}
         for name, record in graph.records.items():
             if record.whole is not None:  # its weights are those of the layer around it
                 continue

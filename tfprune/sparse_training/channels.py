@@ -120,20 +120,29 @@ class SoftFilter(SparseMethod):
 
     def __init__(self, ratio: float = 0.5):
         number_in("ratio", ratio, 0.0, 1.0)
-        self._settings = MethodSettings(ratio=ratio)
+        self._ratio = ratio
 
     def attach(self, model: keras.Model, initial_step: int | None) -> Attached:
         """Nothing is put on the network; its callbacks do it all."""
         _no_steps("SoftFilter", initial_step)
-        soft_filter.METHOD.expected(model, self._settings)
-        return _Softened(model, soft_filter.METHOD, self._settings)
+        attached = _Softened(model, self._ratio)
+        attached.check()
+        return attached
 
 
 class _Softened(_OnChannels):
+    def __init__(self, model: keras.Model, ratio: float):
+        super().__init__(model, soft_filter.METHOD, MethodSettings(ratio=ratio))
+        self._ratio = ratio
+
+    def check(self) -> None:
+        """Raises a PlanError if no channel could be removed."""
+        self._method.expected(self.model, self._settings)
+
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """The one that zeroes the filters of the convolutions whose channels can be removed."""
         producers = [record.operation for record in ChannelGraph(self.model).producers()]
-        return [soft_filter.ZeroFilters(self._settings.ratio, producers)]
+        return [soft_filter.ZeroFilters(self._ratio, producers)]
 
     def finish(self) -> tuple[Plan, keras.Model]:
         """The plan for the filters that are zero, also where steps were made after the last epoch."""

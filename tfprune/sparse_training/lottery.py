@@ -86,7 +86,8 @@ class Tickets(AttachedMasks):
     def __init__(self, held: HeldKernels, lottery: Lottery):
         origin = {"method": "lottery", "sparsity": lottery.sparsity, "rounds": lottery.rounds, "scope": lottery.scope}
         super().__init__(held, {**origin, "rewind_to": str(lottery.rewind_to)})
-        self._lottery, self._early = lottery, None
+        self._lottery = lottery
+        self._early: list[np.ndarray] | None = None
         self._cuts, self._trained = 0, False
         self._go_on()
 

@@ -236,30 +236,16 @@ class GrowingMasks(AttachedMasks):
         Returns:
             Whether there was one.
         """
-        if self._timetable.end is None:
-            dues = [told] if self._timetable.latest(told) is not None else []
-        else:
-            dues = sorted(set(self._dues()))
+        by_told = self._timetable.latest(told)
+        dues = self._timetable.all() or [step for step in (by_told,) if step is not None]
         count = bisect.bisect_left(dues, True, key=lambda due: not self._is_done(due))
         if not count or not self._timetable.at(dues[count - 1]):
             return False
-        last = dues[count - 1]
-        by_told = self._timetable.latest(told)
-        agrees = by_told is not None and self._timetable.at(by_told) == self._timetable.at(last)
-        self.step = told if agrees else last
-        self._cut = by_told if agrees else last
+        self.step = self._cut = last = dues[count - 1]
+        if by_told is not None and self._timetable.at(by_told) == self._timetable.at(last):
+            self.step, self._cut = told, by_told
         self.held.set(self.masks_of(self._find, self._timetable.at(last)))
         return True
-
-    def _dues(self) -> list[int]:
-        dues, step = [], self._timetable.end
-        while step is not None and step >= 0:
-            due = self._timetable.latest(step)
-            if due is None:
-                break
-            dues.append(due)
-            step = due - 1
-        return dues
 
     def _is_done(self, due: int) -> bool:
         """Whether the weights are zero that a cut turns off; kernels that are all zero do not count."""

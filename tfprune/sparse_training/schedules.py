@@ -117,16 +117,24 @@ class Timetable:
 
     def latest(self, step: int, after: int = -1) -> int | None:
         """The last step at which pruning is due up to a step, and after another one; None if there is none."""
-        if self.end is None or not self._frequency:
+        begin, end, frequency = self._begin, self.end, self._frequency
+        if begin is None or end is None or not frequency:
             return next((one for one in range(step, after, -1) if bool(self.schedule(one)[0])), None)
-        if step < self._begin:
+        if step < begin:
             return None
-        within = min(step, self.end)
-        # The end is due even where the frequency leaves it out.
-        last = (
-            within if within == self.end else self._begin + (within - self._begin) // self._frequency * self._frequency
-        )
+        last = min(step, end)
+        if last < end:  # which is due even where the frequency leaves it out
+            last -= (last - begin) % frequency
         return last if last > after else None
+
+    def all(self) -> list[int]:
+        """Every step at which pruning is due, in order, of a schedule whose end is known."""
+        found: list[int] = []
+        due = None if self.end is None else self.latest(self.end)
+        while due is not None:
+            found.append(due)
+            due = self.latest(due - 1)
+        return found[::-1]
 
     def at(self, step: int) -> float:
         """The sparsity of a step at which pruning is due.
