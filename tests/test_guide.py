@@ -1,15 +1,19 @@
-"""The code of the guide and of the page for users of TFMOT, run from the first block to the last."""
+"""The code of the guides, run from the first block to the last."""
 
 import re
+import shlex
 from pathlib import Path
 
 import keras
 import pytest
 
+from tfprune.experiments import run
 from tfprune.graph.rules import dispatch
 
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDE = DOCS / "guide.md"
+VERDICT = DOCS / "verdict.md"
+COMMAND = ["python", "-m", "tfprune.experiments.run"]
 
 
 def run_blocks(page):
@@ -58,6 +62,38 @@ def test_every_block_for_users_of_tfmot_runs(tmp_path, monkeypatch, capsys):
     assert sizes["pruned"] < 0.6 * sizes["base"]
 
 
+@pytest.mark.slow
+def test_every_block_of_the_page_on_studies_runs_and_every_verdict_names_its_metric(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_layers.py").touch()
+    (tmp_path / "my_data.py").write_text(
+        "import numpy as np\n"
+        "def load():\n"
+        "    with np.load('waves.npz') as file:\n"
+        "        return (file['x_train'], file['y_train']), (file['x_test'], file['y_test'])\n"
+    )
+    text = VERDICT.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks].count("bash") == 2
+    namespace, verdicts = {}, []
+    for language, block in blocks:
+        if language == "python":
+            exec(compile("\n" * text[: text.index(block)].count("\n") + block, VERDICT.name, "exec"), namespace)
+            verdicts += [namespace["result"].verdict] if "study(" in block else []
+        else:
+            command = shlex.split(block)
+            assert command[:3] == COMMAND
+            assert run.main(command[3:]) == 0
+    for verdict, metric in zip(verdicts, ("mae", "accuracy", "mask_iou"), strict=True):
+        assert f"it in {metric}" in verdict
+    report = (tmp_path / "runs" / "report.md").read_text(encoding="utf-8")
+    assert all(verdict in report for verdict in verdicts)
+    assert "npz, signal.keras, network_slimming" in report
+    assert "favours the inherited weights" in report
+    assert "my_data:load" in capsys.readouterr().out
+
+
 def headings(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     found = [line[3:] for line in lines if line.startswith("## ")]
@@ -67,7 +103,8 @@ def headings(path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("docs/index.md", "docs/guide.md", "docs/from_tfmot.md", "docs/distribution.md", "docs/tutorial.md"),
+        *("docs/index.md", "docs/guide.md", "docs/from_tfmot.md", "docs/verdict.md"),
+        *("docs/distribution.md", "docs/tutorial.md"),
         *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "BUILD_NOTES.md"),
     ],
 )
