@@ -14,6 +14,7 @@ from tests.processes import finish, start
 from tests.stages import CONTRACT
 from tfprune.data import load
 from tfprune.errors import PlanError, UsageError
+from tfprune.experiments import search
 from tfprune.experiments.report import main as report_main
 from tfprune.experiments.run import main
 
@@ -204,6 +205,13 @@ def test_a_loss_can_be_named_for_a_network_that_is_not_compiled(tmp_path, capsys
     assert "is not compiled, and no loss is given" in refused(capsys, *flags)
     assert main([*flags, "--loss=huber", "--metrics=mae,mse", "--judged_by=mse"]) == 0
     assert "judged by mse, lower is better" in capsys.readouterr().out
+
+
+def test_a_search_is_for_fractions_of_right_answers(tmp_path, capsys):
+    regression().save(tmp_path / "mine.keras")
+    flags = [f"--model={tmp_path / 'mine.keras'}", "--dataset=npz", npz(tmp_path), f"--workdir={tmp_path / 'runs'}"]
+    assert search.main([*flags, "--dry_run"]) == 2
+    assert "npz is judged by mae. Give a fraction of right answers" in capsys.readouterr().err
 
 
 def test_layers_of_ones_own_are_imported_by_name(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ Without any flag: VGG-16 at a quarter of its width on 6,000 images of Fashion-MN
 removed by Network Slimming, one seed, every regime; a few minutes on two CPU cores. The same command again
 finds the stages that are finished and does the rest. Flags that take several values (--ratio=0.3,0.5) run every
 combination, and settings that begin with the same large network train it once. Every network starts from
-new weights; of a user's .keras file the architecture is used.
+new weights, and of a user's .keras file the architecture is used, unless --weights=trained takes its weights, too.
 """
 
 from __future__ import annotations

@@ -110,9 +110,16 @@ def _grid(values: flags.FlagValues) -> list[Settings]:
 
 
 def _check_stages(runner: Runner, grid: Sequence[Settings]) -> None:
-    """Raises a PlanError for a network without stages, before anything is trained."""
+    """Raises an error for a network without stages, or one not judged by accuracy, before anything is trained."""
     from tfprune.planning.to_pattern import network_stages
 
+    for settings in grid:
+        measure = runner.study(settings).task.measure
+        if not measure.is_share:
+            raise UsageError(
+                f"A search asks which network needs fewer parameters for an accuracy; {settings.dataset} is judged by "
+                f"{measure.name}. Give a fraction of right answers as --judged_by, or take tfprune.experiments.run."
+            )
     kinds = {settings: "weights" if settings.entry.counts == WEIGHTS else "channels" for settings in grid}
     models = (
         (runner.study(settings).network.architecture, kind)

@@ -5,12 +5,14 @@ import pytest
 from scipy import stats
 
 from tfprune.experiments.findings.statistics import (
+    compare,
     mean_and_std,
     paired_difference,
     sampling_error,
     verdict,
     verdict_on_design,
 )
+from tfprune.training.measures import ERROR, SCORE, SHARE, Measure
 
 ONE = {0: 0.9312, 1: 0.9365, 2: 0.9344, 3: 0.9380, 4: 0.9321}
 OTHER = {0: 0.9301, 1: 0.9320, 2: 0.9350, 3: 0.9341, 4: 0.9300}
@@ -162,3 +164,48 @@ def test_seeds_that_agree_by_chance_prove_nothing_below_the_sampling_error():
     assert words.startswith("No advantage of scratch training")
     assert "n=2: no difference shown" in words
     assert "not worth it" in verdict({"scratch_e": {0: 0.95, 1: 0.95}, "finetune": fine_tuned}, 256)
+
+
+# Other metrics.
+
+MAE, R2 = Measure("mae", ERROR), Measure("r2", SCORE)
+
+
+def test_of_an_error_less_is_better():
+    lower = verdict({"finetune": EQUAL, "scratch_b": DOWN}, 100, MAE)
+    assert lower.startswith("The inherited weights were not worth it: Scratch-B, from new weights, did better")
+    assert "with lower mae" in lower
+    assert "Scratch-B ended 0.011 below it in mae, of which lower is better (95 % confidence interval" in lower
+    higher = verdict({"finetune": EQUAL, "scratch_b": UP}, 100, MAE)
+    assert higher.startswith("Pruning was worth it")
+    assert "with lower mae" in higher
+    assert "no difference shown" in verdict({"finetune": EQUAL, "scratch_b": BOTH_WAYS}, 100, MAE)
+
+
+def test_of_a_score_more_is_better():
+    words = verdict({"finetune": EQUAL, "scratch_b": UP}, 100, R2)
+    assert "not worth it: Scratch-B" in words
+    assert "with higher r2" in words
+    assert "Scratch-B ended 0.011 above it in r2, of which higher is better" in words
+    assert verdict({"finetune": EQUAL, "scratch_b": DOWN}, 100, R2).startswith("Pruning was worth it")
+
+
+def test_one_seed_shows_nothing_of_a_metric_whose_sampling_error_is_not_known():
+    words = verdict({"finetune": {0: 9.0}, "scratch_b": {0: 1.0}}, 10_000, MAE)
+    assert words.startswith("No advantage of scratch training")
+    assert "one seed does not show the spread over seeds: no difference shown" in words
+    same = {0: 9.0, 1: 9.0}, {0: 1.0, 1: 1.0}  # two seeds alike by chance show no more
+    assert compare(*same, 10_000, MAE).sign == 0
+
+
+def test_a_share_of_another_name_is_told_in_points():
+    words = verdict({"finetune": EQUAL, "scratch_b": UP}, 10_000, Measure("mask_accuracy", SHARE))
+    assert "with higher mask_accuracy" in words
+    assert "ended 1.1 points above it in mask_accuracy" in words
+
+
+def test_tickets_and_designs_are_judged_by_the_same_way():
+    tickets = verdict({"random_ticket": EQUAL, "winning_ticket": DOWN}, 100, MAE)
+    assert tickets.startswith("The first weights mattered")
+    design = verdict_on_design({"unpruned": EQUAL, "scratch_e": DOWN}, 100, MAE)
+    assert "0.011 below it in mae, of which lower is better" in design
