@@ -99,6 +99,26 @@ def prove(model, plan):
     return small
 
 
+def assert_as_zeroed(model, plan, small, *inputs):
+    """Compares a smaller network with the model in which the weights of what goes are zero; the model stays as it is.
+
+    What enters and leaves removed channels is zero then, whatever lies between.
+    """
+    graph = plan.graph(model)
+    kept, before = plan.kept(graph), {}
+    for record in graph.records.values():
+        for index, axes in record.axes.items():
+            weight, value = record.weights[index], np.array(record.weights[index].numpy())
+            before.setdefault(id(weight), (weight, value.copy()))
+            for axis, labels in axes.items():
+                value[(slice(None),) * axis + (~kept[labels],)] = 0
+            weight.assign(value)
+    expected = predict(model, *inputs)
+    for weight, value in before.values():
+        weight.assign(value)
+    assert relative_error(expected, predict(small, *inputs)) <= 1e-4
+
+
 def assert_sliced(small, model, inputs, outputs):
     """Compares all weights of a network with slices of a larger one's.
 

@@ -1,5 +1,7 @@
 """Layers that nobody taught: what they do inside says what can go, and they are made again with other widths."""
 
+from typing import NamedTuple
+
 import keras
 import numpy as np
 import pytest
@@ -523,9 +525,14 @@ class Plain(Wide):
         return ops.relu(self.dense(x))
 
 
+class Shifts(NamedTuple):
+    one: keras.Variable
+    others: list
+
+
 @keras.saving.register_keras_serializable("looking")
 class Listed(layers.Layer):
-    """Weights in a list and in a dictionary; it notes its calls, and adds a loss."""
+    """Weights in a list, in a dictionary and in tuples; it notes its calls, and adds a loss."""
 
     def __init__(self, width=12, **options):
         super().__init__(**options)
@@ -533,12 +540,14 @@ class Listed(layers.Layer):
 
     def build(self, shape):
         self.kernels = [self.add_weight(shape=(shape[-1], self.width)), self.add_weight(shape=(self.width, 6))]
-        self.scales = {"last": self.add_weight(shape=(6,))}
+        self.scales = {"last": (self.add_weight(shape=(6,)), None)}
+        self.shifts = Shifts(self.add_weight(shape=(6,)), [self.add_weight(shape=(6,))])
 
     def call(self, x):
         self.calls.append("called")
         self.add_loss(ops.mean(x))
-        return ops.relu(x @ self.kernels[0]) @ self.kernels[1] * self.scales["last"]
+        x = ops.relu(x @ self.kernels[0]) @ self.kernels[1] * self.scales["last"][0]
+        return x * ops.sigmoid(self.shifts.one) + self.shifts.others[0]
 
     def get_config(self):
         return {**super().get_config(), "width": self.width}
@@ -548,6 +557,7 @@ def test_weights_in_lists_are_weights_and_nothing_that_a_call_does_is_left():
     model = network(lambda x: layers.Dense(2)(Listed(name="listed")(layers.Dense(8, name="first")(x))), (5,))
     layer = model.get_layer("listed")
     calls, kernels, losses = list(layer.calls), list(layer.kernels), len(model.losses)
+    own = [layer.scales["last"], layer.shifts, layer.shifts.others, *layer.shifts, *layer.shifts.others]
     plan = tfprune.plan_channels(model, 0.5)
     assert sorted(size for size in plan.sizes().values() if size[0] > size[1]) == [(8, 4), (12, 6)]
     proof = tfprune.verify(model, plan, power=True)
@@ -555,6 +565,9 @@ def test_weights_in_lists_are_weights_and_nothing_that_a_call_does_is_left():
     small = plan.apply(model)
     assert layer.calls == calls
     assert all(one is other for one, other in zip(layer.kernels, kernels, strict=True))
+    after = [layer.scales["last"], layer.shifts, layer.shifts.others, *layer.shifts, *layer.shifts.others]
+    assert all(one is other for one, other in zip(after, own, strict=True))
+    assert all(isinstance(one, keras.Variable) for one in (layer.scales["last"][0], *layer.shifts.others))
     assert len(model.losses) == losses
     small(np.ones((3, 5), "float32"))
     assert len(small.losses) == 1  # the layer stays the layer that adds it

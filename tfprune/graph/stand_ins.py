@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -132,7 +132,7 @@ def attributes_kept(layers: Sequence[Any]) -> Iterator[list[tuple[list | dict, d
 
 @contextlib.contextmanager
 def variables_as_tensors(layers: Sequence[Any], known: Sequence[Any]) -> Iterator[list[tuple[StandIn, Any]]]:
-    """Puts symbolic tensors in the places of the variables that layers have as attributes, or in lists.
+    """Puts symbolic tensors in the places of the variables that layers have as attributes, in lists, or in tuples.
 
     Gives both, in pairs. At the end all is as it was, also what `call` has set or appended.
 
@@ -146,26 +146,49 @@ def variables_as_tensors(layers: Sequence[Any], known: Sequence[Any]) -> Iterato
         of_known = [one for one in of_known if isinstance(one[2], keras.Variable)]
         found = [value for _, name, value in (*own, *of_known) if not of_every_layer(name)]
         found += [value for _, content in held for value in content.values()]
-        variables = {id(value): value for value in found if isinstance(value, keras.Variable)}
+        leaves = [leaf for value in found for leaf in _leaves(value)]
+        variables = {id(value): value for value in leaves if isinstance(value, keras.Variable)}
         tensors = {key: StandIn(value) for key, value in variables.items()}
         try:
             for attributes, name, value in (*own, *of_known):  # past Keras, which would track what is set
-                if id(value) in tensors:
-                    attributes[name] = tensors[id(value)]
+                if (standing := _standing(value, tensors)) is not value:
+                    attributes[name] = standing
             for container, content in held:
-                refill(container, {name: tensors.get(id(value), value) for name, value in content.items()})
+                refill(container, {name: _standing(value, tensors) for name, value in content.items()})
             yield [(tensors[key], value) for key, value in variables.items()]
         finally:
             for attributes, name, value in of_known:
                 attributes[name] = value
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """A value, or what a tuple holds at any depth."""
+    if isinstance(value, tuple):
+        for own in value:
+            yield from _leaves(own)
+    else:
+        yield value
+
+
+def _standing(value: Any, tensors: Mapping[int, StandIn]) -> Any:
+    """What stands in the place of a value: for a variable its tensor, for a tuple of some another tuple."""
+    if not isinstance(value, tuple):
+        return tensors.get(id(value), value)
+    made = [_standing(own, tensors) for own in value]
+    if all(one is two for one, two in zip(made, value, strict=True)):
+        return value
+    named: Any = value
+    return named._make(made) if hasattr(value, "_make") else tuple(made)
+
+
 def _containers(values: Sequence[Any]) -> Iterator[list | dict]:
-    """The lists and dictionaries among values, at any depth."""
+    """The lists and dictionaries among values, at any depth, also in tuples."""
     waiting, seen = list(values), set()
     while waiting:
         value = waiting.pop()
-        if isinstance(value, (list, dict)) and id(value) not in seen:
+        if isinstance(value, tuple):
+            waiting.extend(value)  # what TensorFlow wraps cannot be added
+        elif isinstance(value, (list, dict)) and id(value) not in seen:
             seen.add(id(value))
             yield value
             waiting += value.values() if isinstance(value, dict) else value

@@ -236,7 +236,7 @@ class UsersCell(layers.SimpleRNNCell):
         (lambda x: ops.einsum("bdd->bd", x[:, :, :5]), "takes a diagonal"),
         (lambda x: ops.einsum("btd,de->bte", x, np.ones((8, 3), "float32")), "multiplies by a constant"),
         (lambda x: ops.matmul(x, np.ones((8, 3), "float32")), "multiplies by a constant"),
-        (lambda x: layers.EinsumDense("btd,tc->bcd", (3, 8))(x), "makes pairs of channels"),
+        (lambda x: layers.EinsumDense("btd,tc->bcd", (3, 8))(x), None),
         (lambda x: ops.dot_product_attention(*[layers.Reshape((5, 4, 2))(x)] * 3), "by the width of the keys"),
         (lambda x: layers.Attention()([x, x], mask=[ops.any(layers.Dense(3)(x) > 0, -1)] * 2), "has masks"),
         (lambda x: ops.einsum("bts,bus->btu", scores(x), x[..., :5]), "needs an axis to stay whole"),

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import tfprune
-from tests.helpers import named, network, prove, randomize, since
+from tests.helpers import assert_as_zeroed, named, network, prove, randomize, since
 from tfprune.graph.channel_graph import ChannelGraph
 
 IMAGE, SEQUENCE = (6, 6, 3), (6, 4)
@@ -170,6 +170,18 @@ def test_channels_of_a_block_go_together():
     assert plan.keep["wide"] == (0, 2, 3, 5, 6, 8, 9, 11)  # 1, 4, 7 and 10 are the pixels of one channel
 
 
+def test_the_largest_of_several_tensors_is_no_reduction_over_the_batch():
+    def body(x):
+        one, other = layers.Dense(8, name="one")(x), layers.Dense(8, name="other")(x)
+        return layers.Dense(2)(ops.max(ops.stack([one, ops.sin(one), other], axis=0), axis=0))
+
+    model = network(body, SEQUENCE)
+    plan = tfprune.plan_channels(model, 0.5)
+    assert plan.keep["one"] == plan.keep["other"]
+    small = prove(model, plan)
+    assert_as_zeroed(model, plan, small, np.random.default_rng(0).normal(size=(5, *SEQUENCE)).astype("float32"))
+
+
 def test_a_channel_goes_with_its_gate():
     model = network(lambda x: layers.Dense(2)(ops.glu(layers.Dense(6, name="wide")(x))), SEQUENCE)
     assert tfprune.ChannelPlan.from_removed(model, {"wide": [1]}).keep["wide"] == (0, 2, 3, 5)
@@ -198,8 +210,8 @@ KERNEL = np.ones((3, 3, 8, 4), "float32")
         (lambda x: ops.quantile(x, 0.5, axis=-1, keepdims=True), "looks at all channels"),
         (lambda x: ops.map(lambda y: y * 2, x), "that is not known"),
         (lambda x: ops.batch_normalization(x, np.zeros(8), np.ones(8), -1), "has statistics that are tensors"),
-        (lambda x: ops.tensordot(x, x, axes=[[0, 1, 2], [0, 1, 2]]), "looks at all channels"),
-        (lambda x: ops.dot(x, KERNEL[0, 0]), "across the batch"),
+        (lambda x: ops.tensordot(x, x, axes=[[0, 1, 2], [0, 1, 2]]), "multiplies across the batch"),
+        (lambda x: ops.dot(x, KERNEL[0, 0]), "multiplies by a constant"),
         (lambda x: ops.image.rgb_to_grayscale(x[..., :3]), "works on the colours"),
     ],
 )

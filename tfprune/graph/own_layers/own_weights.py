@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.graph.calls import Call, Record
+from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import Step
 from tfprune.graph.ledger import Labels
 from tfprune.graph.own_layers.inner_calls import InnerCall, ruled
@@ -18,7 +18,7 @@ from tfprune.graph.own_layers.weight_views import View, after, tell
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.convolutions_and_dense import positions
 from tfprune.graph.rules.dispatch import find_rule
-from tfprune.graph.rules.einsum_and_matmul import einsum_dense
+from tfprune.graph.rules.einsum_and_matmul import einsum_dense, letters_of
 from tfprune.graph.rules.reshaping import varying
 
 
@@ -51,14 +51,15 @@ def with_weights(call: Call, step: Step, inputs: list[Any]) -> Sequence[Any] | N
     kind, alone = type(step.operation).__name__, not views[0].others and not views[0].whole.intersection(views[0].axes)
     if known is merge:
         return _merged(call, step, inputs, views[0])
-    if kind == "Matmul" and place == 1 and len(views[0].axes) == 2 and None not in views[0].axes:
+    letters = letters_of(step.operation, [len(tensor.shape) for tensor in step.arguments.tensors])
+    if letters is not None and _is_dense(letters, place):
         return _multiplied(call, step, inputs[0], views[0])
     if kind in ("Conv", "ConvTranspose", "DepthwiseConv") and place == 1:
         return _convolved(call, step, inputs[0], views[0])
     if not alone:
         return None
-    if kind == "Einsum" and place == 1 and views[0].axes == tuple(range(len(views[0].axes))):
-        return _einsum(call, step, inputs[0], views[0])
+    if letters is not None and len(inputs) == 2 and views[0].axes == tuple(range(len(views[0].axes))):
+        return _einsum(call, step, inputs, views[0], *letters)
     if kind == "Take" and place == 0 and len(views[0].axes) == 2 and step.operation.axis == 0:
         return _looked_up(call, step, inputs[1], views[0])
     if kind == "Concatenate":
@@ -101,11 +102,28 @@ def _merged(call: Call, step: Step, inputs: list[Any], view: View) -> list[Label
     return [made.reshape([-1 if place == created[0] else 1 for place in range(rank)])]
 
 
-def _multiplied(call: Call, step: Step, labels: Labels, view: View) -> list[Labels]:
-    """A dense layer written by hand."""
+def _is_dense(letters: tuple[list[str], str], place: int) -> bool:
+    """Whether an operation multiplies the last axis of a tensor with a matrix, as a dense layer does."""
+    (source, *kernels), result = letters
+    return (
+        place == 1
+        and [len(kernel) for kernel in kernels] == [2]
+        and (source[-1] == kernels[0][0] and result == source[:-1] + kernels[0][1] and kernels[0][1] not in source)
+    )
+
+
+def _multiplied(call: Call, step: Step, labels: Labels, view: View) -> list[Labels] | None:
+    """A dense layer written by hand, with the weight or with what is computed of several, as of two narrow ones."""
+    view, sizes = view.first_along(1), tuple(step.arguments.tensors[1].shape)
+    along = [{own.axes[place] for own in view.each()} for place in range(2)]
+    if any(axes == {None} and size > 1 for axes, size in zip(along, sizes, strict=True)) or view.axes[1] is None:
+        return None
     inner = of_weight(call, step, [labels], view.variable, view.axis(1))
-    source, created = inner.mix(0), inner.create(view.variable.shape[view.axis(1)])
-    tell(inner, call, view, {0: source, 1: created}, positions=positions(inner.output_shape, -1), zeros=True)
+    source, created = inner.mix(0), inner.create(sizes[1])
+    times, is_kernel = positions(inner.output_shape, -1), None not in view.axes
+    tell(inner, call, view, {0: source, 1: created}, positions=times if is_kernel else None, zeros=True)
+    if not is_kernel:  # the product of narrow ones is as wide as a kernel
+        inner.macs(lambda kept: times * int(kept[source].sum()) * int(kept[created].sum()))
     call.steps[-1] = (inner, [])
     return [inner.place(created)]
 
@@ -132,23 +150,30 @@ def _convolved(call: Call, step: Step, labels: Labels, view: View) -> list[Label
     return [inner.place(created, axis)]
 
 
-def _einsum(call: Call, step: Step, labels: Labels, view: View) -> list[Labels] | None:
+def _einsum(
+    call: Call, step: Step, inputs: list[Any], view: View, operands: list[str], result: str
+) -> list[Labels] | None:
     """An EinsumDense written by hand."""
-    if "->" not in step.operation.subscripts:
+    place = next(place for place, value in enumerate(inputs) if value is view)
+    kernel, source, entering = operands[place], operands[1 - place], step.arguments.tensors[1 - place]
+    if any(len(set(names)) < len(names) for names in (kernel, source, result)):
         return None
-    sizes = step.output_shapes[0][1:]
-    inner = of_weight(call, step, [labels], view.variable, step.operation.subscripts)
+    sizes, equation = step.output_shapes[0][1:], f"{source},{kernel}->{result}"
+    inner = of_weight(call, step, [inputs[1 - place]], view.variable, equation, [tuple(entering.shape)])
     inner.record.operation = types.SimpleNamespace(
         name=inner.record.operation.name,
         weights=[view.variable],
         kernel=view.variable,
         bias=None,
-        equation=step.operation.subscripts,
+        equation=equation,
         activation=keras.activations.linear,
         get_config=lambda: {"output_shape": sizes},
     )
     call.steps[-1] = (inner, [])
-    return [einsum_dense(inner)]
+    made = einsum_dense(inner)
+    if inner.mixed:
+        inner.mixed = {1 - place: inner.mixed[0]}
+    return [made]
 
 
 def _looked_up(call: Call, step: Step, indices: Labels, view: View) -> list[Labels]:
@@ -174,7 +199,14 @@ def _joined(call: Call, step: Step, inputs: list[Any], view: View) -> list[Label
     return [others[0]]
 
 
-def of_weight(call: Call, step: Step | None, inputs: list[Labels], variable: Any, made: int | str) -> InnerCall:
+def of_weight(
+    call: Call,
+    step: Step | None,
+    inputs: list[Labels],
+    variable: Any,
+    made: int | str,
+    shapes: list[Shape] | None = None,
+) -> InnerCall:
     """A call of which a weight of the layer's own is the kernel.
 
     Args:
@@ -184,6 +216,7 @@ def of_weight(call: Call, step: Step | None, inputs: list[Labels], variable: Any
         variable: The weight.
         made: The axis of the weight along which it makes channels, or the equation that tells it. What a table makes of
             words is one thing, and what the same table makes of channels another.
+        shapes: Of the inputs; None: that of the first tensor among the arguments.
     """
     parts, name = call.record.parts, variable.name.replace("/", "_")
     if re.fullmatch(r"variable(_\d+)?", name):  # Keras' own name, which counts on from network to network
@@ -194,7 +227,8 @@ def of_weight(call: Call, step: Step | None, inputs: list[Labels], variable: Any
         name = f"{name}_{len(known)}" if known else name
         stand_in = types.SimpleNamespace(name=name, weights=[variable])
         parts[key] = Record(f"{call.record.name}/{name}", stand_in, call.record.model, whole=call.record)
-    shapes = [tuple(step.arguments.tensors[0].shape)] if step is not None and inputs else []
+    if shapes is None:
+        shapes = [tuple(step.arguments.tensors[0].shape)] if step is not None and inputs else []
     inner = InnerCall(call, step, inputs, parts[key], shapes)
     inner.of_weights = True
     inner.record.calls.append(inner)

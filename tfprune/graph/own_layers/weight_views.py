@@ -17,6 +17,7 @@ from tfprune.graph.inside import Step
 from tfprune.graph.ledger import Labels
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.dispatch import find_rule
+from tfprune.graph.rules.einsum_and_matmul import letters_of
 from tfprune.graph.rules.elementwise import elementwise, has_wide_limits
 from tfprune.graph.rules.pooling import reduction
 from tfprune.graph.rules.reshaping import axes_of, compress, varying
@@ -52,6 +53,11 @@ class View(NamedTuple):
         """One view of each weight of which it is computed."""
         yield View(self.variable, self.axes, self.whole)
         yield from self.others
+
+    def first_along(self, place: int) -> View:
+        """The same, with a weight that has an axis along this axis of the tensor as its own; itself, if none has."""
+        found = next((own for own in self.each() if own.axes[place] is not None), None)
+        return self if found is None else joined([found, *(own for own in self.each() if own is not found)])
 
     def placed(self, places: Sequence[int | None]) -> View:
         """After its axes were moved: for every new axis the old one, or None. Those that are nowhere stay whole."""
@@ -104,6 +110,8 @@ def after(step: Step, views: Sequence[View]) -> list[View] | None:
     operation, rule = step.operation, find_rule(step.operation)
     if rule is merge:
         return _merged(step, views)
+    if (letters := letters_of(operation, [len(view.axes) for view in views])) is not None:
+        return _contracted(views, *letters)
     if len(views) > 1:
         return None
     (view,) = views
@@ -148,6 +156,17 @@ def _merged(step: Step, views: Sequence[View]) -> list[View] | None:
     # First the kernel, before a gain of it.
     ordered = sorted(found.values(), key=lambda own: own.axes.count(None))
     return [joined(ordered).whole_along(sorted(mixed))]
+
+
+def _contracted(views: Sequence[View], operands: Sequence[str], result: str) -> list[View] | None:
+    """Sums of products, as of two narrow kernels that make a wide one; axes over which is summed stay whole."""
+    if any(len(set(names)) < len(names) for names in (*operands, result)):
+        return None
+    places = [[names.index(one) if one in names else None for one in result] for names in operands]
+    each = [own for view, place in zip(views, places, strict=True) for own in view.placed(place).each()]
+    if len({id(own.variable) for own in each}) < len(each):
+        return None
+    return [joined(sorted(each, key=lambda own: own.axes.count(None)))]
 
 
 def _moved(step: Step, view: View) -> list[View] | None:

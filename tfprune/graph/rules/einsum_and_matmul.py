@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import string
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -41,7 +43,7 @@ def contract(call: Call, operands: list[str], result: str) -> Labels | list[Labe
     if widest is not None and any(np.broadcast_shapes(one.shape, widest.shape) != widest.shape for one in passing):
         return give_up(call, f"{call.record.name} makes pairs of channels")
     if len(arrays) > 1:
-        _count_products(call, letters, arrays, sizes)
+        _count_products(call, letters, result, arrays, sizes)
     if widest is None:
         # Nothing of a channel is left in the result, which is nobody's to remove.
         return call.frozen_labels(len(result), f"result of {call.record.name}")
@@ -66,12 +68,14 @@ def _spread(labels: Labels, names: str, letters: str) -> Labels:
     return np.expand_dims(moved, [axis for axis, letter in enumerate(letters) if letter not in names])
 
 
-def _count_products(call: Call, letters: str, arrays: list[Labels], sizes: list[dict[str, int | None]]) -> None:
+def _count_products(
+    call: Call, letters: str, result: str, arrays: list[Labels], sizes: list[dict[str, int | None]]
+) -> None:
     varied = np.broadcast_shapes(*(array.shape for array in arrays))
     whole = [
         max(own.get(letter) or 1 for own in sizes)
         for axis, letter in enumerate(letters)
-        if varied[axis] == 1 and axis > 0  # the first letter is the batch
+        if varied[axis] == 1 and letter != result[:1]  # what is counted is for each of the first axis of the result
     ]
     fixed = int(np.prod(whole, dtype=np.int64))
 
@@ -82,30 +86,81 @@ def _count_products(call: Call, letters: str, arrays: list[Labels], sizes: list[
     call.macs(count)
 
 
-@rule_of_keras("Matmul")
-def _matmul(call: Call) -> Labels | list[Labels]:
-    """Rows of one by columns of the other: sums over the axis that both share, as attention does."""
-    ranks = [labels.ndim for labels in call.inputs]
-    if len(ranks) != 2 or min(ranks) < 3:
-        return give_up(call, f"{call.record.name} multiplies by a constant or by vectors")
-    batch = string.ascii_lowercase[: max(ranks) - 2]
-    one, other = (batch[len(batch) - rank + 2 :] for rank in ranks)
-    return contract(call, [f"{one}XY", f"{other}YZ"], f"{batch}XZ")
+def letters_of(operation: Any, ranks: Sequence[int]) -> tuple[list[str], str] | None:
+    """The operands and the result of an operation that sums over shared axes, one letter for each axis.
+
+    Args:
+        operation: One of `keras.ops`.
+        ranks: Of the operands.
+
+    Returns:
+        None for operations that do something else, and for operands without axes.
+    """
+    kind = type(operation).__name__
+    if min(ranks) == 0 or isinstance(operation, keras.layers.Layer):
+        return None
+    if kind == "Einsum":
+        return _letters(_with_result(operation.subscripts), ranks)
+    if len(ranks) != 2 or kind not in ("Matmul", "Dot", "Tensordot"):
+        return None
+    rank, other = ranks
+    if kind == "Matmul":
+        batch = string.ascii_lowercase[: max(rank - 2, other - 2, 0)]
+        one, two = (batch[len(batch) - max(own - 2, 0) :] for own in ranks)
+        rows, columns = "X" * (rank > 1), "Z" * (other > 1)
+        return [f"{one}{rows}Y", f"{two}Y{columns}"], f"{batch}{rows}{columns}"
+    firsts, seconds = [rank - 1], [max(other - 2, 0)]
+    if kind == "Tensordot":
+        axes = operation.axes
+        if isinstance(axes, int):
+            axes = range(rank - axes, rank), range(axes)
+        firsts, seconds = ([own] if isinstance(own, int) else list(own) for own in axes)
+    given, kernel = list(string.ascii_lowercase[:rank]), list(string.ascii_uppercase[:other])
+    for first, second in zip(firsts, seconds, strict=True):
+        kernel[second] = given[first]
+    summed = {given[first] for first in firsts}
+    return ["".join(given), "".join(kernel)], "".join(letter for letter in given + kernel if letter not in summed)
 
 
-@rule_of_keras("Einsum")
-def _einsum(call: Call) -> Labels | list[Labels]:
-    constant = not all(isinstance(value, keras.KerasTensor) for value in call.node.arguments.args)
-    if constant or "->" not in call.operation.subscripts:
-        return give_up(call, f"{call.record.name} multiplies by a constant or names no result")
-    return contract(call, *_letters(call.operation.subscripts, [labels.ndim for labels in call.inputs]))
+def _with_result(equation: str) -> str:
+    """An equation that names its result: what stands once, in the order of the alphabet."""
+    if "->" in equation:
+        return equation
+    named = equation.replace(" ", "")
+    plain = named.replace("...", "").replace(",", "")
+    once = "".join(sorted(letter for letter in set(plain) if plain.count(letter) == 1))
+    return f"{named}->{'...' * ('...' in named)}{once}"
 
 
-@rule_of_keras("Dot")
+@rule_of_keras("Matmul", "Einsum")
+def contraction(call: Call) -> Labels | list[Labels]:
+    """Rows of one by columns of the other: sums over the axes that they share, as attention does."""
+    if reason := _not_of_tensors(call):
+        return give_up(call, reason)
+    letters = letters_of(call.operation, [labels.ndim for labels in call.inputs])
+    if letters is None:
+        return give_up(call, f"{call.record.name} multiplies by a number")
+    return contract(call, *letters)
+
+
+def _not_of_tensors(call: Call) -> str:
+    """The reason, where an operand is no tensor; empty if all are."""
+    for value in keras.tree.flatten(call.node.arguments.args):
+        if isinstance(value, keras.Variable):
+            return f"{call.record.name} multiplies by {value.name}, which is found in no attribute of a layer"
+        if not isinstance(value, keras.KerasTensor):
+            return f"{call.record.name} multiplies by a constant"
+    return ""
+
+
+@rule_of_keras("Dot", "Tensordot")
 def _dot(call: Call) -> Labels | list[Labels]:
-    """The layer; normalizing to length one is no obstacle, since a zero adds nothing to a length."""
+    """The layer, and the operation, which multiplies each example with each where both have a batch.
+
+    In the layer normalizing to length one is no obstacle, since a zero adds nothing to a length.
+    """
     if not isinstance(call.operation, keras.layers.Layer):
-        return give_up(call, f"{call.record.name} multiplies by a constant or across the batch")
+        return give_up(call, _not_of_tensors(call) or f"{call.record.name} multiplies across the batch")
     axes, ranks = call.operation.axes, [labels.ndim for labels in call.inputs]
     axes = [axis % rank for axis, rank in zip((axes, axes) if isinstance(axes, int) else axes, ranks, strict=True)]
     one = list(string.ascii_lowercase[: ranks[0]])
@@ -123,8 +178,9 @@ def einsum_dense(call: Call) -> Labels:
     """A kernel whose axes are given by an equation.
 
     Of the axes that the kernel creates the first that is wider than one is the layer's channels (the heads, where
-    it makes heads), those before the positions aside (experts). The others keep their sizes, and so does what passes
-    beside: both together would be pairs.
+    it makes heads), those before the positions aside (experts). The others keep their sizes; and so do all of them
+    where channels pass by the kernel (which mixes positions), and what passes along the kernel: both together would be
+    pairs.
     """
     layer = call.operation
     (source, kernel), result = _letters(layer.equation, [call.inputs[0].ndim, len(layer.kernel.shape)])
@@ -140,10 +196,10 @@ def einsum_dense(call: Call) -> Labels:
     )
     passing = [axis for axis in varied if axis not in summed]
     axes: dict[str, Labels] = {}
-    if passing and (created is not None or any(source[axis] not in kernel for axis in passing)):
+    if passing and not summed and (created is None or not any(source[axis] in kernel for axis in passing)):
+        created, axes[source[passing[-1]]] = None, _uniform(call, passing[-1])
+    elif passing and created is not None:
         call.freeze(labels, f"{call.record.name} makes pairs of channels")
-    elif passing and not summed:
-        axes[source[passing[-1]]] = _uniform(call, passing[-1])
     if created is not None:
         axes[created] = call.create(layer.kernel.shape[kernel.index(created)])
     if summed:
@@ -176,7 +232,7 @@ def _uniform(call: Call, axis: int) -> Labels:
     return one[0]
 
 
-def _letters(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     """The operands and the result of an equation, a letter for every axis that "..." stands for."""
     operands, result = equation.replace(" ", "").split("->")
     named = operands.split(",")

@@ -45,6 +45,14 @@ def _global_pooling(call: Call) -> Labels:
     return call.place(call.channels(0, axis), axis if call.operation.keepdims else -1)
 
 
+def _is_batch(call: Call) -> bool:
+    """Whether the first axis holds the examples; behind a stack, or inside of a layer, it may be another."""
+    if call.record.whole is not None:
+        return False
+    examples = {tensor.shape[0] for tensor in call.record.model.inputs}
+    return call.input_shapes[0][0] in examples | {None}
+
+
 @rule_of_keras(
     "Mean", "Max", "Min", "Sum", "Var", "Std", "Prod", "Amax", "Amin", "Median", "Ptp", "All", "Any", "Logsumexp",
     "Argmax", "Argmin", "CountNonzero", "Norm", "Nanargmax", "Nanargmin", "Nanmax", "Nanmean", "Nanmedian", "Nanmin",
@@ -54,7 +62,7 @@ def reduction(call: Call) -> Labels | list[Labels]:
     """Over positions, a reduction keeps every channel apart; over channels only a sum can lose some."""
     labels = call.inputs[0]
     axes = {axis % labels.ndim for axis in axes_of(call.operation.axis, labels.ndim)}
-    if 0 in axes and call.record.whole is None:  # inside of a layer the first axis may be another
+    if 0 in axes and _is_batch(call):
         return give_up(call, f"{call.record.name} reduces over the batch")
     if any(labels.shape[axis] > 1 for axis in axes):
         if type(call.operation).__name__ in ("Mean", "Var") and narrow(call, call.operation.axis):

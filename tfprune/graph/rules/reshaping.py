@@ -71,7 +71,9 @@ def _movement(call: Call) -> list[Labels]:
     """These do to what is left of the channels what they do to all of them, whatever is removed."""
     moved = run_on_labels(call)
     for labels, shape in zip(moved, call.output_shapes, strict=True):
-        if any(axis == 0 or shape[axis] is None for axis in varying(labels)):
+        if 0 in varying(labels):
+            return give_up(call, f"{call.record.name} moves channels to the first axis, where the examples are")
+        if any(shape[axis] is None for axis in varying(labels)):
             return give_up(call, f"{call.record.name} moves channels over an axis of unknown size")
     return moved
 

@@ -10,7 +10,7 @@ _REASONS = {
     "looks at all channels": (
         "Masking", "Cross", "Corrcoef", "Correlate", "Cov", "CDist", "SSIM", "PSNR", "ExtractPatches",
         "ReconstructPatches", "Unfold", "Fold", "MatrixPower",
-        "Inner", "Kron", "Outer", "Tensordot", "Vdot", "Trace", "Diag", "Diagflat", "Diagonal", "Vander",
+        "Inner", "Kron", "Outer", "Vdot", "Trace", "Diag", "Diagflat", "Diagonal", "Vander",
         "FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT", "ExtractSequences", "ViewAsComplex", "ViewAsReal",
         "STFTSpectrogram", "MelSpectrogram", "Percentile", "Quantile", "Nanpercentile", "Nanquantile", "Trapezoid",
         "Cholesky", "CholeskyInverse", "Det", "Eig", "Eigh", "Inv", "Logdet", "LuFactor", "Lstsq", "MatrixRank", "Pinv",
