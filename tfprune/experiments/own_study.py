@@ -96,7 +96,7 @@ def study(
     Raises:
         UsageError: For an argument that is wrong, data that are not finite, have no end or do not fit the network, a
             loss or a metric that cannot be computed. Nothing is trained or stored then.
-        RunsFailedError: If a training diverged, or a plan could not be made; the others are done.
+        tfprune.errors.RunsFailedError: If a training diverged, or a plan could not be made; the others are done.
     """
     asked = {"method": method, "ratio": ratio, "regimes": regimes, "seeds": seeds, "workdir": workdir}
     asked |= {"weights": weights, "judged_by": judged_by, "better": better, **flags_of_run}

@@ -70,9 +70,9 @@ def finish(model: keras.Model) -> tuple[Plan, keras.Model]:
         model: What `sparse` returned.
 
     Returns:
-        The plan, of weights that are off or of channels to remove, and the plain network that it is for: the one that
-        was given to `sparse`, trained. `plan.apply(network)` makes the pruned one; a network whose weights are off is
-        pruned already.
+        The plan, of weights that are off or of channels to remove, and the plain network that it is for, which is the
+        one that was given to `sparse`, trained. `plan.apply(network)` makes the pruned one; a network whose weights
+        are off is pruned already.
 
     Raises:
         UsageError: If no method is around the network.

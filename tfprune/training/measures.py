@@ -38,7 +38,7 @@ class Measure:
 
     @property
     def heading(self) -> str:
-        """As the head of a column has it: "accuracy %", "mean_absolute_error"."""
+        """As the head of a column has it ("accuracy %", "mean_absolute_error")."""
         return f"{self.name} %" if self.is_share else self.name
 
     @property
