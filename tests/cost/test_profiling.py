@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import tfprune
 from tests.helpers import plain_cnn, randomize, residual_cnn
@@ -162,3 +162,34 @@ def test_applications_of_any_size_are_made_at_a_fixed_one_and_their_macs_counted
     assert tfprune.profile(model).macs == pytest.approx(56e6, rel=0.02)
     assert tfprune.profile(model).notes == ()
     assert build_application("InceptionV3").input_shape == (None, 299, 299, 3)
+
+
+@keras.saving.register_keras_serializable("profiling")
+class Attending(layers.Layer):
+    """Attention and a dense layer, in a layer of one's own."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.heads, self.after = layers.MultiHeadAttention(4, 6), layers.Dense(24)
+
+    def build(self, shape):
+        self.heads.build(shape, shape)
+        self.after.build(shape)
+
+    def call(self, x):
+        scores = ops.softmax(ops.einsum("btc,bsc->bts", x, ops.sin(x)))
+        return x + self.after(self.heads(x, x)) + ops.matmul(scores, x) + x @ np.eye(24, dtype="float32")
+
+
+@pytest.mark.parametrize("length", [7, None])
+def test_what_is_inside_of_a_layer_costs_what_it_costs_by_itself(length):
+    """An open length counts as 1, and so do its square and what is done for each position."""
+    inputs = keras.Input((length, 16))
+    model = keras.Model(inputs, layers.Dense(3)(Attending(name="own")(layers.Dense(24)(inputs))))
+    plan = tfprune.plan_channels(model, ratios={"own/multi_head_attention": 0.5})
+    whole, small = tfprune.profile(model), tfprune.profile(plan.apply(model))
+    assert not any(isinstance(layer, Attending) for layer in plan.apply(model).layers)
+    assert (plan.macs, plan.flops) == ((whole.macs, small.macs), (whole.flops, small.flops))
+    times = length or 1
+    dense = times * (4 * 24 * 24 + 24 * 24 + 24 * 24)  # projections, the dense layer, the constant
+    assert rows(model)["own"].macs == dense + times**2 * (2 * 24 + 2 * 24)

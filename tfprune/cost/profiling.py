@@ -24,9 +24,9 @@ import numpy as np
 from tabulate import tabulate
 
 from tfprune.cost.given_up import inside, multiplies, uncounted
+from tfprune.cost.open_lengths import lengths_of, per_example
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.channel_graph import ChannelGraph
-from tfprune.graph.inside import BATCH, LENGTH
 from tfprune.graph.ledger import Kept
 
 PER_POSITION = "sizes of the input are unknown: MACs and FLOPs are per position"
@@ -155,8 +155,8 @@ def kernel_macs(graph: ChannelGraph) -> dict[int, int]:
 
 def _count_by_kernel(record: Record, times: int, found: Counter[int]) -> None:
     for call in record.calls:
-        for index, positions, _ in call.kernels:
-            macs = _per_example(call, math.prod(record.shapes[index]) * positions)
+        for (index, positions, _), lengths in zip(call.kernels, lengths_of(call).kernels, strict=True):
+            macs = per_example(call, math.prod(record.shapes[index]) * positions, lengths)
             found[id(record.weights[index])] += times * macs
         for work in inside(call).works:
             if not work.is_copy:
@@ -202,28 +202,20 @@ def _profile_record(record: Record, kept: Kept, count: Callable[[Record], Sequen
 
 def _cost_of_call(call: Call, kept: Kept, sizes: Sequence[int], nonzero: Sequence[int]) -> tuple[int, int]:
     """MACs and FLOPs of one call, without those of what is inside of it; `sizes`, `nonzero`: of the weights."""
-    products = inside(call).products + sum(product(kept) for product in call.products)
-    macs, flops = products, 2 * products
-    for index, positions, zeros in call.kernels:
-        macs += sizes[index] * positions
-        flops += 2 * (sizes if zeros else nonzero)[index] * positions
+    lengths = lengths_of(call)
+    macs = per_example(call, inside(call).products, lengths.given_up)
+    for product, times in zip(call.products, lengths.products, strict=True):
+        macs += per_example(call, product(kept), times)
+    flops = 2 * macs
+    for (index, positions, zeros), times in zip(call.kernels, lengths.kernels, strict=True):
+        macs += per_example(call, sizes[index] * positions, times)
+        flops += 2 * per_example(call, (sizes if zeros else nonzero)[index] * positions, times)
     per_output = call.output_flops
     if call.kernels and getattr(call.record.operation, "use_bias", False):
         per_output += 1
     if per_output:
-        flops += per_output * _output_size(call, kept)
-    return _per_example(call, macs), _per_example(call, flops)
-
-
-def _per_example(call: Call, count: int) -> int:
-    """What a call costs for one example, of what it costs for each of the first axis of what it gives."""
-    first, top = call.output_shape[0] if call.output_shape else None, call
-    if call.record.whole is None or first is None:
-        return count
-    # Inside of a layer sizes are fixed, and the batch may have become part of another axis, or lie elsewhere.
-    while top.inside_of is not None:
-        top = top.inside_of
-    return count * first // (BATCH * LENGTH ** top.input_shapes[0][1:].count(None))
+        flops += per_example(call, per_output * _output_size(call, kept), lengths.outputs)
+    return macs, flops
 
 
 def _output_size(call: Call, kept: Kept) -> int:
