@@ -40,7 +40,9 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 # Names of other projects are shown without a link, so that no network is needed.
-nitpick_ignore_regex = [("py:.*", r"(hashlib|keras|tensorflow|tf|numpy|np|matplotlib|os|collections|typing|pathlib)\..*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(hashlib|keras|tensorflow|tf|numpy|np|matplotlib|os|collections|typing|pathlib)\..*")
+]
 # These have no entry of their own: variables of types, what is inside of a layer without a rule, and constants that
 # stand in a graph.
 nitpick_ignore = [("py:class", "tfprune.graph.rules.dispatch._RuleT"), ("py:class", "tfprune.plans.base.R")]
