@@ -18,6 +18,7 @@ from tfprune.experiments.store.rows import REGIME_ORDER, Failure, Results, Row, 
 from tfprune.experiments.store.stage import DamagedError, Stage
 from tfprune.plans.loading import Plan
 from tfprune.support.files import file_name
+from tfprune.training.measures import ACCURACY
 
 _FOLDER = "figures"
 _AFTER_ACCURACY = ("difference (95 % CI)", "epochs", "train s", "seeds")
@@ -126,7 +127,8 @@ def _accuracy_table(summaries: Sequence[Summary]) -> Table:
     measure = summaries[0].measure
     header = ("regime", f"test {measure.heading}", "best %" if measure.is_share else "best", *_AFTER_ACCURACY)
     table, notes = [header, *map(_accuracy_line, summaries)], Footnotes()
-    matches = [nearest(summary.rows, paper.cells()) for summary in summaries]
+    cells = paper.cells() if measure == ACCURACY else ()
+    matches = [nearest(summary.rows, cells) for summary in summaries]
     if any(matches):
         column = ["paper %"]
         for match in matches:

@@ -149,6 +149,9 @@ def _optimizer(settings: Settings, said: Wishes, compiled: dict[str, Any], model
     if settings.optimizer == "paper":
         return None
     found = compiled.get("optimizer") if said.optimizer is None else said.optimizer
+    used = getattr(model, "optimizer", None)
+    if said.optimizer is None and isinstance(used, keras.optimizers.LossScaleOptimizer):
+        found = used  # also where Keras has put the scaling around it, for layers in float16
     if found is None and settings.optimizer == "model":
         raise UsageError(
             f"optimizer=model: {model.name!r} is not compiled, so it has no optimizer. Compile it, or leave that out."
