@@ -8,7 +8,7 @@ import tfprune
 from tests.helpers import network, residual_cnn
 from tfprune.errors import PlanError
 from tfprune.models import build_model
-from tfprune.planning.ranking import find_masks
+from tfprune.planning.ranking import find_masks, rank
 
 KERNELS = {"stem": (3, 3, 3, 8), "branch_a": (3, 3, 8, 6), "branch_b": (3, 3, 6, 8)}
 WEIGHTS = 216 + 432 + 432
@@ -53,6 +53,15 @@ def test_ties_go_by_position_so_that_the_count_is_exact():
     assert notes == []
     masks, _ = find_masks({"a": np.zeros(10), "b": np.zeros(10)}, 0.5, scope="layer")
     assert [np.flatnonzero(~mask).tolist() for mask in masks.values()] == [[0, 1, 2, 3, 4]] * 2
+
+
+@pytest.mark.parametrize("count", [1, 299, 300, 301, 450, 499])
+def test_zeros_rank_lowest_by_position_and_the_others_after_them(count):
+    generator = np.random.default_rng(0)
+    kernel = np.where(generator.permutation(500) < 300, 0.0, generator.normal(size=500))
+    (mask,), held = rank([kernel], count)
+    assert np.flatnonzero(~mask).tolist() == np.sort(np.argsort(np.abs(kernel), kind="stable")[:count]).tolist()
+    assert held == []
 
 
 def test_a_layer_that_would_be_emptied_keeps_its_largest_weight_and_the_plan_tells():

@@ -59,7 +59,7 @@ class HeldKernels:
     def moved(self) -> bool:
         """Whether weights that are off are not zero: other weights were put into the network."""
         values = self.values()
-        return any(bool(values[name][~mask].any()) for name, mask in self.arrays().items())
+        return any(bool(((values[name] != 0) & ~mask).any()) for name, mask in self.arrays().items())
 
     def release(self) -> None:
         """Gives the kernels the constraints back that they had."""

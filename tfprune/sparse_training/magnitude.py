@@ -134,8 +134,8 @@ class AttachedMasks(Attached):
         """Masks for the kernels as they are. What is off ranks lowest of all."""
         arrays, kernels = self.held.arrays(), {}
         for name, value in self.held.values().items():
-            value = value.astype(np.promote_types(value.dtype, "float32"))
-            kernels[name] = np.where(arrays[name] & (value == 0), np.finfo(value.dtype).tiny, value)
+            kernels[name] = value = value.astype(np.promote_types(value.dtype, "float32"))
+            value[arrays[name] & (value == 0)] = np.finfo(value.dtype).tiny
         check_finite(kernels)
         return {name: mask & arrays[name] for name, mask in find(kernels, sparsity).items()}
 
