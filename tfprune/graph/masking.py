@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.graph.arguments import Arguments
 from tfprune.graph.calls import Call, Record
 from tfprune.graph.inside import Inside, look_inside
 from tfprune.graph.keras_internals import set_time_mask, takes_training, time_mask
@@ -85,9 +86,11 @@ def _run(operation: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 def _run_inside(
     call: Call, known: Inside, values: list[Any], kept: Any, watch: Watch | None, filling: Filling
 ) -> list[Any]:
-    """What a layer gives that was looked into, step by step; it is traced anew for the shapes of these values."""
+    """What a layer gives that was looked into, step by step; it is traced anew for these values' shapes and dtypes."""
     shapes = [tuple(value.shape) for value in values]
-    inside = look_inside(call.operation, call.node.arguments, shapes, has_rule, ways=[known.way])
+    tensors = [keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)) for value in values]
+    arguments = Arguments(*call.node.arguments.filled(tensors), tensors)
+    inside = look_inside(call.operation, arguments, shapes, has_rule, ways=[known.way])
     return _run_steps(call, inside, values, kept, watch, filling)
 
 

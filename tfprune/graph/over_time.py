@@ -74,7 +74,7 @@ def _apart(layer: Any, wired: Callable[[keras.Model], _Wired], entering: Any) ->
         if not isinstance(operation, keras.Layer) or len(values) != 1 or any(value is not None for value in told):
             raise PlanError(f"{operation.name} cannot stand in a TimeDistributed of its own")
         if operation not in _AROUND:  # also when another TimeDistributed holds the same network
-            _AROUND[operation] = keras.layers.TimeDistributed(operation, name=operation.name)
+            _AROUND[operation] = keras.layers.TimeDistributed(operation, name=operation.name, dtype=layer.dtype_policy)
         return _AROUND[operation](values[0])
 
     try:

@@ -8,6 +8,7 @@ import keras
 
 from tfprune.errors import PlanError
 from tfprune.graph.keras_internals import layers_within
+from tfprune.graph.own_layers.layer_configs import global_policy
 from tfprune.surgery.rebuild import clone
 
 
@@ -26,12 +27,8 @@ def in_precision(model: keras.Model, wanted: str) -> keras.Model:
             for key, value in config.items()
         }
 
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(wanted)  # for layers whose constructor takes no dtype
-    try:
-        twin = clone(model, lambda record, config: (type(record.operation), changed(config)))
-    finally:
-        keras.config.set_dtype_policy(policy)
+    with global_policy(wanted):  # for what is made beside the layers: inputs, and the model
+        twin = clone(model, lambda record, config: (type(record.operation), changed(config)), policy=wanted)
     for layer in layers_within(twin):
         if is_short(layer.dtype_policy):
             raise PlanError(

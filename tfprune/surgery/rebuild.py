@@ -25,7 +25,7 @@ from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.keras_internals import layers_within, maker, time_mask
 from tfprune.graph.ledger import Kept
-from tfprune.graph.own_layers.layer_configs import config_of, from_config, telling
+from tfprune.graph.own_layers.layer_configs import config_of, from_config, global_policy, policy_within, telling
 from tfprune.graph.own_layers.made_again import changed_config
 from tfprune.graph.own_layers.unfolding import counted_along, known_shapes, needs_unfolding, passes, reshape_sizes
 from tfprune.graph.rules.dispatch import has_other_weights, other_weights_in_words
@@ -61,6 +61,8 @@ class Built:
         edit: Optional `edit(record, config)`, returns the class and config to make a layer of.
         loadable: Whether layers that could not be loaded from a file become those inside of them, if that is possible.
         held: What removed channels are replaced by in the biases of what reads them; with inherited weights.
+        policy: The dtype of layers that are told none, as many that layers of one's own make. None: what they have in
+            the model.
 
     Attributes:
         model: The network.
@@ -75,8 +77,9 @@ class Built:
         edit: Edit | None = None,
         loadable: bool = True,
         held: Held | None = None,
+        policy: str | None = None,
     ):
-        self._kept, self._edit, self._loadable, self._held = kept, edit, loadable, held
+        self._kept, self._edit, self._loadable, self._held, self._policy = kept, edit, loadable, held, policy
         if held is not None:
             self._edit = held.edit
         self._seed = secrets.randbits(31) if weights == "fresh" and seed is None else seed
@@ -141,7 +144,7 @@ class Built:
             return keras.layers.Rescaling(factor, dtype=value.dtype, name=self._name(record.name))(value)
         if call.arguments is not None:
             args, kwargs = call.arguments(self._kept, args, kwargs)
-        with _drawing(self._seed, record):
+        with _drawing(self._seed, record), global_policy(self._policy or policy_within(record.operation)):
             if record.name not in self._made:
                 made = _remake(record, self._kept, self._seed, edit, self._name(record.name))
                 self._made[record.name], self._records[record.name] = made, record
@@ -210,7 +213,7 @@ class Built:
     def _reshaped(self, inner: Call, value: Any, sizes: Shape, keeps_batch: bool) -> Any:
         name = self._name(inner.record.name)
         if keeps_batch:
-            return keras.layers.Reshape(sizes, name=name)(value)
+            return keras.layers.Reshape(sizes, dtype=_float_of(value), name=name)(value)
         made = keras.ops.reshape(value, sizes)
         maker(made).name = name
         return made
@@ -228,6 +231,11 @@ def _with_sizes(edit: Edit | None, shape: Shape) -> Edit:
         return kind, config
 
     return edited
+
+
+def _float_of(value: Any) -> str | None:
+    """The dtype of a layer that passes a tensor on as it is: whatever the global policy, it casts nothing."""
+    return value.dtype if keras.backend.is_float_dtype(value.dtype) else None
 
 
 def _scale(call: Call) -> float | None:
@@ -321,7 +329,7 @@ def _named(outputs: list, model: keras.Model, made: dict[str, Any]) -> list:
     """Gives outputs of nested models, which have become part of the network, the names by which losses know them."""
     names = [maker(tensor).name for tensor in model.outputs]
     return [
-        keras.layers.Identity(name=name)(output)
+        keras.layers.Identity(dtype=_float_of(output), name=name)(output)
         if name not in made and names.count(name) == 1 and maker(output).name != name
         else output
         for output, name in zip(outputs, names, strict=True)
@@ -368,8 +376,12 @@ def _remake(record: Record, kept: Kept, seed: int | None, edit: Edit | None, nam
 
 
 def clone(
-    model: keras.Model, edit: Edit | None = None, weights: str = "inherit", seed: int | None = None
+    model: keras.Model,
+    edit: Edit | None = None,
+    weights: str = "inherit",
+    seed: int | None = None,
+    policy: str | None = None,
 ) -> keras.Model:
-    """The same network with layers of its own, weights copied or fresh; `edit` as for `rebuild`."""
+    """The same network with layers of its own, weights copied or fresh; `edit` and `policy` as of `Built`."""
     graph = ChannelGraph(model)
-    return Built(graph, graph.keep_all(), weights, seed, edit, loadable=False).model
+    return Built(graph, graph.keep_all(), weights, seed, edit, loadable=False, policy=policy).model

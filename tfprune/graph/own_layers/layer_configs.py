@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import weakref
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -117,6 +120,28 @@ def telling(layer: Any, config: dict[str, Any]) -> Any:
     if isinstance(layer, keras.Layer) and differ:
         layer.get_config = lambda: dict(config)
     return layer
+
+
+def policy_within(layer: Any) -> str | None:
+    """The dtype policy that most layers inside of a layer have, or the layer itself where there is none inside.
+
+    From the global policy layers take theirs that are told none. It may be another one than when the layer was made.
+    """
+    within = layers_within(layer) if isinstance(layer, keras.Layer) else []
+    names = Counter(one.dtype_policy.name for one in within[1:] or within if one.dtype_policy.quantization_mode is None)
+    return names.most_common(1)[0][0] if names else None
+
+
+@contextlib.contextmanager
+def global_policy(policy: Any) -> Iterator[None]:
+    """Makes a dtype policy meanwhile the global one; None: it stays the one that it is."""
+    before = keras.config.dtype_policy()
+    try:
+        if policy is not None:
+            keras.config.set_dtype_policy(policy)
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def from_config(kind: Any, config: dict[str, Any]) -> Any:

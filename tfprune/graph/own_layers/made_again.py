@@ -22,7 +22,14 @@ from tfprune.graph.descriptions import as_text
 from tfprune.graph.inside import fixed
 from tfprune.graph.keras_internals import losses_kept
 from tfprune.graph.ledger import Kept, Labels
-from tfprune.graph.own_layers.layer_configs import config_of, description, from_config, is_loadable
+from tfprune.graph.own_layers.layer_configs import (
+    config_of,
+    description,
+    from_config,
+    global_policy,
+    is_loadable,
+    policy_within,
+)
 from tfprune.graph.own_layers.made_alike import computes_the_same, goes_alike, left_of_inputs, left_of_weight
 from tfprune.support.checks import error_line
 
@@ -87,9 +94,10 @@ def check_made_whole(record: Record) -> None:
     if not isinstance(layer, keras.Layer) or not record.weights or type(layer).__module__.startswith("keras."):
         return
     try:
-        made = from_config(type(layer), config_of(layer))
-        for call in record.calls:
-            _call_on_zeros(made, call, call.input_shapes)
+        with global_policy(policy_within(layer)):
+            made = from_config(type(layer), config_of(layer))
+            for call in record.calls:
+                _call_on_zeros(made, call, call.input_shapes)
     except Exception as error:  # whatever the code of others raises
         raise PlanError(
             f"{_named(record)} cannot be made again from its config ({error_line(error)[:120]})."
@@ -276,7 +284,8 @@ def _makes(
             raise ValueError(f"no weight of shape {shape} is wanted")
 
     try:
-        with _weights_watched(check):  # most configs are wrong, and it shows long before the layer has run
+        # Most configs are wrong, and it shows long before the layer has run.
+        with global_policy(policy_within(record.operation)), _weights_watched(check):
             layer = make(type(record.operation), config)
             for call, shapes in zip(record.calls, entering, strict=True):
                 _call_on_zeros(layer, call, shapes)

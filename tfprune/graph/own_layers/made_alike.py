@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfprune.graph.base_layers import extended_layer
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import Inside, fixed, look_inside
-from tfprune.graph.keras_internals import seed_generators
+from tfprune.graph.keras_internals import layers_within, seed_generators
 from tfprune.graph.ledger import Kept, Labels
 from tfprune.graph.masking import run_masked
 from tfprune.graph.rules.dispatch import has_rule
 
-# What sums of 16 bits may differ by, relative to their size.
-_ROUGH = {"bfloat16": 0.05, "float16": 0.01}
+_SHORT = ("bfloat16", "float16")
+_ROUGH = 1e-3  # what sums may differ by, relative to their size
 
 
 def computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], kept: Kept) -> bool:
-    """Whether it computes, with random weights, what the whole layer does when it is masked.
+    """Whether it computes, with random weights, what the whole layer does when it is masked; in float32.
 
-    Shapes do not tell everything: a scale may follow from a width.
+    Shapes do not tell everything: a scale may follow from a width. In 16 bits rounding would hide it.
     """
+    with _in_single_precision([*layers_within(record.operation), *layers_within(layer)]):
+        return _computes_the_same(record, layer, entering, kept)
+
+
+@contextlib.contextmanager
+def _in_single_precision(layers: Sequence[keras.Layer]) -> Iterator[None]:
+    """Has layers of 16 bits, and those that they extend, compute in float32 meanwhile, on their weights."""
+    extended = [base for layer in layers if (base := extended_layer(layer)) is not None]
+    short = [(layer, layer.dtype_policy) for layer in (*layers, *extended) if layer.compute_dtype in _SHORT]
+    try:
+        for layer, _ in short:
+            layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in short:
+            layer.dtype_policy = policy
+
+
+def _computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], kept: Kept) -> bool:
     generator, others = np.random.default_rng(0), []
     for index, (old, new) in enumerate(zip(record.weights, layer.weights, strict=True)):
         value = left = _weight(generator, record.shapes[index])
@@ -50,11 +71,10 @@ def computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], k
         if any(bool(keras.ops.any(one != two)) for one, two in zip(expected, again, strict=True)):
             continue  # it draws at random, so that its numbers tell nothing
         for one, other, labels in zip(expected, received, call.given, strict=True):
-            rough = _ROUGH.get(getattr(record.operation, "compute_dtype", ""), 1e-3)
             one, other = (np.asarray(keras.ops.cast(value, "float32")) for value in (one, other))
             one = _compressed(one, labels, kept)
-            noise = 0.1 * rough * np.abs(one).max(initial=0)
-            if one.shape != other.shape or not np.allclose(one, other, rtol=rough, atol=noise):
+            noise = 0.1 * _ROUGH * np.abs(one).max(initial=0)
+            if one.shape != other.shape or not np.allclose(one, other, rtol=_ROUGH, atol=noise):
                 return False
     return True
 
@@ -78,9 +98,9 @@ def _weight(generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
 
 
 def _drawn(generator: np.random.Generator, tensor: Any, shape: Shape) -> np.ndarray:
-    """Random values of a shape and the dtype of a tensor; whole numbers are 0 and 1."""
+    """Random values of a shape and the dtype of a tensor, or float32 for 16 bits; whole numbers are 0 and 1."""
     if "float" in str(tensor.dtype):
-        return generator.normal(size=fixed(shape)).astype(tensor.dtype)
+        return generator.normal(size=fixed(shape)).astype("float32" if tensor.dtype in _SHORT else tensor.dtype)
     return generator.integers(0, 2, fixed(shape)).astype(str(tensor.dtype))
 
 
