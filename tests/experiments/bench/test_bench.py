@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import pytest
 
 from tfprune.errors import TfpruneError, UsageError
 from tfprune.experiments.bench import __main__ as command
-from tfprune.experiments.bench import methods, outputs, pruned, studies, surgery, training
+from tfprune.experiments.bench import fits, methods, outputs, pruned, studies, surgery, tfmot_fits, training
 from tfprune.experiments.bench.rows import COST, SPEED, Row
 from tfprune.experiments.bench.timing import Times
 from tfprune.experiments.bench.trainers import BATCH_SIZE, TimedTrainer, random_data
@@ -119,7 +120,7 @@ def test_training_is_beside_fit(monkeypatch, tmp_path):
 
 
 def test_a_process_of_pytorch_that_dies_is_told(monkeypatch):
-    monkeypatch.setattr(training.sys, "executable", "false")
+    monkeypatch.setattr(sys, "executable", "false")
     steps = training._TorchSteps(training._Network("vgg16", 1.0, 2), 2, "NCHW")
     steps._process.wait()
     with pytest.raises(TfpruneError, match="PyTorch's process ended"), steps:
@@ -148,6 +149,41 @@ def test_methods_are_beside_the_plain_loop(monkeypatch, tmp_path):
     assert len({row.name for row in rows}) == 6
     assert {row.baseline for row in rows} == {"the plain loop"}
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_sparse_training_is_beside_fit_and_beside_tfmot(monkeypatch, tmp_path):
+    (_, network) = fits._NETWORKS
+    monkeypatch.setattr(fits, "_NETWORKS", (dataclasses.replace(network, steps=2, batch_size=4),))
+    rows = list(fits.measure(True, tmp_path))
+    assert [(row.name, row.baseline, row.target) for row in rows] == [
+        ("dense, fixed masks", "Keras fit", 1.05),
+        ("dense, gradual", "Keras fit", 1.08),
+        ("dense, slimming", "Keras fit", 1.03),
+        ("dense, TFMOT's fixed masks", "tf_keras fit", None),
+        ("dense, TFMOT's gradual", "tf_keras fit", None),
+    ]
+    assert all(re.fullmatch(r"[\d.]+ and [\d.]+ ms a step", row.value) for row in rows)
+
+
+def test_every_round_of_gradual_pruning_has_a_cut():
+    assert [network.steps % fits._FREQUENCY for network in fits._NETWORKS] == [0, 0]
+
+
+def test_networks_of_both_keras_are_the_same():
+    import tf_keras
+
+    own = {"dense": tfmot_fits.dense(keras), "resnet20": build_model("resnet20", (32, 32, 3), 10)}
+    for name, model in own.items():
+        theirs = tfmot_fits.BUILDERS[name](tf_keras)
+        shapes = [sorted(tuple(w.shape) for w in network.weights) for network in (model, theirs)]
+        assert shapes[0] == shapes[1]
+        generator = np.random.default_rng(0)
+        values = {shape: generator.normal(0.0, 0.2, shape) for shape in shapes[0]}
+        for network in (model, theirs):
+            network.set_weights([np.abs(values[tuple(w.shape)]) for w in network.weights])
+        inputs = generator.normal(size=(2, *model.input_shape[1:])).astype("float32")
+        np.testing.assert_allclose(model(inputs), theirs(inputs), rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -4,10 +4,11 @@ python -m tfprune.experiments.bench
 python -m tfprune.experiments.bench --only=training,latency --quick
 
 Groups: training (steps and epochs beside Keras' fit, and beside PyTorch where torch is installed), methods (what each
-adds to the plain loop), surgery (plan, apply and verify beside clone_model, for every network of keras.applications,
-and how they grow), latency (pruned networks as SavedModel, compiled function and LiteRT), study (a sweep beside the
-same with nothing shared). What is compared takes turns, A B A B; a ratio is the median over rounds; where a baseline
-has drifted by more than 5 % there is none. Leave the machine alone meanwhile.
+adds to the plain loop), fit (what sparse training adds to a user's own fit, and TFMOT's wrapper to that of tf_keras),
+surgery (plan, apply and verify beside clone_model, for every network of keras.applications, and how they grow),
+latency (pruned networks as SavedModel, compiled function and LiteRT), study (a sweep beside the same with nothing
+shared). What is compared takes turns, A B A B; a ratio is the median over rounds; where a baseline has drifted by more
+than 5 % there is none. Leave the machine alone meanwhile.
 
 Written under --workdir: bench.md, bench.csv, bench.json (a list of rows), machine.json and figures/. The rows of groups
 that were measured before stay.
@@ -28,7 +29,8 @@ from tfprune.support.files import check_writable
 from tfprune.support.registry import unknown_name
 
 _MODULES = {
-    "training": "training", "methods": "methods", "surgery": "surgery", "latency": "pruned", "study": "studies",
+    "training": "training", "methods": "methods", "fit": "fits", "surgery": "surgery", "latency": "pruned",
+    "study": "studies",
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ _FIGURES = {"latency": ("figures/speedup.png", "measured speed-up against the MA
 _GROUPS = {
     "training": "Training, images a second",
     "methods": "What a method adds to the plain training loop",
+    "fit": "What sparse training adds to a user's own fit",
     "surgery": "Surgery",
     "latency": "After pruning",
     "study": "Studies",
@@ -37,6 +38,8 @@ _LEGEND = {
     "Keras fit": "`compile` and `fit` of the same plain network, from arrays in memory, or with augmentation from a "
     "tf.data pipeline. Of small networks some of its epochs, longer ones too, run at half the speed of others, which "
     "shows in the IQR.",
+    "tf_keras fit": "The same network under Keras 2, on which TFMOT's wrapper stands, in a process of its own.",
+    "gradual": "A cut every 100 steps, by a PolynomialDecay that ends after the last round.",
 }
 
 

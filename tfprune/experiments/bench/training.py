@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import keras
@@ -15,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.data.image_data import ImageData
-from tfprune.errors import TfpruneError
+from tfprune.experiments.bench.peers import Peer
 from tfprune.experiments.bench.rows import COST, SPEED, Row
 from tfprune.experiments.bench.timing import Times, in_turns
 from tfprune.experiments.bench.trainers import BATCH_SIZE, CLASSES, MEAN, STD, TimedTrainer, random_data
@@ -120,28 +118,12 @@ def _augmented(data: ImageData) -> tf.data.Dataset:
     return augmented.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
 
 
-class _TorchSteps:
+class _TorchSteps(Peer):
     """So many steps in PyTorch, in a process of its own, whenever it is called."""
 
     def __init__(self, network: _Network, steps: int, layout: str):
-        options = (network.name, network.width, CLASSES, BATCH_SIZE, layout)
-        command = [sys.executable, "-m", "tfprune.experiments.bench.torch_networks", *map(str, options)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        super().__init__("PyTorch", "torch_networks", network.name, network.width, CLASSES, BATCH_SIZE, layout)
         self._steps = steps
 
     def __call__(self) -> None:
-        answer = ""
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(f"{self._steps}\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        if not answer:
-            status = self._process.wait()
-            raise TfpruneError(f"PyTorch's process ended with exit status {status}; see its output above.")
-
-    def __enter__(self) -> _TorchSteps:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        self.ask(self._steps)
