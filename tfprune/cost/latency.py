@@ -16,7 +16,7 @@ from tfprune.errors import UsageError
 from tfprune.graph.inputs import random_inputs
 from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import functional, pack_inputs
-from tfprune.support.checks import whole_number
+from tfprune.support.checks import in_one_line, whole_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,5 +99,10 @@ def compiled_pass(model: keras.Model, batch_size: int, jit_compile: bool = False
         autograph=False,  # it would rewrite what runs inside, and Keras needs none of it
         jit_compile=jit_compile,
     )
-    # Fetching the result makes the time include work that a device does asynchronously.
-    return lambda: [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(forward(*inputs))]
+
+    def run() -> list:
+        with in_one_line(f"{model.name!r} cannot be run on a random batch of {batch_size}"):
+            # Fetching the result makes the time include work that a device does asynchronously.
+            return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(forward(*inputs))]
+
+    return run

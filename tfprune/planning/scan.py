@@ -22,7 +22,7 @@ from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import functional
 from tfprune.planning.channels import prunable_pools, scored_pools, scorer
 from tfprune.planning.cutting import kept_channels
-from tfprune.support.checks import is_batch, names, number_in, path_of, several, shown
+from tfprune.support.checks import in_one_line, is_batch, names, number_in, path_of, several, shown
 from tfprune.support.files import check_writable
 from tfprune.surgery.compiling import compile_alike
 from tfprune.surgery.masked import MaskedModel
@@ -213,7 +213,12 @@ def _measure(masked: MaskedModel, model: keras.Model, evaluate: Any) -> Callable
     # Keras measures nothing without a loss.
     masked.compile(loss=lambda targets, outputs: keras.ops.zeros(()), metrics=["accuracy"])
     inputs, targets = evaluate if isinstance(evaluate, tuple) else (evaluate, None)
-    return lambda: float(masked.evaluate(inputs, targets, verbose=0, return_dict=True)["accuracy"])
+
+    def measure() -> float:
+        with in_one_line(f"{model.name!r} cannot be run on the data of evaluate="):
+            return float(masked.evaluate(inputs, targets, verbose=0, return_dict=True)["accuracy"])
+
+    return measure
 
 
 def _check_classification(model: keras.Model, evaluate: Any) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfprune.errors import PlanError
+from tfprune.errors import PlanError, TfpruneError
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -30,8 +31,9 @@ def first_line(error: BaseException) -> str:
 
     Keras puts lines around the messages of errors in layers, and colours them; these are left out.
     """
+    around = re.compile(r"Exception encountered when calling|Could not automatically infer .* Error encountered:$")
     lines = [line.strip() for line in without_colours(str(error)).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    lines = [line for line in lines if line and not around.match(line)]
     return lines[0] if lines else type(error).__name__
 
 
@@ -39,6 +41,17 @@ def error_line(error: BaseException) -> str:
     """An error of other people's code as a part of a message: its class and first line, without the full stop."""
     line, kind = first_line(error), type(error).__name__
     return kind if line == kind else f"{kind}: {line.rstrip('.')}"
+
+
+@contextlib.contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Tells what other people's code raises in one line, in a PlanError; `what`: what could not be done."""
+    try:
+        yield
+    except TfpruneError:
+        raise
+    except Exception as error:
+        raise PlanError(f"{what} ({error_line(error)[:300]}).") from error
 
 
 def number_in(what: str, value: Any, low: float, high: float, ends: str = "()") -> None:

@@ -19,7 +19,7 @@ from tfprune.graph.calls import Record
 from tfprune.graph.inputs import random_inputs
 from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import functional, pack_inputs
-from tfprune.support.checks import path_of
+from tfprune.support.checks import in_one_line, path_of
 from tfprune.surgery.comparing import compare_outputs
 from tfprune.surgery.layers import FusedBatchNormalization
 from tfprune.surgery.rebuild import clone
@@ -84,7 +84,8 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
 
 def _write_and_compare(model: keras.Model, folder: Path, litert: bool) -> None:
     inputs = random_inputs(model, examples=2)
-    expected = tree.flatten(model(pack_inputs(model, inputs), training=False))
+    with in_one_line(f"{model.name!r} cannot be run on a random batch of {len(inputs[0])}"):
+        expected = tree.flatten(model(pack_inputs(model, inputs), training=False))
 
     model.save(folder / "model.keras")
     loaded = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
@@ -106,7 +107,7 @@ def _custom_parts(config: object) -> Iterator[str]:
         module, kind = config.get("module"), config.get("class_name")
         if kind == "__lambda__":
             yield "Lambda"
-        elif module is not None and kind is not None and module.partition(".")[0] != "keras":
+        elif kind is not None and (module or config.get("registered_name") or "keras").partition(".")[0] != "keras":
             yield str(config["config"]) if kind == "function" else kind
         config = list(config.values())
     if isinstance(config, (list, tuple)):

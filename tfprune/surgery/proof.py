@@ -17,12 +17,12 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from tfprune.errors import NothingProvedError, PlanError, TfpruneError, VerificationError
+from tfprune.errors import NothingProvedError, PlanError, VerificationError
 from tfprune.graph.inputs import inputs_that_tell, inputs_that_work
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.masking import ZEROS
 from tfprune.graph.walk import functional, pack_inputs
-from tfprune.support.checks import error_line
+from tfprune.support.checks import in_one_line
 from tfprune.surgery.after_the_cut.compensation import Compensation, compensation_from
 from tfprune.surgery.comparing import apart, compare_outputs, exact, rolled_kernel
 from tfprune.surgery.masked import fresh_states, masked_outputs
@@ -104,15 +104,9 @@ def _compared(
     comparison: _Comparison, model: keras.Model, seed: int, random_weights: bool
 ) -> dict[str, tuple[float, bool]]:
     """What was found with which weights; raises a PlanError where the code of others fails when it is called."""
-    try:
+    with in_one_line(f"Nothing can be proved: {model.name!r}, or what is left of it, cannot be run"):
         comparison.check_trace()
         return comparison.run_with_all(seed, random_weights)
-    except TfpruneError:
-        raise
-    except Exception as error:
-        raise PlanError(
-            f"Nothing can be proved: {model.name!r}, or what is left of it, cannot be run ({error_line(error)[:300]})."
-        ) from error
 
 
 def _check_verify(model: keras.Model, plan: Any, examples: int, seed: int, tolerance: float) -> None:

@@ -30,7 +30,7 @@ from tfprune.graph.own_layers.made_again import changed_config
 from tfprune.graph.own_layers.unfolding import counted_along, known_shapes, needs_unfolding, passes, reshape_sizes
 from tfprune.graph.rules.dispatch import has_other_weights, other_weights_in_words
 from tfprune.graph.walk import free_name, pack_inputs, pack_outputs
-from tfprune.support.checks import first_line
+from tfprune.support.checks import first_line, in_one_line
 from tfprune.surgery.after_the_cut.compensation import Held
 from tfprune.surgery.configs import lambda_again, own_objects, seeded, without_arrays, without_shapes
 from tfprune.surgery.layers import plain_weights
@@ -148,7 +148,9 @@ class Built:
             if record.name not in self._made:
                 made = _remake(record, self._kept, self._seed, edit, self._name(record.name))
                 self._made[record.name], self._records[record.name] = made, record
-            return self._made[record.name](*args, **kwargs)
+            kind = type(record.operation).__name__
+            with in_one_line(f"{record.name} ({kind}) cannot be made again: a call of what its config makes raises"):
+                return self._made[record.name](*args, **kwargs)
 
     def _name(self, name: str) -> str:
         """A name that Keras takes, and that nothing else in the network has; names of inner layers have slashes."""

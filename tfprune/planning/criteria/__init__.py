@@ -21,6 +21,7 @@ import numpy as np
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.ledger import Kept
+from tfprune.support.checks import in_one_line
 from tfprune.support.registry import Registry
 from tfprune.surgery.masked import fresh_states
 
@@ -77,8 +78,11 @@ def group_scores(criterion: str, evidence: Evidence, aggregate: str = "mean") ->
     combine, start = AGGREGATES[aggregate]
     group_of, groups = evidence.graph.group_of, evidence.graph.group_count
     total, members = np.full(groups, start), np.zeros(groups)
-    running = fresh_states(evidence.graph.model) if criterion in NEED_DATA else contextlib.nullcontext()
-    with running:
+    with contextlib.ExitStack() as running:
+        if criterion in NEED_DATA:
+            what = f"criterion={criterion!r} cannot be measured: {evidence.graph.model.name!r} cannot be run on data="
+            running.enter_context(in_one_line(what))
+            running.enter_context(fresh_states(evidence.graph.model))
         for labels, scores in CRITERIA.get(criterion)(evidence):
             if not np.isfinite(scores).all():
                 raise _not_finite(criterion, evidence.graph, labels[~np.isfinite(scores)])

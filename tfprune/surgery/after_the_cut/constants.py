@@ -16,6 +16,7 @@ from tfprune.graph.ledger import Labels
 from tfprune.graph.masking import Filling, run_masked
 from tfprune.graph.rules import find_rule
 from tfprune.graph.rules.convolutions_and_dense import channel_axis
+from tfprune.support.checks import in_one_line
 from tfprune.surgery.masked import fresh_states, masked_outputs
 
 _ROUNDING = 1e-5  # constants of all places are the same, up to how vectors and their ends are computed
@@ -122,7 +123,7 @@ def measured(graph: ChannelGraph, batches: Iterable[list]) -> dict[str, Constant
     """
     means = _Means()
     for inputs in batches:
-        with fresh_states(graph.model):
+        with in_one_line(f"{graph.model.name!r} cannot be run on these data"), fresh_states(graph.model):
             masked_outputs(graph, graph.keep_all(), inputs, filling=means)
     found = {}
     for record, total in means.sums.items():
@@ -190,7 +191,7 @@ def told(graph: ChannelGraph, inputs: list) -> dict[str, Constants]:
         return [_Flowing(output, own if place == 0 else None) for place, output in enumerate(outputs)]
 
     entering = [_Flowing(keras.ops.convert_to_tensor(value), None) for value in inputs]
-    with fresh_states(graph.model):
+    with in_one_line(f"{graph.model.name!r} cannot be run on random inputs"), fresh_states(graph.model):
         graph.replay(entering, run)
     found = {}
     for record, constants in places.found.items():

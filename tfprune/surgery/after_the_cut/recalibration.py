@@ -16,7 +16,7 @@ from tfprune.errors import UsageError
 from tfprune.graph.inputs import input_batches
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import functional, pack_inputs
-from tfprune.support.checks import error_line
+from tfprune.support.checks import error_line, in_one_line
 from tfprune.surgery.masked import fresh_states
 
 
@@ -65,7 +65,8 @@ def recalibrate(model: keras.Model, data: Any, batch_size: int = 128) -> keras.M
             f"{model.name!r} has no batch normalization, so there are no statistics to measure. Leave recalibrate out."
         )
     for batch in input_batches(model, data, batch_size):
-        with fresh_states(model), _measuring(list(found.values())):
+        running = in_one_line(f"{model.name!r} cannot be run on these data")
+        with running, fresh_states(model), _measuring(list(found.values())):
             try:
                 model(pack_inputs(model, batch), training=False)
             except (NotImplementedError, tf.errors.OperatorNotAllowedInGraphError) as error:
