@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tfprune.errors import PlanError
 from tfprune.graph.inside import Inside, Step
-from tfprune.graph.ledger import Kept, Labels, Ledger
+from tfprune.graph.ledger import Kept, Labels, Ledger, Place
 from tfprune.graph.walk import Node
 from tfprune.support.checks import shown, whole_number
 
@@ -170,6 +170,20 @@ class Call:
         shape = [1] * len(self.output_shape)
         shape[axis] = len(channels)
         return np.asarray(channels).reshape(shape)
+
+    @property
+    def where(self) -> Place:
+        """Where it is in the graph, whenever labels flow through it."""
+        return self.record.name, len(self.record.calls)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether, of two axes that may be the channels (heads, or the widths in each of them), it is the other one."""
+        return self.where in self.ledger.turned
+
+    def chosen(self, labels: Labels) -> None:
+        """Tells the labels along one of two axes that may be the channels; where they cannot go, the other is tried."""
+        self.ledger.choices[self.where] = labels
 
     def frozen_labels(self, rank: int, reason: str) -> Labels:
         """A label array of this rank for a tensor of which nothing can be removed, with the reason."""

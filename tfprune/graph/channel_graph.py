@@ -18,7 +18,7 @@ layer). That is the meaning every plan, every proof and every test in this packa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -26,7 +26,7 @@ import numpy as np
 
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Call, Record
-from tfprune.graph.ledger import Kept, Labels, Ledger
+from tfprune.graph.ledger import Kept, Labels, Ledger, Place
 from tfprune.graph.own_layers.unfolding import cannot_be_lost
 from tfprune.graph.rules import trace
 from tfprune.graph.walk import Node, Wiring, free_name, functional
@@ -73,6 +73,17 @@ def _deep(record: Record) -> Iterator[Record]:
     yield record
     for part in record.parts.values():
         yield from _deep(part)
+
+
+def _families(groups: Mapping[Place, set[int]]) -> list[list[Place]]:
+    """Places whose groups meet, directly or by way of others."""
+    families: list[tuple[list[Place], set[int]]] = []
+    for place, own in groups.items():
+        meeting = [family for family in families if not family[1].isdisjoint(own)]
+        families = [family for family in families if family[1].isdisjoint(own)]
+        places = [one for known, _ in meeting for one in known]
+        families.append(([*places, place], own.union(*(known for _, known in meeting))))
+    return [places for places, _ in families]
 
 
 NORMALIZATIONS = ("frozen", "narrowed")
@@ -123,19 +134,54 @@ class ChannelGraph:
         self.model = functional(model)
         self.views, self.bypass, self.grouped = tuple(views), dict(bypass or {}), tuple(grouped)
         self.wiring = Wiring(self.model)
+        self._choices: Mapping[Place, Labels] = {}
+        self._label(frozenset())
+        if any(self._held().values()):
+            self._choose()
+
+    def _label(self, turned: Container[Place]) -> None:
+        """Labels all channels; `turned`: the calls in which of two axes the other one is the channels."""
         self.records: dict[str, Record] = {}
         self.calls: list[Call] = []
-        ledger = Ledger(narrowing=normalization == "narrowed")
+        ledger = Ledger(narrowing=self.normalization == "narrowed", turned=turned)
         self._flow(ledger)
         self._check_names()
         for record in self.records.values():
             _freeze_what_some_calls_tell(record, ledger)
         groups = ledger.groups()
         self.group_of, self.group_count, self.frozen = groups.of, groups.count, groups.frozen
-        self.parts = ledger.parts
+        self.parts, self._choices = ledger.parts, ledger.choices
         for record in self.records.values():
             if record.looked_into and record.whole is None:
                 self.frozen = {**self.frozen, **cannot_be_lost(record, self.group_of, self.frozen)}
+
+    def _held(self) -> dict[Place, float]:
+        """Where one of two axes was taken -> the share of the labels along it that cannot go."""
+        return {place: self._frozen_share(labels) for place, labels in self._choices.items()}
+
+    def _frozen_share(self, labels: Labels) -> float:
+        return float(np.isin(self.group_of[labels], list(self.frozen)).mean())
+
+    def _choose(self) -> None:
+        """Tries the other axes where what was taken cannot go, and keeps those that are better: whole heads, or widths.
+
+        What goes together is judged together, as the heads of queries, keys and values.
+        """
+        before, first = self._held(), dict(vars(self))
+        created = sum(self._frozen_share(record.labels) for record in self.producers())
+        self._label(frozenset(before))
+        after = self._held()
+        groups = {place: set(self.group_of[labels].ravel().tolist()) for place, labels in self._choices.items()}
+        better = {
+            place
+            for family in _families(groups)
+            if sum(after[place] for place in family) < sum(before.get(place, 1.0) for place in family)
+            for place in family
+        }
+        if better and better != after.keys():
+            self._label(better)
+        if not better or sum(self._frozen_share(record.labels) for record in self.producers()) > created:
+            vars(self).update(first)
 
     def _flow(self, ledger: Ledger) -> None:
         """Sends labels through the graph; makes the calls and the records."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 Labels = npt.NDArray[np.integer[Any]]  # one label for each channel of a tensor
+Place = tuple[Any, ...]  # where a call is in the graph: the same whenever labels flow through it
 Kept = npt.NDArray[np.bool_]  # (labels,): True for a label that stays
 
 
@@ -36,10 +37,13 @@ class Ledger:
         count: Number of labels so far; they are 0, 1, 2, ...
         parts: (labels, operation) pairs: channels that an operation cuts out, of which one has to stay.
         narrowing: Whether normalizations run over the channels that are left, so that they freeze none.
+        turned: The calls, by where they are in the graph, in which of two axes the other one is the channels.
+        choices: Where a call is that has two such axes -> the labels along the one that was taken.
     """
 
-    def __init__(self, narrowing: bool = False) -> None:
-        self.narrowing = narrowing
+    def __init__(self, narrowing: bool = False, turned: Container[Place] = ()) -> None:
+        self.narrowing, self.turned = narrowing, turned
+        self.choices: dict[Place, Labels] = {}
         self.count = 0
         self.parts: list[tuple[Labels, str]] = []
         self._ties: list[tuple[Labels, Labels]] = []

@@ -115,6 +115,7 @@ FREE = {
     "dot": ([(ENTERS, 10)], ROW, [(4, 5)]),
     "tensordot": ([(ENTERS, 10)], ROW, [(4, 5)]),
     "tensordot over two": ([(5, ENTERS, 6)], ROW, [(5, 4, 3)]),
+    "heads": ([(4,)], LINE, [(2,)]),
     "one number": ([(ENTERS,)], ROW, [(4,)]),
     "one dot": ([(ENTERS,)], ROW, [(4,)]),
     "in front": ([(7, 5)], ROW, [(7, 5)]),
@@ -148,7 +149,6 @@ HELD = {
     "equation of what is centred": ([(ENTERS, 10)], ROW, 0),
     "channels beside": ([(1, 5, 4)], ROW, 4),
     "a wide column": ([(3, 1)], ROW, 0),
-    "heads": ([(4,)], LINE, 0),
     "repeated rows": ([(4, 5)], ROW, 0),
     "outer": ([(4,)], LINE, 0),
     "a table over one": ([(4, 5)], ROW, 4),
@@ -219,7 +219,6 @@ def test_reasons_name_the_layer_and_what_it_does():
         shapes, shape, _ = HELD[way]
         return ChannelGraph(around(way, *shapes, shape=shape)).frozen_layers()["before"]
 
-    assert reason("heads") == "varies along more than one axis of own"
     assert reason("outer") == "broadcast over the channels in own/multiply_1"
     assert reason("kernel of one filter") == "own/conv_0 has a kernel that is a tensor"
     assert reason("standardized") == "own_0 of own is computed over all of them"

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import tfprune
-from tests.helpers import predict, randomize
+from tests.helpers import assert_as_zeroed, predict, randomize
 from tfprune.graph.channel_graph import ChannelGraph
 
 
@@ -16,8 +16,6 @@ def heads(x):
 
 STOPPING = {
     "one channel": (lambda x: x[:, :, 3], "picks single channels"),
-    "a slice over heads": (lambda x: heads(x)[..., :2], "indexes channels that vary along several axes"),
-    "a slice of heads": (lambda x: ops.slice(heads(x), (0, 0, 0, 0), (1, 6, 2, 2)), "cuts channels that vary along"),
     "single channels": (lambda x: ops.take(x, [0, 3, 5], axis=-1), "picks single channels"),
     "of all numbers": (lambda x: ops.reshape(ops.take(x, [0, 3, 5]), (1, 3)), "picks from a constant"),
     "limits per channel": (
@@ -30,7 +28,7 @@ STOPPING = {
 @pytest.mark.parametrize("case", STOPPING)
 def test_what_picks_among_channels_stops_them_with_the_reason(case):
     function, reason = STOPPING[case]
-    fixed = {"batch_size": 1} if case in ("a slice of heads", "of all numbers") else {}
+    fixed = {"batch_size": 1} if case == "of all numbers" else {}
     inputs = keras.Input((6, 4), **fixed)
     x = function(layers.Dense(8, activation="relu", name="before")(inputs))
     x = layers.Dense(6, activation="relu", name="after")(x)
@@ -39,6 +37,24 @@ def test_what_picks_among_channels_stops_them_with_the_reason(case):
     plan = tfprune.plan_channels(model, 0.5)
     assert (len(plan.keep["before"]), len(plan.keep["after"])) == (8, 3)
     assert tfprune.verify(model, plan) <= 1e-5
+
+
+PARTS = {
+    "of widths": lambda x: heads(x)[..., :2],
+    "of heads": lambda x: ops.slice(heads(x), (0, 0, 0, 0), (1, 6, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_a_part_of_heads_loses_the_same_widths_of_all_of_them(case):
+    inputs = keras.Input((6, 4), batch_size=1)
+    x = PARTS[case](layers.Dense(8, activation="relu", name="before")(inputs))
+    model = randomize(keras.Model(inputs, layers.Dense(3, name="head")(x)))
+    plan = tfprune.ChannelPlan.from_removed(model, {"before": [1, 2]})
+    assert plan.keep["before"] == (0, 3, 4, 7)
+    given = np.random.default_rng(0).normal(size=(1, 6, 4)).astype("float32")
+    assert_as_zeroed(model, plan, plan.apply(model), given)
+    assert tfprune.verify(model, plan, inputs=given, power=True).unnoticed == ()
 
 
 def test_a_slice_along_positions_of_what_has_no_channels_goes_through():

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfprune.graph.calls import Call, Record, Shape
 from tfprune.graph.inside import Step
-from tfprune.graph.ledger import Labels
+from tfprune.graph.ledger import Labels, Place
 from tfprune.graph.rules import dispatch
 
 
@@ -39,6 +39,11 @@ class InnerCall(Call):
     def input_shapes(self) -> list[Shape]:
         """Shapes of the input tensors, batch axis included."""
         return super().input_shapes if self._shapes is None else self._shapes
+
+    @property
+    def where(self) -> Place:
+        """Where the call of the layer around it is, and the number of its step."""
+        return *self._outer.where, len(self._outer.steps)
 
     def weight(
         self,

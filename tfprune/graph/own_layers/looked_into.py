@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,11 @@ from tfprune.graph.own_layers.own_weights import as_labels, with_weights
 from tfprune.graph.own_layers.weight_views import View
 from tfprune.graph.rules.dispatch import for_unknown, give_up, has_rule
 from tfprune.graph.rules.reshaping import varying
+from tfprune.graph.walk import Node
 
 _DEEPEST = 20  # layers within layers
+# Labels may flow through a network several times.
+_LOOKED: weakref.WeakKeyDictionary[Node, tuple[Inside, Inside]] = weakref.WeakKeyDictionary()
 # Operations on functions, which hold tensors that nobody sees.
 OF_FUNCTIONS = frozenset(("AssociativeScan", "Cond", "ForiLoop", "Map", "Scan", "Switch", "VectorizedMap", "WhileLoop"))
 
@@ -81,7 +85,9 @@ def _strangers(layer: keras.Layer, inside: Inside) -> list[str]:
 
 
 def _two_sizes(call: Call) -> tuple[Inside, Inside]:
-    """What a layer does for two sizes of the batch and of open axes."""
+    """What a layer does for two sizes of the batch and of open axes; found once for each call in a network."""
+    if call.node in _LOOKED:
+        return _LOOKED[call.node]
     look = functools.partial(look_inside, call.operation, call.node.arguments, call.input_shapes, has_rule)
     inside, other = look(), look(batch=OTHER_BATCH, length=OTHER_LENGTH)
     # What has the size of an open axis in one of them alone has it by chance.
@@ -89,6 +95,7 @@ def _two_sizes(call: Call) -> tuple[Inside, Inside]:
     if inside.counted != other.counted:
         inside = look(ways=_counting(inside.way, counted))
         other = look(batch=OTHER_BATCH, length=OTHER_LENGTH, ways=_counting(other.way, counted))
+    _LOOKED[call.node] = inside, other
     return inside, other
 
 

@@ -29,6 +29,7 @@ from tfprune.graph.own_layers.made_again import FEW_TRIES, changed_config, unmak
 from tfprune.graph.own_layers.made_alike import left_of
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.dispatch import find_rule, has_rule
+from tfprune.graph.walk import Node
 
 _MOST_OPEN = 4  # open axes whose lengths are told apart
 
@@ -98,18 +99,19 @@ class _Traced:
 
 
 _REASONS: weakref.WeakKeyDictionary[Record, tuple[int, str]] = weakref.WeakKeyDictionary()  # of so many calls
-_KNOWN: weakref.WeakKeyDictionary[Call, _Traced | None] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[Call | Node, _Traced | None] = weakref.WeakKeyDictionary()
 # Model -> description of a call -> the classes of its open axes whose lengths are the same.
 _CLASSES: weakref.WeakKeyDictionary[keras.Model, dict[tuple[str, str], list[int]]] = weakref.WeakKeyDictionary()
 
 
 def _traced(call: Call) -> _Traced | None:
     """None where that cannot be traced, or is something else."""
-    if call not in _KNOWN:
+    key = call.node if call.inside_of is None else call  # labels may flow through a network several times
+    if key not in _KNOWN:
         if call.inside is None:
             return None
-        _KNOWN[call] = _trace(call, call.inside) if call.inside_of is None else _part_of(call, call.inside_of)
-    return _KNOWN[call]
+        _KNOWN[key] = _trace(call, call.inside) if call.inside_of is None else _part_of(call, call.inside_of)
+    return _KNOWN[key]
 
 
 def _trace(call: Call, inside: Inside) -> _Traced | None:

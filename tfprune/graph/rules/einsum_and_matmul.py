@@ -178,7 +178,8 @@ def einsum_dense(call: Call) -> Labels:
     """A kernel whose axes are given by an equation.
 
     Of the axes that the kernel creates the first that is wider than one is the layer's channels (the heads, where
-    it makes heads), those before the positions aside (experts). The others keep their sizes; and so do all of them
+    it makes heads), those before the positions aside (experts); or the second, where the first cannot go. The others
+    keep their sizes; and so do all of them
     where channels pass by the kernel (which mixes positions), and what passes along the kernel: both together would be
     pairs.
     """
@@ -189,11 +190,9 @@ def einsum_dense(call: Call) -> Labels:
     summed = [axis for axis in varied if source[axis] not in result]
     made = [letter for letter in result if letter in kernel and letter not in source]
     behind = max((result.index(letter) for letter in source if letter in result), default=0)
-    created = max(
-        made,
-        key=lambda letter: (layer.kernel.shape[kernel.index(letter)] > 1, result.index(letter) > behind),
-        default=None,
-    )
+    wide = [letter for letter in made if layer.kernel.shape[kernel.index(letter)] > 1] or made
+    wide.sort(key=lambda letter: result.index(letter) < behind)
+    created = wide[len(wide) > 1 and call.is_turned] if wide else None
     passing = [axis for axis in varied if axis not in summed]
     axes: dict[str, Labels] = {}
     if passing and not summed and (created is None or not any(source[axis] in kernel for axis in passing)):
@@ -202,6 +201,8 @@ def einsum_dense(call: Call) -> Labels:
         call.freeze(labels, f"{call.record.name} makes pairs of channels")
     if created is not None:
         axes[created] = call.create(layer.kernel.shape[kernel.index(created)])
+        if len(wide) > 1:
+            call.chosen(axes[created])
     if summed:
         call.mix_all(0)
         axes[source[summed[-1]]] = _uniform(call, summed[-1])

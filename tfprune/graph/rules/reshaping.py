@@ -140,15 +140,17 @@ def _reshape(call: Call) -> Labels | list[Labels]:
         cut, last = True, 1
     if 0 in axes or (len(axes) > 2 and not cut) or any(call.output_shape[axis] is None for axis in axes):
         return give_up(call, f"{call.record.name} spreads channels over several axes")
-    if cut:
-        # As in decoders: a channel goes at all positions.
-        channels = moved[tuple(slice(None) if axis == last else slice(1) for axis in range(moved.ndim))]
-        call.tie(moved, channels)
-        moved, axes = channels, varying(channels)
-    if len(axes) == 2:
-        # As in channel shuffle: (groups, channels of a group). All groups shrink alike.
-        call.tie(moved, moved.take([0], axes[0]))
-    labels = moved.take([0], axes[0]).ravel() if len(axes) == 2 else moved.ravel()
+    if len(axes) > 1:
+        # As in decoders, where a channel goes at all positions; as in channel shuffle, where all groups shrink alike;
+        # as in heads, which all lose the same widths. Or the other axis before, as where whole heads go.
+        along = last if cut else axes[-1]
+        if len(varying(call.inputs[0])) == 1:
+            along = axes[-2] if call.is_turned and axes[-1] == along else along
+            call.chosen(moved)
+        one = moved[tuple(slice(None) if axis == along else slice(1) for axis in range(moved.ndim))]
+        call.tie(moved, one)
+        moved, axes = one, varying(one)
+    labels = moved.ravel()
     if axes and sizes[axes[-1] - first] != -1:
         position = axes[-1] - first
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.graph.calls import Call, Kernel, Record, Shape
-from tfprune.graph.ledger import Kept, Labels
+from tfprune.graph.ledger import Kept, Labels, Place
 from tfprune.graph.rules.dispatch import find_rule, give_up, rule_of_keras
 
 
@@ -85,6 +85,11 @@ class _Step(Call):
     def operation(self) -> Any:
         """The layer inside."""
         return self.record.operation
+
+    @property
+    def where(self) -> Place:
+        """As of the wrapper."""
+        return self.outer.where
 
     def run(self, arrays: Sequence[Any]) -> Any:
         """Runs the layer inside."""
