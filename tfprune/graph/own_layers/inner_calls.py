@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import types
 from typing import Any
 
 from tfprune.graph.calls import Call, Record, Shape
@@ -79,3 +81,39 @@ def part_of(call: Call, operation: Any) -> Record:
         name = call.record.names.get(id(operation), plain)
         parts[id(operation)] = Record(name, operation, call.record.model, whole=call.record)
     return parts[id(operation)]
+
+
+def of_weight(
+    call: Call,
+    step: Step | None,
+    inputs: list[Labels],
+    variable: Any,
+    made: int | str,
+    shapes: list[Shape] | None = None,
+) -> InnerCall:
+    """A call of which a weight of the layer's own is the kernel.
+
+    Args:
+        call: The call of the layer.
+        step: The operation, if there is one.
+        inputs: Its labels beside the weight.
+        variable: The weight.
+        made: The axis of the weight along which it makes channels, or the equation that tells it. What a table makes of
+            words is one thing, and what the same table makes of channels another.
+        shapes: Of the inputs; None: that of the first tensor among the arguments.
+    """
+    parts, name = call.record.parts, variable.name.replace("/", "_")
+    if re.fullmatch(r"variable(_\d+)?", name):  # Keras' own name, which counts on from network to network
+        name = f"variable_{next(place for place, own in enumerate(call.record.weights) if own is variable)}"
+    known = [key for key in parts if isinstance(key, tuple) and key[0] == id(variable)]
+    key = (id(variable), made)
+    if key not in parts:
+        name = f"{name}_{len(known)}" if known else name
+        stand_in = types.SimpleNamespace(name=name, weights=[variable])
+        parts[key] = Record(f"{call.record.name}/{name}", stand_in, call.record.model, whole=call.record)
+    if shapes is None:
+        shapes = [tuple(step.arguments.tensors[0].shape)] if step is not None and inputs else []
+    inner = InnerCall(call, step, inputs, parts[key], shapes)
+    inner.of_weights = True
+    inner.record.calls.append(inner)
+    return inner

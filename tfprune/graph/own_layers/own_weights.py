@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import re
-import types
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.graph.calls import Call, Record, Shape
+from tfprune.graph.calls import Call
 from tfprune.graph.inside import Step
 from tfprune.graph.ledger import Labels
-from tfprune.graph.own_layers.inner_calls import InnerCall, ruled
+from tfprune.graph.own_layers.inner_calls import of_weight, ruled
+from tfprune.graph.own_layers.sums_of_products import summed
 from tfprune.graph.own_layers.weight_views import View, after, tell
 from tfprune.graph.rules.add_and_concatenate import merge
 from tfprune.graph.rules.convolutions_and_dense import positions
 from tfprune.graph.rules.dispatch import find_rule
-from tfprune.graph.rules.einsum_and_matmul import einsum_dense, letters_of
+from tfprune.graph.rules.einsum_and_matmul import letters_of
 from tfprune.graph.rules.reshaping import varying
 
 
@@ -58,8 +57,8 @@ def with_weights(call: Call, step: Step, inputs: list[Any]) -> Sequence[Any] | N
         return _convolved(call, step, inputs[0], views[0])
     if not alone:
         return None
-    if letters is not None and len(inputs) == 2 and views[0].axes == tuple(range(len(views[0].axes))):
-        return _einsum(call, step, inputs, views[0], *letters)
+    if letters is not None:
+        return summed(call, step, inputs, views[0], *letters)
     if kind == "Take" and place == 0 and len(views[0].axes) == 2 and step.operation.axis == 0:
         return _looked_up(call, step, inputs[1], views[0])
     if kind == "Concatenate":
@@ -150,32 +149,6 @@ def _convolved(call: Call, step: Step, labels: Labels, view: View) -> list[Label
     return [inner.place(created, axis)]
 
 
-def _einsum(
-    call: Call, step: Step, inputs: list[Any], view: View, operands: list[str], result: str
-) -> list[Labels] | None:
-    """An EinsumDense written by hand."""
-    place = next(place for place, value in enumerate(inputs) if value is view)
-    kernel, source, entering = operands[place], operands[1 - place], step.arguments.tensors[1 - place]
-    if any(len(set(names)) < len(names) for names in (kernel, source, result)):
-        return None
-    sizes, equation = step.output_shapes[0][1:], f"{source},{kernel}->{result}"
-    inner = of_weight(call, step, [inputs[1 - place]], view.variable, equation, [tuple(entering.shape)])
-    inner.record.operation = types.SimpleNamespace(
-        name=inner.record.operation.name,
-        weights=[view.variable],
-        kernel=view.variable,
-        bias=None,
-        equation=equation,
-        activation=keras.activations.linear,
-        get_config=lambda: {"output_shape": sizes},
-    )
-    call.steps[-1] = (inner, [])
-    made = einsum_dense(inner)
-    if inner.mixed:
-        inner.mixed = {1 - place: inner.mixed[0]}
-    return [made]
-
-
 def _looked_up(call: Call, step: Step, indices: Labels, view: View) -> list[Labels]:
     """An embedding written by hand."""
     call.freeze(indices, f"indices into {call.record.name}")
@@ -197,39 +170,3 @@ def _joined(call: Call, step: Step, inputs: list[Any], view: View) -> list[Label
         return None
     call.weight(view.variable, {view.axis(place): others[0].ravel()})
     return [others[0]]
-
-
-def of_weight(
-    call: Call,
-    step: Step | None,
-    inputs: list[Labels],
-    variable: Any,
-    made: int | str,
-    shapes: list[Shape] | None = None,
-) -> InnerCall:
-    """A call of which a weight of the layer's own is the kernel.
-
-    Args:
-        call: The call of the layer.
-        step: The operation, if there is one.
-        inputs: Its labels beside the weight.
-        variable: The weight.
-        made: The axis of the weight along which it makes channels, or the equation that tells it. What a table makes of
-            words is one thing, and what the same table makes of channels another.
-        shapes: Of the inputs; None: that of the first tensor among the arguments.
-    """
-    parts, name = call.record.parts, variable.name.replace("/", "_")
-    if re.fullmatch(r"variable(_\d+)?", name):  # Keras' own name, which counts on from network to network
-        name = f"variable_{next(place for place, own in enumerate(call.record.weights) if own is variable)}"
-    known = [key for key in parts if isinstance(key, tuple) and key[0] == id(variable)]
-    key = (id(variable), made)
-    if key not in parts:
-        name = f"{name}_{len(known)}" if known else name
-        stand_in = types.SimpleNamespace(name=name, weights=[variable])
-        parts[key] = Record(f"{call.record.name}/{name}", stand_in, call.record.model, whole=call.record)
-    if shapes is None:
-        shapes = [tuple(step.arguments.tensors[0].shape)] if step is not None and inputs else []
-    inner = InnerCall(call, step, inputs, parts[key], shapes)
-    inner.of_weights = True
-    inner.record.calls.append(inner)
-    return inner

@@ -188,15 +188,12 @@ def einsum_dense(call: Call) -> Labels:
     labels = call.inputs[0]
     varied = [axis for axis, size in enumerate(labels.shape) if size > 1]
     summed = [axis for axis in varied if source[axis] not in result]
-    made = [letter for letter in result if letter in kernel and letter not in source]
-    behind = max((result.index(letter) for letter in source if letter in result), default=0)
-    wide = [letter for letter in made if layer.kernel.shape[kernel.index(letter)] > 1] or made
-    wide.sort(key=lambda letter: result.index(letter) < behind)
+    wide = created_letters(kernel, layer.kernel.shape, source, result)
     created = wide[len(wide) > 1 and call.is_turned] if wide else None
     passing = [axis for axis in varied if axis not in summed]
     axes: dict[str, Labels] = {}
     if passing and not summed and (created is None or not any(source[axis] in kernel for axis in passing)):
-        created, axes[source[passing[-1]]] = None, _uniform(call, passing[-1])
+        created, axes[source[passing[-1]]] = None, uniform(call, passing[-1])
     elif passing and created is not None:
         call.freeze(labels, f"{call.record.name} makes pairs of channels")
     if created is not None:
@@ -205,7 +202,7 @@ def einsum_dense(call: Call) -> Labels:
             call.chosen(axes[created])
     if summed:
         call.mix_all(0)
-        axes[source[summed[-1]]] = _uniform(call, summed[-1])
+        axes[source[summed[-1]]] = uniform(call, summed[-1])
     sizes = [size or 1 for size, letter in zip(call.input_shapes[0], source, strict=True) if letter not in kernel]
     by_axis = {kernel.index(letter): channels for letter, channels in axes.items() if letter in kernel}
     call.weight(layer.kernel, by_axis, int(np.prod(sizes[1:], dtype=np.int64)))
@@ -225,9 +222,24 @@ def einsum_dense(call: Call) -> Labels:
     return activated(call, call.place(channels, axis))
 
 
-def _uniform(call: Call, axis: int) -> Labels:
-    """Labels along one axis, which go alike at all places of the other axes."""
-    labels = np.moveaxis(call.inputs[0], axis, -1)
+def created_letters(kernel: str, shape: Sequence[int], source: str, result: str) -> list[str]:
+    """The axes of the result that a kernel makes, the one first that is the layer's channels; wide ones, if any is.
+
+    Args:
+        kernel: Its letters.
+        shape: Its shape.
+        source: The letters of what it is multiplied with.
+        result: Those of what comes out.
+    """
+    made = [letter for letter in result if letter in kernel and letter not in source]
+    behind = max((result.index(letter) for letter in source if letter in result), default=0)
+    wide = [letter for letter in made if shape[kernel.index(letter)] > 1] or made
+    return sorted(wide, key=lambda letter: result.index(letter) < behind)
+
+
+def uniform(call: Call, axis: int, index: int = 0) -> Labels:
+    """Labels of an input along one axis, which go alike at all places of the other axes."""
+    labels = np.moveaxis(call.inputs[index], axis, -1)
     one = labels.reshape(-1, labels.shape[-1])[:1]
     call.tie(labels.reshape(-1, labels.shape[-1]), one)
     return one[0]
