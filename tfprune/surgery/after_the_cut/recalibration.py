@@ -65,15 +65,7 @@ def recalibrate(model: keras.Model, data: Any, batch_size: int = 128) -> keras.M
             f"{model.name!r} has no batch normalization, so there are no statistics to measure. Leave recalibrate out."
         )
     for batch in input_batches(model, data, batch_size):
-        running = in_one_line(f"{model.name!r} cannot be run on these data")
-        with running, fresh_states(model), _measuring(list(found.values())):
-            try:
-                model(pack_inputs(model, batch), training=False)
-            except (NotImplementedError, tf.errors.OperatorNotAllowedInGraphError) as error:
-                raise UsageError(
-                    f"{model.name!r} calls a batch normalization inside of what TensorFlow compiles, where nothing can "
-                    f"be measured: {error_line(error)[:200]}."
-                ) from error
+        _run(model, pack_inputs(model, batch), list(found.values()))
     called = [one for one in found.values() if one.count]
     if not called:
         raise UsageError(f"{model.name!r} calls none of its batch normalizations, so there is nothing to measure.")
@@ -81,6 +73,18 @@ def recalibrate(model: keras.Model, data: Any, batch_size: int = 128) -> keras.M
     for one, values in zip(called, statistics, strict=True):
         one.set(*values)
     return model
+
+
+def _run(model: keras.Model, batch: Any, measured: list[_Measured]) -> None:
+    running = in_one_line(f"{model.name!r} cannot be run on these data")
+    with running, fresh_states(model), _measuring(measured):
+        try:
+            model(batch, training=False)
+        except (NotImplementedError, tf.errors.OperatorNotAllowedInGraphError) as error:
+            raise UsageError(
+                f"{model.name!r} calls a batch normalization inside of what TensorFlow compiles, where nothing can "
+                f"be measured: {error_line(error)[:200]}."
+            ) from error
 
 
 class _Measured:
