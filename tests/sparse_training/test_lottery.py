@@ -144,3 +144,56 @@ def test_a_step_that_never_came_is_told():
 def test_arguments_out_of_range_are_told(arguments, error, message):
     with pytest.raises(error, match=message):
         tfprune.Lottery(**arguments)
+
+
+def rates(model):
+    """The learning rates of the batches of a `fit`."""
+    found = []
+
+    class Rate(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            found.append(float(self.model.optimizer.learning_rate))
+
+    x, y = data()
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[*tfprune.callbacks(model), Rate()])
+    return found
+
+
+@pytest.mark.parametrize("kind", [keras.optimizers.SGD, keras.optimizers.Adam])
+@pytest.mark.parametrize("step", [0, 2])
+def test_the_learning_rate_goes_back_too_unless_the_network_is_compiled_anew(kind, step):
+    for is_anew in (False, True):
+        model = tickets(tfprune.Lottery(0.5, rewind_to=step), kind(0.5))
+        train(model, keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 * 0.1**epoch))
+        if is_anew:
+            model.compile(keras.optimizers.RMSprop(0.003), "mse")
+        # Kept before the rate of the first epoch was set, or after.
+        assert rates(model)[0] == pytest.approx(0.003 if is_anew else 0.1)
+
+
+def test_a_round_that_is_interrupted_is_no_round():
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model = tickets(tfprune.Lottery(0.75, rounds=2))
+    train(model)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, Stop())
+    watch = Watch()
+    train(model, watch)
+    assert {sum(zeros.values()) for zeros in watch.zeros} == {TOTAL // 2}
+    train(model, watch)
+    assert sum(watch.zeros[-1].values()) == int(TOTAL * 0.75)
+
+
+def test_a_file_that_does_not_fit_is_told_before_anything_is_trained(tmp_path):
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    other.save_weights(tmp_path / "other.weights.h5")
+    model = dense_network()
+    before = model.get_weights()
+    with pytest.raises(UsageError, match="holds no weights of 'dense'"):
+        tfprune.sparse(model, tfprune.Lottery(0.5, rewind_to=tmp_path / "other.weights.h5"))
+    for weight, was in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, was)
+    assert model.get_layer("first").kernel.constraint is None

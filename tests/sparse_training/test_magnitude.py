@@ -388,3 +388,77 @@ def test_weights_that_are_not_finite_are_told():
     model.get_layer("second").kernel.assign(np.full((10, 8), np.nan))
     with pytest.raises(PlanError, match="second has weights that are not finite"):
         tfprune.sparse(model, tfprune.Magnitude(0.8))
+
+
+# What fresh eyes have found.
+
+
+def test_a_step_that_was_compiled_before_holds_masks_all_the_same_and_is_told():
+    model, optimizer = dense_network(), keras.optimizers.Adam(0.01)
+    optimizer.build(model.trainable_variables)
+    x, y = data(8)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+    step()
+    model = tfprune.sparse(model, tfprune.Magnitude(0.8))
+    told = keras.callbacks.CallbackList(tfprune.callbacks(model), model=model)
+    told.on_train_begin()
+    told.on_epoch_begin(0)
+    with pytest.warns(UserWarning, match="does not apply the constraints of its weights"):
+        for batch in range(3):
+            told.on_train_batch_begin(batch)
+            step()
+            told.on_train_batch_end(batch)
+            assert zeros_of(model) == {name: off(size, 0.8) for name, size in SIZES.items()}
+
+
+def test_a_loop_that_tells_of_no_epoch_is_told():
+    model = tfprune.sparse(dense_network(), tfprune.Magnitude(0.8))
+    (callback,) = tfprune.callbacks(model)
+    callback.set_model(model)
+    callback.on_train_begin()
+    with pytest.raises(UsageError, match="told of batch 0, without the beginning of an epoch"):
+        callback.on_train_batch_begin(0)
+    callback.on_epoch_begin(0)
+    with pytest.raises(UsageError, match="told of batch -1"):
+        callback.on_train_batch_begin(-1)
+
+
+def test_a_training_without_the_callbacks_is_told():
+    model = sparse(tfprune.Magnitude(0.8, SCHEDULE))
+    model.fit(*data(), verbose=0)
+    with pytest.warns(UserWarning, match="No weight was turned off. Was fit given the callbacks"):
+        tfprune.finish(model)
+
+
+def test_networks_that_share_layers_are_pruned_one_at_a_time():
+    shared = dense_network()
+    around = keras.Sequential([shared, layers.Dense(2, name="more")])
+    around.build((None, 6))
+    tfprune.sparse(shared, tfprune.Magnitude(0.5))
+    with pytest.raises(UsageError, match="is pruned in another network that shares it. Call tfprune.finish"):
+        tfprune.sparse(around, tfprune.Magnitude(0.5))
+    tfprune.finish(shared)
+    assert tfprune.sparse(around, tfprune.Magnitude(0.5)) is around
+
+
+@pytest.mark.parametrize("skip", [None, 5, [layers.Dense(1)]])
+def test_what_is_no_name_to_skip_is_told(skip):
+    for method in (tfprune.Magnitude, tfprune.Lottery, tfprune.NetworkSlimming):
+        with pytest.raises(PlanError, match="must be names of layers or kernels"):
+            method(0.5, skip=skip)
+
+
+@pytest.mark.parametrize("method", [tfprune.NetworkSlimming(), tfprune.SoftFilter()])
+def test_methods_that_hold_no_zeros_tell_it(method):
+    model = keras.Sequential(
+        [keras.Input((8, 8, 2)), layers.Conv2D(8, 3), layers.BatchNormalization(), layers.Conv2D(4, 3)]
+    )
+    model = tfprune.plan_weights(model, 0.5, scope="layer").apply(model)
+    with pytest.warns(UserWarning, match="does not hold them at zero"):
+        tfprune.sparse(model, method)

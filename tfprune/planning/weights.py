@@ -139,7 +139,7 @@ def check_sparsity(
         raise PlanError(f"Unknown scope {scope!r}. Valid: 'global', 'layer'.")
     if pattern is not None and scope == "global":
         raise PlanError(f"pattern={pattern!r} is found kernel by kernel; it goes with scope='layer'.")
-    sizes = list(block_size)
+    sizes = list(block_size) if isinstance(block_size, Sequence) else []
     if len(sizes) != 2 or any(not isinstance(size, numbers.Integral) or size < 1 for size in sizes):
         raise PlanError(f"block_size={block_size!r} must be two whole numbers of at least 1: rows and columns.")
     return sparsity

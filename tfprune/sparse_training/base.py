@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import abc
 import fnmatch
+import warnings
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.plans.base import Plan
 from tfprune.plans.kernels import Kernel, kernels_within
+from tfprune.support.checks import shown
 from tfprune.surgery.masks import check_own_weights
 
 
@@ -70,6 +73,33 @@ def kernels_to_prune(model: keras.Model, skip: Sequence[str]) -> dict[str, Kerne
             + ("all kernels are skipped." if kernels else "it has no kernel.")
         )
     return left
+
+
+def names_to_skip(skip: str | Sequence[str]) -> list[str]:
+    """Names or wildcards, of which one may stand alone.
+
+    Raises:
+        PlanError: If they are none.
+    """
+    names = [skip] if isinstance(skip, str) else skip
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise PlanError(f"skip={shown(skip)} must be names of layers or kernels, as skip=['head', 'block_1_*'].")
+    return list(names)
+
+
+def warn_of_zeros(model: keras.Model, method: str) -> None:
+    """Warns where a method that holds no masks is put around a network that was pruned by weights."""
+    sparse = []
+    for name, kernel in kernels_within(ChannelGraph(model)).items():
+        value = keras.ops.convert_to_numpy(kernel.variable)
+        if 0.05 < np.mean(value == 0) < 1.0:
+            sparse.append(name)
+    if sparse:
+        warnings.warn(
+            f"Many weights of {model.name!r} are zero, in {', '.join(sparse)}. {method} does not hold them at zero: they "
+            "train on. Prune channels first, then single weights.",
+            stacklevel=5,
+        )
 
 
 def _is_skipped(name: str, skip: Sequence[str]) -> bool:

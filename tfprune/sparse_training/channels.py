@@ -18,7 +18,7 @@ from tfprune.methods import network_slimming, soft_filter, sparse_structure_sele
 from tfprune.methods.base import Method, MethodSettings
 from tfprune.methods.flags_of_methods import GATES
 from tfprune.plans.base import Plan
-from tfprune.sparse_training.base import Attached, SparseMethod
+from tfprune.sparse_training.base import Attached, SparseMethod, names_to_skip, warn_of_zeros
 from tfprune.sparse_training.held import step_anew
 from tfprune.support.checks import number_in, one_of
 from tfprune.surgery.compiling import compile_alike
@@ -63,12 +63,13 @@ class NetworkSlimming(SparseMethod):
     def __init__(self, ratio: float = 0.5, gamma_l1: float = 1e-4, *, skip: Sequence[str] = ()):
         number_in("ratio", ratio, 0.0, 1.0)
         number_in("gamma_l1", gamma_l1, 0.0, 1.0, "[)")
-        self._settings = MethodSettings(ratio=ratio, skip=skip, options={"gamma_l1": gamma_l1})
+        self._settings = MethodSettings(ratio=ratio, skip=names_to_skip(skip), options={"gamma_l1": gamma_l1})
 
     def attach(self, model: keras.Model, initial_step: int | None) -> Attached:
         """Puts the penalty on every gamma."""
         _no_steps("NetworkSlimming", initial_step)
         network_slimming.METHOD.expected(model, self._settings)  # so that nothing is trained in vain
+        warn_of_zeros(model, "NetworkSlimming")
         return _Penalised(model, network_slimming.METHOD, self._settings)
 
 
@@ -127,6 +128,7 @@ class SoftFilter(SparseMethod):
         _no_steps("SoftFilter", initial_step)
         attached = _Softened(model, self._ratio)
         attached.check()
+        warn_of_zeros(model, "SoftFilter")
         return attached
 
 
@@ -158,7 +160,9 @@ class SparseStructureSelection(SparseMethod):
     With SGD that is the proximal gradient method; with Adam and its kind, whose steps have other sizes, close to it.
 
     A gate is a weight more, so what is trained is another network of the same weights, functional and compiled alike;
-    `tfprune.finish` gives the weights back to the one that it was made of.
+    `tfprune.finish` gives the weights back to the one that it was made of. Of the other, save weights alone
+    (`save_weights_only=True`): a file of the whole would need the classes of its gates. They go on in a network that
+    is made anew.
 
     Args:
         gate_l1: Strength of the penalty.
@@ -185,6 +189,7 @@ class SparseStructureSelection(SparseMethod):
                 f"of {type(model).__name__}. Take NetworkSlimming, or fit without a train_step of your own."
             )
         sparse_structure_selection.METHOD.expected(model, self._settings)
+        warn_of_zeros(model, "SparseStructureSelection")
         return _Gated(model, sparse_structure_selection.METHOD, self._settings)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 
 import keras
 import numpy as np
 
+from tfprune.errors import UsageError
 from tfprune.surgery.mask_constraint import Mask, averages_of
+
+_HELD: weakref.WeakSet[Mask] = weakref.WeakSet()  # masks of networks that are trained sparse
 
 
 class HeldKernels:
@@ -26,9 +30,17 @@ class HeldKernels:
         with model.distribute_strategy.scope():
             for name, kernel in self.kernels.items():
                 own = kernel.constraint
+                if own in _HELD:
+                    raise UsageError(
+                        f"{name} of {model.name!r} is pruned in another network that shares it. Call tfprune.finish on "
+                        "that one first."
+                    )
+            for name, kernel in self.kernels.items():
+                own = kernel.constraint
                 is_masked = isinstance(own, Mask)  # in a file, or by an earlier training
                 mask = own.again() if is_masked else Mask(tuple(kernel.shape), own, kernel.dtype)
                 kernel.constraint = self._masks[name] = mask
+                _HELD.add(mask)
         step_anew(model)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -56,6 +68,10 @@ class HeldKernels:
                 value = keras.ops.convert_to_numpy(variable)
                 variable.assign(np.where(mask, value, value.dtype.type(0)))
 
+    def is_on(self) -> bool:
+        """Whether a weight is off."""
+        return not all(mask.all() for mask in self.arrays().values())
+
     def moved(self) -> bool:
         """Whether weights that are off are not zero: other weights were put into the network."""
         values = self.values()
@@ -65,6 +81,7 @@ class HeldKernels:
         """Gives the kernels the constraints back that they had."""
         for name, kernel in self.kernels.items():
             kernel.constraint = self._masks[name].inner
+            _HELD.discard(self._masks[name])
         step_anew(self.model)
 
 

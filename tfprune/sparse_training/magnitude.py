@@ -26,7 +26,7 @@ from tfprune.planning.ranking import check_finite, off_of, patterned, rank
 from tfprune.planning.weights import check_sparsity
 from tfprune.plans.kernels import Kernel
 from tfprune.plans.weights import WeightPlan
-from tfprune.sparse_training.base import Attached, SparseMethod, kernels_to_prune
+from tfprune.sparse_training.base import Attached, SparseMethod, kernels_to_prune, names_to_skip
 from tfprune.sparse_training.held import HeldKernels
 from tfprune.sparse_training.schedules import ConstantSparsity, Timetable
 from tfprune.support.checks import number_in, shown, whole_number
@@ -71,7 +71,7 @@ class Magnitude(SparseMethod):
         self.timetable = Timetable(ConstantSparsity() if schedule is None else schedule, sparsity)
         check_sparsity(self.timetable.sparsity or 0.5, scope if pattern is None else None, pattern, block_size)
         self._scope, self._pattern, self._block_size = scope, pattern, block_size
-        self._skip = [skip] if isinstance(skip, str) else list(skip)
+        self._skip = names_to_skip(skip)
 
     def attach(self, model: keras.Model, initial_step: int | None) -> AttachedMasks:
         """Gives every kernel a mask."""
@@ -179,6 +179,8 @@ class GrowingMasks(AttachedMasks):
     def notes(self) -> list[str]:
         """That the schedule has not come to its end, if so."""
         end = self._timetable.end
+        if self._cut < 0:
+            warnings.warn("No weight was turned off. Was fit given the callbacks of tfprune.callbacks?", stacklevel=4)
         if end is None or self._cut >= end:
             return []
         note = f"the training ended at step {self.step:,}, before the schedule's end at step {end:,}"
@@ -282,6 +284,25 @@ class Holding(keras.callbacks.Callback):
         """
         check_trains(self.model, self._attached)
         check_training(self.model)
+        self._looked, self._by_hand = False, False
+
+    def look(self) -> None:
+        """Looks, after the first batch of a training under masks, whether its step applies them; holds them if not.
+
+        A step that was compiled before the masks came does not know of them, nor does one that assigns weights itself.
+        """
+        held = self._attached.held
+        if not self._looked and held.is_on():
+            self._looked, self._by_hand = True, held.moved()
+            if self._by_hand:
+                warnings.warn(
+                    f"The training step of {held.model.name!r} does not apply the constraints of its weights: was it "
+                    "compiled by tf.function before tfprune.sparse, or does it assign weights itself? Masks are held "
+                    "by the callback after every batch instead, which takes longer.",
+                    stacklevel=2,
+                )
+        if self._by_hand:
+            held.hold()
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Makes weights zero that another callback has given back, such as the best ones before masks grew."""
@@ -292,6 +313,7 @@ class Growing(Holding):
     """Counts the steps and cuts where that is due."""
 
     _attached: GrowingMasks
+    _first: int | None = None  # the step with which the epoch began
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Takes up the count, after other callbacks have put weights into the network."""
@@ -300,12 +322,23 @@ class Growing(Holding):
         self._attached.cut(self._first)
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        """Cuts before the batch."""
+        """Cuts before the batch.
+
+        Raises:
+            UsageError: If a loop of one's own does not tell of epochs, or of the number of the batch.
+        """
+        if self._first is None or batch < 0:
+            raise UsageError(
+                f"The callback is told of batch {batch}, without the beginning of an epoch or a number from 0 on. Call "
+                "on_train_begin, on_epoch_begin(epoch), then on_train_batch_begin(batch) and on_train_batch_end(batch) "
+                "for every batch, on_epoch_end(epoch), and on_train_end; keras.callbacks.CallbackList does."
+            )
         self._attached.cut(self._first + batch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Counts. Keras calls this once for several batches, if it is compiled so; they may have gone past a cut."""
-        self._attached.step = self._first + batch + 1
+        self.look()
+        self._attached.step = (self._first or 0) + batch + 1
         self._attached.cut(self._attached.step)
 
 
