@@ -409,12 +409,15 @@ def test_a_step_that_was_compiled_before_holds_masks_all_the_same_and_is_told():
     told = keras.callbacks.CallbackList(tfprune.callbacks(model), model=model)
     told.on_train_begin()
     told.on_epoch_begin(0)
+    told.on_train_batch_begin(0)
+    step()
     with pytest.warns(UserWarning, match="does not apply the constraints of its weights"):
-        for batch in range(3):
-            told.on_train_batch_begin(batch)
-            step()
-            told.on_train_batch_end(batch)
-            assert zeros_of(model) == {name: off(size, 0.8) for name, size in SIZES.items()}
+        told.on_train_batch_end(0)
+    assert zeros_of(model) == {name: off(size, 0.8) for name, size in SIZES.items()}
+    told.on_train_batch_begin(1)
+    step()
+    told.on_train_batch_end(1)
+    assert zeros_of(model) == {name: off(size, 0.8) for name, size in SIZES.items()}
 
 
 def test_a_loop_that_tells_of_no_epoch_is_told():
@@ -441,7 +444,7 @@ def test_networks_that_share_layers_are_pruned_one_at_a_time():
     around = keras.Sequential([shared, layers.Dense(2, name="more")])
     around.build((None, 6))
     tfprune.sparse(shared, tfprune.Magnitude(0.5))
-    with pytest.raises(UsageError, match="is pruned in another network that shares it. Call tfprune.finish"):
+    with pytest.raises(UsageError, match=r"is pruned in another network that shares it\. Call tfprune"):
         tfprune.sparse(around, tfprune.Magnitude(0.5))
     tfprune.finish(shared)
     assert tfprune.sparse(around, tfprune.Magnitude(0.5)) is around
@@ -456,9 +459,8 @@ def test_what_is_no_name_to_skip_is_told(skip):
 
 @pytest.mark.parametrize("method", [tfprune.NetworkSlimming(), tfprune.SoftFilter()])
 def test_methods_that_hold_no_zeros_tell_it(method):
-    model = keras.Sequential(
-        [keras.Input((8, 8, 2)), layers.Conv2D(8, 3), layers.BatchNormalization(), layers.Conv2D(4, 3)]
-    )
+    model = keras.Sequential([keras.Input((8, 8, 2)), layers.Conv2D(8, 3), layers.BatchNormalization()])
+    model.add(layers.Conv2D(4, 3))
     model = tfprune.plan_weights(model, 0.5, scope="layer").apply(model)
     with pytest.warns(UserWarning, match="does not hold them at zero"):
         tfprune.sparse(model, method)

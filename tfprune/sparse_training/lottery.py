@@ -116,8 +116,8 @@ class Tickets(AttachedMasks):
         if isinstance(self._lottery.rewind_to, int) and self._early is None:
             self._ended = True
             raise UsageError(
-                f"The weights of step {self._lottery.rewind_to} are not known: the training before had fewer steps, was "
-                "another process, or ran several steps at once (steps_per_execution). Give rewind_to a file of "
+                f"The weights of step {self._lottery.rewind_to} are not known: the training before had fewer steps, "
+                "was another process, or ran several steps at once (steps_per_execution). Give rewind_to a file of "
                 "model.save_weights."
             )
         masks = self._masks_after(self._cuts + 1)
