@@ -96,8 +96,8 @@ def warn_of_zeros(model: keras.Model, method: str) -> None:
             sparse.append(name)
     if sparse:
         warnings.warn(
-            f"Many weights of {model.name!r} are zero, in {', '.join(sparse)}. {method} does not hold them at zero: they "
-            "train on. Prune channels first, then single weights.",
+            f"Many weights of {model.name!r} are zero, in {', '.join(sparse)}. {method} does not hold them at zero: "
+            "they train on. Prune channels first, then single weights.",
             stacklevel=5,
         )
 
