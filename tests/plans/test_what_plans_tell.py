@@ -70,3 +70,54 @@ def test_data_whose_targets_do_not_fit_are_told_with_the_reason():
         tfprune.plan_channels(model, 0.5, data=(images, np.ones((5, 5), "float32")), **asked)
     plan = tfprune.plan_channels(model, 0.5, data=(images, np.eye(6, 5, dtype="float32")), **asked)
     assert len(plan.keep["conv_a"]) == 3
+
+
+@keras.saving.register_keras_serializable("telling")
+class TwoWidths(layers.Layer):
+    """One width in the config for two inside, so that it becomes the layers inside, and the operation between them."""
+
+    def __init__(self, width=8, between="transpose", **options):
+        super().__init__(**options)
+        self.width, self.between = width, between
+        self.one, self.two = layers.Dense(width, activation="relu"), layers.Dense(width)
+
+    def build(self, shape):
+        self.one.build(shape)
+        self.two.build((*shape[:-1], self.width))
+
+    def call(self, x):
+        x = self.one(x)
+        return self.two(ops.tanh(x) if self.between == "tanh" else 2.0 * x)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "between": self.between}
+
+
+def loads(model, path):
+    model.save(path)
+    try:
+        keras.saving.load_model(path)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5")
+@pytest.mark.parametrize(
+    ("between", "before", "told"),
+    [("tanh", layers.Dense, True), ("scale", layers.Dense, False), ("tanh", None, False)],
+    ids=["comes to light", "becomes a layer", "was there before"],
+)
+def test_a_file_of_hdf5_that_could_be_loaded_before_is_told(between, before, told, tmp_path):
+    def body(x):
+        x = ops.relu(layers.Dense(8)(x)) if before is None else before(8, activation="relu")(x)
+        return layers.Dense(2)(TwoWidths(between=between, name="own")(x))
+
+    model = network(body, (4,))
+    plan = tfprune.ChannelPlan.from_removed(model, {"own/dense": [0, 1, 2]})
+    assert any(note.startswith("own (TwoWidths) becomes the layers inside") for note in plan.notes)
+    notes = [note for note in plan.notes if note.startswith("saved as .h5, the smaller network cannot be loaded")]
+    assert bool(notes) == told
+    assert not told or "(Tanh)" in notes[0]
+    assert loads(model, tmp_path / "model.h5") == (before is not None)
+    assert loads(plan.apply(model), tmp_path / "small.h5") == (before is not None and not told)

@@ -37,6 +37,32 @@ def unnamed_notes(made: Iterable[Record]) -> list[str]:
     return [f"saved, the smaller network cannot be loaded: a lambda is the activation of {', '.join(names)}; name it"]
 
 
+def hdf5_notes(graph: ChannelGraph, made: Iterable[Record]) -> list[str]:
+    """A note where the smaller network can no longer be loaded from HDF5, and the model can.
+
+    Keras does not read operations between layers from there. The call of a layer may hold some, which come to light.
+    """
+    if any(map(_not_in_hdf5, (record for record in graph.records.values() if record.whole is None))):
+        return []
+    kinds = sorted({type(part.operation).__name__ for part in made if _not_in_hdf5(part)})
+    if not kinds:
+        return []
+    return [
+        f"saved as .h5, the smaller network cannot be loaded: Keras does not read operations ({', '.join(kinds)}) from "
+        "HDF5; save it as .keras"
+    ]
+
+
+def _not_in_hdf5(record: Record) -> bool:
+    """Whether a record is of an operation that stands in the smaller network as such, and cannot be read from HDF5."""
+    kind = type(record.operation).__name__
+    if isinstance(record.operation, keras.Layer) or kind in ("Concatenate", "Softmax"):  # which pass for the layers
+        return False
+    # Inside of a layer, reshapes and products with numbers become layers.
+    scales = kind == "Multiply" and all(len(call.node.arguments.tensors) == 1 for call in record.calls)
+    return record.whole is None or not (kind == "Reshape" or scales)
+
+
 def unregistered_notes(graph: ChannelGraph, made: Iterable[Record]) -> list[str]:
     """A note where a file of the smaller network needs classes of which a file of the model itself needs none.
 

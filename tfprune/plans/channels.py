@@ -18,7 +18,7 @@ from tfprune.graph.ledger import Kept
 from tfprune.graph.own_layers.layer_configs import is_loadable
 from tfprune.graph.own_layers.unfolding import made_of
 from tfprune.plans.base import TOLD, Plan, check_weights, costs, for_another_model
-from tfprune.plans.channel_notes import model_notes, unnamed_notes, unregistered_notes
+from tfprune.plans.channel_notes import hdf5_notes, model_notes, unnamed_notes, unregistered_notes
 from tfprune.plans.files import PAIR, Form, PlanFile
 from tfprune.plans.rows import ChannelRow, Pair, paired
 from tfprune.support.checks import by_layer, names, several
@@ -142,7 +142,7 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
                 layer = f"{name} ({type(graph.records[name].operation).__name__})"
                 notes = [*notes, f"{layer} becomes the layers inside of it; no config of it has these widths"]
         parts = [part for parts in made.values() for part in parts]
-        notes = [*notes, *unnamed_notes(parts)]
+        notes = [*notes, *unnamed_notes(parts), *hdf5_notes(graph, parts)]
         for part in parts:
             if part.looked_into and not is_loadable(part):
                 layer = f"{part.name} ({type(part.operation).__name__})"
