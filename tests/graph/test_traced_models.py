@@ -188,3 +188,59 @@ def test_a_token_for_any_batch():
     small = plan.apply(model)
     assert (1, 1, 8) in [tuple(weight.shape) for weight in small.weights]
     assert small(np.concatenate([inputs] * 3)).shape == (6, 3)
+
+
+class Named(keras.Model):
+    """Takes a dictionary of tensors, one of which it looks up; a layer has the name of another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.hidden = layers.Embedding(30, 16), layers.Dense(20, name="taken")
+        self.out = layers.Dense(3)
+
+    def call(self, inputs):
+        looked_up = ops.max(self.table(inputs["ids"]), axis=1)
+        return self.out(ops.concatenate([looked_up, self.hidden(inputs["num"]), inputs["taken"]], axis=-1))
+
+
+@pytest.mark.filterwarnings("error:.*Received key '(ids|num)'")
+def test_inputs_of_a_dictionary_keep_their_names_and_whole_numbers(tmp_path):
+    model = Named()
+    generator = np.random.default_rng(0)
+    example = {
+        "ids": generator.integers(0, 30, (4, 6)).astype("int32"),
+        "num": generator.normal(size=(4, 5)).astype("float32"),
+    }
+    example["taken"] = example["num"][:, :2]
+    model(example)
+    plan = tfprune.plan_channels(model, 0.5)
+    assert tfprune.verify(model, plan) <= 1e-5
+    with pytest.warns(UserWarning, match="the pruned network is a plain"):
+        small = plan.apply(model)
+    found = {key: (tensor.name, tensor.dtype) for key, tensor in small.input.items()}
+    assert found["ids"] == ("ids", "int32")
+    assert found["num"] == ("num", "float32")
+    assert small.get_layer("taken").units == 10
+    small.save(tmp_path / "small.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "small.keras")(example), small(example), rtol=1e-6)
+
+
+class Tokens(keras.Model):
+    """Looks up what it also computes with."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.hidden, self.out = layers.Embedding(30, 16), layers.Dense(12), layers.Dense(3)
+
+    def call(self, tokens):
+        shown = ops.expand_dims(ops.cast(tokens > 0, "float32"), -1)
+        return self.out(ops.relu(self.hidden(ops.sum(shown * self.table(tokens), axis=1))))
+
+
+def test_whole_numbers_are_given_to_what_looks_them_up():
+    model = Tokens()
+    model(np.ones((2, 7), "int32"))
+    plan = tfprune.plan_channels(model, 0.5)
+    with pytest.warns(UserWarning, match="the pruned network is a plain"):
+        assert plan.apply(model).inputs[0].dtype == "int32"
+    assert tfprune.verify(model, plan) <= 1e-5

@@ -291,3 +291,35 @@ def test_masks_of_keras_2_that_may_differ_are_told(tmp_path):
     tf_keras.Model([words, numbers], OLD.GlobalAveragePooling1D()(x)).save(tmp_path / "old.h5")
     with pytest.warns(UserWarning, match="masks of padded steps, which sum may pass on otherwise in Keras 3"):
         tfprune.load(tmp_path / "old.h5")
+
+
+def _weights_alone(path):
+    file = path.with_suffix(".weights.h5")
+    plain_cnn().save_weights(file)
+    return file
+
+
+def _archive_of_something_else(path):
+    file = path.with_suffix(".keras")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme", "hello")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [(_weights_alone, "holds weights and no network. Build"), (_archive_of_something_else, "is an archive without")],
+)
+def test_a_file_that_holds_no_network_is_told_as_what_it_is(make, told, tmp_path):
+    file = make(tmp_path / "mine")
+    with pytest.raises(UsageError) as error:
+        tfprune.load(file)
+    assert str(error.value).startswith(f"{str(file)!r} {told}")
+    assert "damaged" not in str(error.value)
+
+
+def test_operations_that_keras_does_not_read_from_hdf5_are_told(tmp_path):
+    inputs = keras.Input((4,))
+    keras.Model(inputs, layers.Dense(3)(keras.ops.relu(layers.Dense(8)(inputs)))).save(tmp_path / "mine.h5")
+    with pytest.raises(UsageError, match=r"keras\.ops between its layers \('Relu'\), .* model\.save\('model\.keras'\)"):
+        tfprune.load(tmp_path / "mine.h5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import keras
@@ -63,12 +63,39 @@ def _trace(model: keras.Model) -> keras.Model:
     for inputs in _possible_inputs(model, name, advice):
         try:
             with keras_internals.no_trace_left(model), left_as_it_is(model), none_is_an_axis():
-                return _graph(model, inputs, name)
+                return _with_whole_numbers(model, inputs, name, _graph(model, inputs, name))
         except PlanError:
             raise
         except Exception as error:  # whatever the code of others raises on tensors without values
             reason = reason or error_line(error)
     raise PlanError(f"{name} has a call that cannot be traced ({reason[:200]}). {advice}")
+
+
+def _with_whole_numbers(model: keras.Model, inputs: Any, name: str, found: keras.Model) -> keras.Model:
+    """The graph with whole numbers at the inputs that it looks up; of which dtype they were given Keras does not keep.
+
+    Args:
+        model: The model.
+        inputs: Those with which its call was traced.
+        name: What it is called in errors.
+        found: The graph that was made of it.
+    """
+    if keras_internals.is_functional(model) or isinstance(model, keras.Sequential):
+        return found  # its inputs are known
+    flat = {id(tensor) for tensor in tree.flatten(inputs) if keras.backend.is_float_dtype(tensor.dtype)}
+    looked_up = {
+        id(tensor)
+        for operation, arguments, _ in keras_internals.recorded_calls(found)
+        for tensor in arguments.tensors
+        if isinstance(operation, keras.layers.Embedding) and id(tensor) in flat
+    }
+    if looked_up:
+        with contextlib.suppress(Exception):  # its call may also compute with them
+            whole = tree.map_structure(
+                lambda one: _like(one, "int32") if id(one) in looked_up else _like(one, one.dtype), inputs
+            )
+            return _graph(model, whole, name)
+    return found
 
 
 def _graph(model: keras.Model, inputs: Any, name: str) -> keras.Model:
@@ -118,10 +145,10 @@ def _calls(model: keras.Model) -> list[tuple]:
 def _possible_inputs(model: keras.Model, name: str, advice: str) -> Iterator[Any]:
     """Symbolic inputs, in the structure that the model takes."""
     if keras_internals.is_functional(model):
-        yield tree.map_structure(_like, keras_internals.input_structure(model))
+        yield tree.map_structure(lambda one: _like(one, one.dtype), keras_internals.input_structure(model))
         return
     if isinstance(model, keras.Sequential) and model.built:
-        yield _like(model.inputs[0])
+        yield _like(model.inputs[0], model.inputs[0].dtype)
         return
     shapes = keras_internals.build_shapes(model)
     if not model.built:
@@ -131,21 +158,26 @@ def _possible_inputs(model: keras.Model, name: str, advice: str) -> Iterator[Any
     if len(shapes) > 1:
         raise PlanError(f"{name} takes several arguments; give call one: a list or a dictionary of tensors.")
     (given,) = shapes.values()
+    taken = {layer.name for layer in keras_internals.layers_within(model)}
     for dtype in ("float32", "int32"):  # which of them it was built on Keras does not keep
-        yield _inputs(given, dtype)
+        yield _inputs(given, dtype, taken)
 
 
-def _like(tensor: Any) -> Any:
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+def _like(tensor: Any, dtype: str) -> Any:
+    return keras.Input(batch_shape=tensor.shape, dtype=dtype, name=tensor.name)
 
 
-def _inputs(shapes: Any, dtype: str) -> Any:
-    """Symbolic inputs in the structure of shapes, each a tuple of sizes with the batch first."""
+def _inputs(shapes: Any, dtype: str, taken: Set[str], name: str | None = None) -> Any:
+    """Symbolic inputs in the structure of shapes, each a tuple of sizes with the batch first.
+
+    Those in a dictionary are called as in there, unless the name is taken, or is none to Keras.
+    """
     if isinstance(shapes, dict):
-        return {name: _inputs(shape, dtype) for name, shape in shapes.items()}
+        return {name: _inputs(shape, dtype, taken, name) for name, shape in shapes.items()}
     if all(size is None or isinstance(size, int) for size in shapes):
-        return keras.Input(shapes[1:], dtype=dtype)
-    return [_inputs(shape, dtype) for shape in shapes]
+        free = isinstance(name, str) and name not in taken and "/" not in name
+        return keras.Input(shapes[1:], dtype=dtype, name=name if free else None)
+    return [_inputs(shape, dtype, taken) for shape in shapes]
 
 
 @contextlib.contextmanager

@@ -193,6 +193,8 @@ def _read(path: Path) -> _Content:
             return _read_archive(path)
         if h5py.is_hdf5(path):
             return _read_hdf5(path)
+    except UsageError:  # which is a ValueError
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(f"{str(path)!r} is damaged, or no network of Keras: {error_line(error)}.") from error
     raise UsageError(
@@ -305,6 +307,19 @@ def _reason(error: Exception) -> str:
     return " ".join(without_colours(lines[-1]).split()) if lines else first_line(error)
 
 
+def _operations() -> set[str]:
+    """The names of Keras' operations that are no layers."""
+    import keras
+
+    waiting, found = [keras.Operation], set()
+    while waiting:
+        kind = waiting.pop()
+        if kind.__module__.startswith("keras.") and not issubclass(kind, keras.Layer):
+            found.add(kind.__name__)
+            waiting += kind.__subclasses__()
+    return found
+
+
 def _told(error: Exception, content: _Content) -> str:
     """The reason, what the file needs, and which Keras wrote it."""
     reason = _reason(error)
@@ -322,6 +337,11 @@ def _told(error: Exception, content: _Content) -> str:
     if missing is None:
         return f"{reason.rstrip('.')}.{version}"
     name = missing.group(1)
+    if content.hdf5 and name in _operations():
+        return (
+            f"it computes with keras.ops between its layers ({name!r}), which Keras does not read from HDF5. Where the "
+            f"network is built, save it with model.save('model.keras').{version}"
+        )
     modules = [
         entry.get("module")
         for entry in entries_in(content.config)
