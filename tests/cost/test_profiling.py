@@ -193,3 +193,21 @@ def test_what_is_inside_of_a_layer_costs_what_it_costs_by_itself(length):
     times = length or 1
     dense = times * (4 * 24 * 24 + 24 * 24 + 24 * 24)  # projections, the dense layer, the constant
     assert rows(model)["own"].macs == dense + times**2 * (2 * 24 + 2 * 24)
+
+
+@pytest.mark.parametrize("length", [6, None])
+def test_what_becomes_part_of_the_batch_counts_for_its_example(length):
+    """Windows of 2 positions: a dense layer costs what it costs before and behind; attention looks at 2 positions."""
+    inputs = keras.Input((length, 8))
+    x = ops.reshape(layers.Dense(12, name="before")(inputs), (-1, 2, 12))
+    x = layers.MultiHeadAttention(2, 6, name="attention")(x, x)
+    x = ops.reshape(layers.Dense(12, name="within")(x), (-1, 6, 12))
+    model = keras.Model(inputs, layers.Dense(3, name="behind")(x))
+    by_layer = rows(model)
+    assert by_layer["before"].macs == (length or 1) * 8 * 12
+    assert by_layer["behind"].macs == 6 * 12 * 3
+    if length is not None:
+        assert by_layer["within"].macs == 6 * 12 * 12
+        assert by_layer["attention"].macs == 6 * 4 * 12 * 12 + 3 * 2 * 2 * 2 * 12
+    plan = tfprune.plan_channels(model, 0.5)
+    assert tfprune.profile(plan.apply(model)).macs == plan.macs[1]

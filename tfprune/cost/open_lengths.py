@@ -64,7 +64,7 @@ def per_example(call: Call, count: int, lengths: int) -> int:
     """
     first = call.output_shape[0] if call.output_shape else None
     if _top(call) is call or first is None:
-        return count
+        return int(count * call.folded)
     # Inside of a layer the batch may have become part of another axis, or lie elsewhere.
     return count * first // (BATCH * LENGTH**lengths)
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import keras
@@ -64,6 +65,8 @@ class Call:
             other inputs; and the label arrays of what they give, None of weights.
         of_weights: Whether a weight of the layer's own is its kernel.
         inside_of: The call of the layer inside of which it is made.
+        folded: How many of the first axis of what it gives belong to one example: several, where windows or heads have
+            become part of the batch.
     """
 
     node: Node
@@ -85,6 +88,7 @@ class Call:
     inside_otherwise: Inside | None = None
     of_weights: bool = False
     inside_of: Call | None = None
+    folded: Fraction = Fraction(1)
     given: list[Labels] = dataclasses.field(default_factory=list)
     steps: list[tuple[Call | None, list[Labels | None]]] = dataclasses.field(default_factory=list)
 

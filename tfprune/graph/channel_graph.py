@@ -18,7 +18,9 @@ layer). That is the meaning every plan, every proof and every test in this packa
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import keras
@@ -66,6 +68,26 @@ def _freeze_what_some_calls_tell(record: Record, ledger: Ledger) -> None:
         known = list(record.axes[key].values()) if isinstance(key, int) else [record.settings[key][1]]
         for labels in known:
             ledger.freeze(labels, f"calls of {record.name} differ")
+
+
+def _folded(call: Call, before: Sequence[Fraction | None]) -> Fraction | None:
+    """How many of the first axis of what a call gives belong to one example; None where an open length is among it.
+
+    Args:
+        call: The call.
+        before: The same of each of its inputs.
+    """
+    known = [fold for fold in before if fold is not None]
+    if len(known) < len(before):
+        return None
+    fold = max(known, default=Fraction(1))
+    if type(call.operation).__name__ != "Reshape" or len(call.input_shapes) != 1:
+        return fold
+    given, made = call.input_shapes[0][1:], call.output_shape[1:]
+    if given.count(None) != made.count(None):
+        return None
+    sizes = [math.prod(size for size in shape if size is not None) for shape in (given, made)]
+    return fold if 0 in sizes else fold * sizes[0] / sizes[1]
 
 
 def _deep(record: Record) -> Iterator[Record]:
@@ -193,6 +215,7 @@ class ChannelGraph:
             inputs.append(labels)
         needed = self.wiring.needed(self.bypass) if self.bypass else [True] * len(self.wiring.nodes)
         known: dict[int, Record] = {}
+        folded: dict[int, Fraction | None] = {}
 
         def run(node: Node, labels: list[Labels]) -> Sequence[Labels | None]:
             if not needed[node.number]:
@@ -205,6 +228,9 @@ class ChannelGraph:
             call = Call(node, labels, record, ledger)
             record.calls.append(call)
             self.calls.append(call)
+            fold = _folded(call, [folded.get(number, Fraction(1)) for number in node.inputs])
+            folded.update(dict.fromkeys(node.outputs, fold))
+            call.folded = Fraction(1) if fold is None else fold
             outputs = self._bypassed(call) if record.name in self.bypass else trace(call)
             call.output = outputs[0]
             self._take_in(record)

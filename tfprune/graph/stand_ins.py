@@ -177,8 +177,8 @@ def _standing(value: Any, tensors: Mapping[int, StandIn]) -> Any:
     made = [_standing(own, tensors) for own in value]
     if all(one is two for one, two in zip(made, value, strict=True)):
         return value
-    named: Any = value
-    return named._make(made) if hasattr(value, "_make") else tuple(made)
+    kind = value.__class__  # also where TensorFlow has wrapped it
+    return tuple(made) if kind is tuple else kind(*made)
 
 
 def _containers(values: Sequence[Any]) -> Iterator[list | dict]:
