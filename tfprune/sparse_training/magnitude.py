@@ -354,5 +354,6 @@ def check_trains(model: keras.Model, attached: Attached) -> None:
 def batches_seen(optimizer: Any) -> int:
     """How many batches an optimizer has seen; 0 if there is none that counts."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    count = getattr(inner, "_iterations", None)  # `iterations` counts updates, of which several batches may make one
-    return 0 if count is None else int(keras.ops.convert_to_numpy(count))
+    # `iterations` counts updates, of which several batches may make one; this variable counts batches.
+    counts = [variable for variable in getattr(inner, "variables", ()) if variable.name == "iteration"]
+    return int(keras.ops.convert_to_numpy(counts[0])) if counts else 0
