@@ -74,15 +74,15 @@ class _Stored:
     def __init__(self, array: np.ndarray):
         if array.dtype.kind == "f":  # as Keras takes numbers in; losses cast to what the network gives
             array = array.astype(np.float32, copy=False)
-        self._shape, self._dtype = array.shape[1:], array.dtype
+        self._example_shape, self._dtype = array.shape[1:], array.dtype
         rows = np.ascontiguousarray(array).reshape(len(array), -1)
         self._words = constant(packed(rows.view(np.uint8)))
 
     def gather(self, rows: tf.Tensor) -> tf.Tensor:
         """These rows of the array."""
-        count, size = int(np.prod(self._shape)), self._dtype.itemsize
+        count, size = int(np.prod(self._example_shape)), self._dtype.itemsize
         words = tf.gather(self._words, rows)
-        shape = (*rows.shape, *self._shape) if rows.shape.is_fully_defined() else (-1, *self._shape)
+        shape = (*rows.shape, *self._example_shape) if rows.shape.is_fully_defined() else (-1, *self._example_shape)
         if self._dtype == np.int32:
             return tf.reshape(words[:, :count], shape)
         values = tf.reshape(tf.bitcast(words, tf.uint8), (-1, words.shape[1] * 4))[:, : count * size]
