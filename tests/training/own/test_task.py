@@ -228,6 +228,39 @@ def test_of_a_metric_of_ones_own_the_way_has_to_be_told():
     assert OwnTask(table(), Wishes("mse", [far], better="higher"), sample).measure == Measure("far", SCORE)
 
 
+class FurtherAway(keras.metrics.Mean):
+    """A metric of which nobody knows which way is better."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(y_pred, sample_weight)
+
+
+@pytest.mark.parametrize("known", ["accuracy", "top"])
+def test_a_metric_of_ones_own_is_not_taken_for_the_end_of_its_name(known):
+    sample = sample_of(splits(CLASSES))
+    for own in (f"balanced_{known}", f"error_of_{known}"):
+        metrics = [keras.metrics.SparseCategoricalAccuracy(name=known), FurtherAway(name=own)]
+        wishes = {"loss": "sparse_categorical_crossentropy", "metrics": metrics, "judged_by": own}
+        with pytest.raises(UsageError, match=f"'{own}' is better is not known"):
+            OwnTask(table(3), Wishes(**wishes), sample)
+        assert OwnTask(table(3), Wishes(**wishes, better="lower"), sample).measure == Measure(own, ERROR)
+        assert OwnTask(table(3), Wishes(**wishes | {"judged_by": known}), sample).measure == Measure(known, SHARE)
+
+
+def test_metrics_of_one_name_are_told_apart_by_their_output_and_place():
+    def measure(judged_by):
+        metrics = {
+            "kind": [keras.metrics.SparseCategoricalAccuracy(name="quality")],
+            "number": [keras.metrics.MeanAbsoluteError(name="quality"), keras.metrics.R2Score(name="quality")],
+        }
+        loss = {"number": "mse", "kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+        sample = sample_of(splits({"number": NUMBERS[:, None], "kind": CLASSES}))
+        return OwnTask(two_outputs(), Wishes(loss, metrics, judged_by), sample).measure
+
+    for name, kind in (("kind_quality", SHARE), ("number_quality", ERROR), ("number_quality_1", SCORE)):
+        assert measure(name) == Measure(name, kind)
+
+
 def test_the_words_tell_tasks_apart_and_forget_names_that_keras_makes():
     sample = sample_of(splits(NUMBERS))
 

@@ -125,3 +125,12 @@ def metrics_of(judge: keras.Model) -> dict[str, float]:
     results = {name: np.asarray(value) for name, value in judge.get_metrics_result().items()}
     losses = {"loss", *(f"{name}_loss" for name in judge.output_names)}
     return {name: float(value) for name, value in results.items() if name not in losses and value.ndim == 0}
+
+
+def metrics_by_name(judge: keras.Model) -> dict[str, keras.metrics.Metric]:
+    """The metrics of a judge by the names of `metrics_of`, which tell outputs and metrics of one name apart."""
+    several = next((one for one in judge.metrics if hasattr(one, "metrics")), None)
+    if several is None:
+        return {}
+    names, found = list(several.result()), several.metrics  # both in the order of outputs and of what they were given
+    return dict(zip(names, found, strict=True)) if len(names) == len(found) else {}

@@ -18,7 +18,7 @@ from tfprune.graph.walk import functional, pack_outputs
 from tfprune.support.checks import error_line, shown
 from tfprune.training.measures import ERROR, SCORE, SHARE, Measure
 from tfprune.training.own.schedules import OwnSchedule, lowest
-from tfprune.training.own.steps import OwnSteps, in_float32, metrics_of
+from tfprune.training.own.steps import OwnSteps, in_float32, metrics_by_name, metrics_of
 from tfprune.training.regimes import Regime
 from tfprune.training.schedules import Schedule
 from tfprune.training.tasks import Task
@@ -215,8 +215,7 @@ def _measure(judge: keras.Model, wishes: Wishes) -> Measure:
         )
     if name == "loss":
         return Measure("loss", ERROR)
-    own = [part for metric in judge.metrics for part in getattr(metric, "metrics", [metric])]
-    metric = next((one for one in own if name == one.name or name.endswith(f"_{one.name}")), None)
+    metric = metrics_by_name(judge).get(name)
     if isinstance(metric, _SHARES) and wishes.better in (None, "higher"):
         return Measure(name, SHARE)
     way = wishes.better or _better(metric)
