@@ -129,6 +129,27 @@ def test_a_single_seed_can_be_asked_for_by_its_number(tmp_path):
     assert not (tmp_path / "export").exists()
 
 
+@pytest.mark.parametrize("weights", ["fresh", "trained"])
+def test_what_is_frozen_stays_as_it_was_given_in_every_network(weights, tmp_path):
+    model = regression()
+    hidden, norm = model.get_layer("hidden"), model.get_layer("norm")
+    hidden.trainable = False
+    given, gamma = hidden.get_weights(), norm.get_weights()[0]
+    call = {"seeds": 2, "weights": weights, "workdir": tmp_path, "export": False, **QUICK}
+    result = tfprune.study(model, *split(NUMBERS), **call)
+    for seed in (0, 1):
+        kept = list(result.plan(seed).keep["hidden"])
+        for regime in ("finetune", "scratch_e", "scratch_b"):
+            network = result.network(regime, seed)
+            for own, value in zip(network.get_layer("hidden").get_weights(), given, strict=True):
+                np.testing.assert_array_equal(own, value[..., kept])
+            assert not network.get_layer("hidden").trainable
+            assert not np.array_equal(network.get_layer("norm").get_weights()[0], gamma[kept])
+    hidden.set_weights([value + 1 for value in given])  # other values that are frozen are another network
+    other = tfprune.study(model, *split(NUMBERS), **call)
+    assert not {row.test_accuracy for row in other.rows} & {row.test_accuracy for row in result.rows}
+
+
 # A network that comes with its weights.
 
 
@@ -245,6 +266,12 @@ def nan():
     return changed
 
 
+def frozen():
+    model = regression()
+    model.trainable = False
+    return model
+
+
 WRONG = {
     "shapes": (regression, (X[:100, :4], NUMBERS[:100]), {}, r"shapes .n, 4.; 'table' takes .n, 5."),
     "targets": (regression, (X[:100], X[:100]), {}, "mean_squared_error compares"),
@@ -261,6 +288,7 @@ WRONG = {
     "sparse training": (
         regression, (X[:100], NUMBERS[:100]), {"method": "soft_filter", "weights": "trained"}, "nothing large is"
     ),
+    "all frozen": (frozen, (X[:100], NUMBERS[:100]), {}, "'table' has no weight that is trained"),
     "gates": (
         regression, (X[:100], NUMBERS[:100]), {"method": "sparse_structure_selection"}, "proximal steps"
     ),

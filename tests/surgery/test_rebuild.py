@@ -227,6 +227,25 @@ def test_settings_of_layers_are_kept():
     assert small.get_layer("head").kernel.dtype == "float64"
 
 
+def test_frozen_layers_keep_their_weights_where_others_are_fresh():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(name="bn")(layers.Conv2D(6, 3, name="conv")(inputs))
+    x = layers.Bidirectional(layers.LSTM(4), name="both")(layers.Reshape((36, 6))(x))
+    model = randomize(keras.Model(inputs, layers.Dense(2, name="head")(x)))
+    for layer in (model.get_layer("conv"), model.get_layer("bn"), model.get_layer("both").forward_layer):
+        layer.trainable = False
+    plan = tfprune.plan_channels(model, 0.5)
+    inherited, fresh = plan.apply(model), plan.apply(model, weights="fresh", seed=0)
+    for own, other in zip(inherited.weights, fresh.weights, strict=True):
+        kept = other.path.startswith(("conv/", "bn/")) or "forward" in other.path
+        assert np.array_equal(own, other) == kept, other.path
+        assert other.trainable == own.trainable
+    again = (
+        tfprune.plan_weights(model, 0.5).apply(model, weights="fresh", seed=0, rescale=True).get_layer("conv").kernel
+    )
+    assert set(np.unique(again)) <= {0, *np.unique(model.get_layer("conv").kernel)}
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
 def test_precision_survives_and_the_proof_holds(policy):
     inputs = keras.Input((8, 8, 3))

@@ -241,7 +241,8 @@ class ChannelPlan(Plan[ChannelRow], ChannelRemoval):
 
         Args:
             model: The network that the plan was made for (or one of the same architecture).
-            weights: `"inherit"`: the model's own, sliced. `"fresh"`: from the layers' own initializers.
+            weights: `"inherit"`: the model's own, sliced. `"fresh"`: from the layers' own initializers;
+                layers that are frozen keep the model's.
             seed: For `"fresh"`; the same seed gives the same weights.
             compensate: What the biases of their readers get for removed channels: None, nothing, as if they were zero;
                 True, constants, where gamma is 0; data, means on these; or what `compensation` gave, which tells of it.

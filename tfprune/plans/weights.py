@@ -166,7 +166,8 @@ class WeightPlan(Plan[WeightRow]):
 
         Args:
             model: The network that the plan was made for (or one of the same architecture).
-            weights: `"inherit"`: the model's own, masked. `"fresh"`: from the layers' own initializers, masked.
+            weights: `"inherit"`: the model's own, masked. `"fresh"`: from the layers' own initializers, masked;
+                layers that are frozen keep the model's.
             seed: For `"fresh"`; the same seed gives the same weights.
             rescale: For `"fresh"`: draw the kept weights from N(0, sqrt(2 / n)), n = kept / inputs over the whole
                 kernel, as the code of Liu et al. (ICLR 2019) does; they report that it gains nothing.
@@ -185,7 +186,7 @@ class WeightPlan(Plan[WeightRow]):
             kernel = kernels[name]
             weight = made.get_layer(kernel.record.name).weights[kernel.place]
             values = keras.ops.convert_to_numpy(weight)
-            if rescale:
+            if rescale and weight.trainable:
                 values = _rescaled(mask, _inputs(kernel), np.random.default_rng([seed, *name.encode()]))
             weight.assign(np.where(mask, values, values.dtype.type(0)))
         compile_alike(made, model, built.copies())

@@ -55,7 +55,8 @@ class Built:
     Args:
         graph: The channel graph of the model.
         kept: (labels,) bool: the labels that stay.
-        weights: `"inherit"` slices the model's weights, `"fresh"` leaves what the initializers made.
+        weights: `"inherit"` slices the model's weights, `"fresh"` leaves what the initializers made, but of layers that
+            are frozen or that `adapt` has taught.
         seed: Makes `"fresh"` weights reproducible: every initializer (and dropout) gets a seed of its own
             that follows from this one and the layer's name. None: random anew at every call.
         edit: Optional `edit(record, config)`, returns the class and config to make a layer of.
@@ -281,13 +282,14 @@ def _drawing(seed: int | None, record: Record) -> Iterator[None]:
 
 
 def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool, added: np.ndarray | None = None) -> None:
-    """Gives the new layer what is left of the old one's weights; of fresh ones only what the data has made.
+    """Gives the new layer what is left of the old one's weights; of fresh ones only what training would not make.
 
     `added`: The bias of a layer that had none.
     """
     # Normalization, with statistics of the data; what other layers learn of data is no weight.
     of_data = hasattr(record.operation, "finalize_state") and bool(record.weights)
-    if not (inherit or of_data):
+    frozen = set() if inherit or of_data else _frozen(record.operation)
+    if not (inherit or of_data or frozen):
         return
     activation = getattr(made, "activation", None)
     if isinstance(activation, keras.layers.Layer) and not activation.built:
@@ -297,6 +299,8 @@ def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool, added
         own = [weight for weight in own if weight is not made.bias]
         made.bias.assign(added.reshape(made.bias.shape))
     for index, weight in zip(range(len(record.weights)), own, strict=True):
+        if frozen and id(record.weights[index]) not in frozen:
+            continue
         value = record.left(index, kept)
         if value.shape != tuple(weight.shape):
             if has_other_weights(record.operation):
@@ -308,6 +312,12 @@ def _hand_on_weights(record: Record, made: Any, kept: Kept, inherit: bool, added
         weight.assign(value)
     if of_data:
         made.finalize_state()  # it computes with copies of its weights
+
+
+def _frozen(operation: Any) -> set[int]:
+    """Identities of the weights of layers that are not trained, which would stay as an initializer has drawn them."""
+    layers = layers_within(operation) if isinstance(operation, keras.Layer) else []
+    return {id(weight) for layer in layers if not layer.trainable for weight in layer.weights}
 
 
 def _hand_on_state(record: Record, made: Any) -> None:

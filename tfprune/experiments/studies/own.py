@@ -34,10 +34,17 @@ class LargeNetwork:
         architecture: The network, with whatever weights it was last given: for what depends on none.
         identity: As given.
         given: The weights that it came with.
+
+    Raises:
+        UsageError: If all of it is frozen.
     """
 
     def __init__(self, architecture: keras.Model, identity: str | None = None):
-        architecture.trainable = True  # what a user's file has frozen would keep random weights
+        if not architecture.trainable_weights:
+            raise UsageError(
+                f"{architecture.name!r} has no weight that is trained: its layers are frozen, and a study trains. Set "
+                "trainable = True for those that should be."
+            )
         self.architecture, self.identity = architecture, identity
         self.given = architecture.get_weights()
 
@@ -47,8 +54,8 @@ class LargeNetwork:
         return self.architecture
 
     def first_weights(self, seed: int) -> list[np.ndarray]:
-        """The weights with which its training begins."""
-        return clone(self.architecture, weights="fresh", seed=seed).get_weights()
+        """The weights with which its training begins; those of frozen layers are the given ones."""
+        return clone(self.with_weights(self.given), weights="fresh", seed=seed).get_weights()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,7 +171,7 @@ def _identity(model: keras.Model, own: keras.Model, settings: Settings) -> str:
     config = own.get_config()
     config.pop("name", None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    learned = [layer for layer in layers_within(own) if hasattr(layer, "finalize_state")]
+    learned = [layer for layer in layers_within(own) if hasattr(layer, "finalize_state") or not layer.trainable]
     for weight in own.weights if settings.is_given else [one for layer in learned for one in layer.weights]:
         digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
     return f"{plain_name(model)}:{digest.hexdigest()[:16]}"

@@ -244,7 +244,7 @@ class SeedRun:
         asked = dataclasses.replace(study.method_settings(self._seed), seed=mixed_seed(self._seed, 1))
         if regime.weights == "scaled":
             asked = dataclasses.replace(asked, rescale=True)
-        return study.method.fresh(plan, network.architecture, asked).get_weights()
+        return study.method.fresh(plan, network.with_weights(network.given), asked).get_weights()
 
     def _export(self, step: Export) -> None:
         if step.done:
