@@ -1,5 +1,6 @@
 """`tfprune.study` and the command on a user's own network, data and task."""
 
+import functools
 import signal
 import time
 
@@ -272,6 +273,14 @@ def frozen():
     return model
 
 
+def training_in_its_own_way(name):
+    plain = table()
+    kind = type("Mine", (keras.Model,), {name: lambda self, *args, **kwargs: None})
+    model = kind(plain.inputs, plain.outputs, name="table")
+    model.compile("adam", "mse", metrics=["mae"])
+    return model
+
+
 WRONG = {
     "shapes": (regression, (X[:100, :4], NUMBERS[:100]), {}, r"shapes .n, 4.; 'table' takes .n, 5."),
     "targets": (regression, (X[:100], X[:100]), {}, "mean_squared_error compares"),
@@ -288,6 +297,13 @@ WRONG = {
     "sparse training": (
         regression, (X[:100], NUMBERS[:100]), {"method": "soft_filter", "weights": "trained"}, "nothing large is"
     ),
+    **{
+        name: (
+            functools.partial(training_in_its_own_way, name), (X[:100], NUMBERS[:100]), {},
+            rf"'table' .Mine. has a {name} of its own"
+        )
+        for name in ("train_step", "compute_loss", "test_step", "compute_metrics")
+    },
     "all frozen": (frozen, (X[:100], NUMBERS[:100]), {}, "'table' has no weight that is trained"),
     "gates": (
         regression, (X[:100], NUMBERS[:100]), {"method": "sparse_structure_selection"}, "proximal steps"

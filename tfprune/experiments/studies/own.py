@@ -94,6 +94,7 @@ class OwnStudy:
         Raises:
             UsageError: If they do not fit each other, or the loss, or it is not known what to train for.
         """
+        _check_trained_by_keras(given.model)
         try:
             own = clone(given.model)  # a study gives it other weights
         except PlanError as error:
@@ -119,6 +120,17 @@ def loaded(settings: Settings, data: OwnData) -> Given:
     else:
         model = build_model(settings.model, data.input_shape, data.num_classes, settings.width)
     return Given(model, None, Wishes())
+
+
+def _check_trained_by_keras(model: keras.Model) -> None:
+    """Raises a UsageError for a network whose class trains in its own way, of which a study would do nothing."""
+    for name in ("train_step", "compute_loss", "test_step", "compute_metrics"):
+        if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name):
+            raise UsageError(
+                f"{model.name!r} ({type(model).__name__}) has a {name} of its own, and a study trains with the loss "
+                "and metrics of compile alone. If these say all of it, give keras.Model(model.inputs, model.outputs), "
+                "with loss=, metrics= and optimizer=."
+            )
 
 
 def _wishes(settings: Settings, given: Given, data: OwnData) -> Wishes:
