@@ -328,6 +328,16 @@ def test_targets_that_fit_pass(targets):
     check_targets(table(), splits(targets), "mse")
     check_targets(table(3), splits(CLASSES[:, None]), keras.losses.SparseCategoricalCrossentropy())
     check_metrics(table(3), splits(CLASSES), ["accuracy", "sparse_categorical_accuracy"])
+    check_metrics(table(3), splits(CLASSES[:, None].astype("float32")), ["accuracy"])
+    check_metrics(table(3), splits(0.9 * np.eye(3)[CLASSES] + 0.1 / 3), ["accuracy", "categorical_accuracy"])
+    check_metrics(table(), splits((targets > 0).astype("float32")), ["accuracy", keras.metrics.BinaryAccuracy()])
+
+
+def test_accuracy_of_a_regression_at_one_of_several_outputs_is_refused():
+    data = splits({"number": NUMBERS[:, None], "kind": CLASSES})
+    check_metrics(two_outputs(), data, {"kind": ["accuracy"], "number": ["mae"]})
+    with pytest.raises(DataError, match="'number': the metric 'accuracy' takes targets that are 0 or 1"):
+        check_metrics(two_outputs(), data, {"kind": ["accuracy"], "number": ["accuracy"]})
 
 
 @pytest.mark.parametrize(
@@ -337,6 +347,13 @@ def test_targets_that_fit_pass(targets):
         ("categorical_accuracy", CLASSES, 3, "do not fit outputs"),
         (keras.metrics.AUC(), NUMBERS, 1, "takes targets from 0 to 1"),
         ("mae", CLASSES, 3, r"do not fit outputs of \(n, 3\)"),
+        ("accuracy", NUMBERS, 1, "takes targets that are 0 or 1"),
+        ("Acc", np.abs(np.sin(NUMBERS))[:, None], 1, "takes targets that are 0 or 1"),
+        ("accuracy", X[:, :3], 3, "takes targets that are fractions of classes"),
+        ("accuracy", (X[:, :3] > -2).astype("float32"), 3, "takes targets that are fractions of classes"),
+        ("accuracy", X[:, :2], 3, "do not fit outputs"),
+        ("accuracy", NUMBERS, 3, "takes one whole number, the class"),
+        (keras.metrics.Accuracy(), CLASSES, 1, "takes outputs that are whole numbers"),
     ],
 )
 def test_a_metric_that_needs_another_output_is_refused(metric, targets, outputs, told):

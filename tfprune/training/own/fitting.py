@@ -112,8 +112,8 @@ def check_targets(model: keras.Model, data: OwnData, loss: Any) -> None:
 def check_metrics(model: keras.Model, data: OwnData, metrics: Any) -> None:
     """Raises a DataError for targets that a metric of Keras would take without a word, and make nonsense of.
 
-    What is looked at: metrics of classes stand at outputs that give classes, those of numbers at outputs of the shape
-    of their targets, those of probabilities have targets from 0 to 1.
+    What is looked at: metrics of classes stand at outputs that give classes and have targets that are such, those of
+    numbers at outputs of the shape of their targets, those of probabilities have targets from 0 to 1.
     """
     outputs = functional(model)
     if len(outputs.outputs) == 1 and isinstance(metrics, (list, tuple)):
@@ -121,15 +121,30 @@ def check_metrics(model: keras.Model, data: OwnData, metrics: Any) -> None:
     for output, shape, several, split, target in _paired(outputs, data, "metrics", metrics):
         where = f"{split}=, output {output!r}"
         for own in keras.tree.flatten(several):
-            found = _metric(own)
-            if isinstance(found, _OF_CLASSES) and (shape[-1] == 1 or not _is_sparse(target.shape, shape)):
-                raise _needs_another(where, own, target, shape, "one whole number, the class, for several numbers each")
-            if isinstance(found, _OF_ONE_HOT) and shape[-1] == 1:
-                raise _needs_another(where, own, target, shape, "several numbers each, one for a class")
-            if isinstance(found, (*_OF_ONE_HOT, *_OF_NUMBERS)):
+            found = _metric(own, target, shape)
+            if isinstance(found, _OF_NUMBERS) or (isinstance(found, _OF_ONE_HOT) and shape[-1] != 1):
                 _check_alike(where, found.name, target, shape)
-            if isinstance(found, _OF_PROBABILITIES) and (target.min() < 0 or target.max() > 1):
-                raise _needs_another(where, own, target, shape, "targets from 0 to 1")
+            if needed := _needed(found, target, shape):
+                raise _needs_another(where, own, target, shape, needed)
+
+
+def _needed(metric: Any, target: np.ndarray, output: tuple) -> str | None:
+    """What a metric takes that these targets and outputs are not; None where they are, or it is not known."""
+    if isinstance(metric, _OF_CLASSES) and (output[-1] == 1 or not _is_sparse(target.shape, output) or _broken(target)):
+        return "one whole number, the class, for several numbers each"
+    if isinstance(metric, _OF_ONE_HOT) and output[-1] == 1:
+        return "several numbers each, one for a class"
+    if isinstance(metric, _OF_ONE_HOT) and (target.min() < 0 or target.sum(axis=-1).max() > 1.001):
+        return "targets that are fractions of classes, of which there is one in all"
+    if isinstance(metric, keras.metrics.BinaryAccuracy) and not np.isin(target, (0, 1)).all():
+        return "targets that are 0 or 1"
+    if isinstance(metric, _OF_PROBABILITIES) and (target.min() < 0 or target.max() > 1):
+        return "targets from 0 to 1"
+    return "outputs that are whole numbers, as the targets" if type(metric) is keras.metrics.Accuracy else None
+
+
+def _broken(target: np.ndarray) -> bool:
+    return target.dtype.kind == "f" and bool((target % 1).any())
 
 
 def _needs_another(where: str, metric: Any, target: np.ndarray, output: tuple, needed: str) -> DataError:
@@ -140,7 +155,13 @@ def _needs_another(where: str, metric: Any, target: np.ndarray, output: tuple, n
     )
 
 
-def _metric(metric: Any) -> Any:
+def _metric(metric: Any, target: np.ndarray, output: tuple) -> Any:
+    """A metric of Keras, whatever it was given as; "accuracy" is the one that `compile` takes for such shapes."""
+    if str(metric).lower() in ("accuracy", "acc"):
+        if output[-1] == 1:
+            return keras.metrics.BinaryAccuracy()
+        sparse = target.ndim < len(output) or target.shape[-1] == 1
+        return keras.metrics.SparseCategoricalAccuracy() if sparse else keras.metrics.CategoricalAccuracy()
     try:
         return keras.metrics.get(metric)
     except (ValueError, TypeError):
