@@ -304,6 +304,13 @@ WRONG = {
         )
         for name in ("train_step", "compute_loss", "test_step", "compute_metrics")
     },
+    "seed": (regression, (X[:100], NUMBERS[:100]), {"seeds": [-1]}, r"seeds=.-1. must name whole numbers from 0"),
+    "half a seed": (regression, (X[:100], NUMBERS[:100]), {"seeds": [1.5]}, r"seeds=.1.5. must name whole"),
+    "optimizer": (regression, (X[:100], NUMBERS[:100]), {"optimizer": "adamm"}, "'adamm' is no optimizer of Keras"),
+    "name": (regression, (X[:100], NUMBERS[:100]), {"name": 5}, "name= must be a text; received 5"),
+    "wide weights": (
+        regression, (X[:100], NUMBERS[:100, None], np.ones((100, 2))), {}, "The loss 'mse' cannot be computed"
+    ),
     "all frozen": (frozen, (X[:100], NUMBERS[:100]), {}, "'table' has no weight that is trained"),
     "gates": (
         regression, (X[:100], NUMBERS[:100]), {"method": "sparse_structure_selection"}, "proximal steps"
@@ -319,7 +326,7 @@ def test_a_mistake_is_told_in_one_line_before_anything_is_stored(case, tmp_path)
     make, train, more, told = WRONG[case]
     test = X[TEST, : train[0].shape[1]], train[1][:20]
     with pytest.raises((UsageError, PlanError), match=told) as error:
-        tfprune.study(make(), train, test, seeds=1, workdir=tmp_path, **{**QUICK, **more})
+        tfprune.study(make(), train, test, workdir=tmp_path, **{"seeds": 1, **QUICK, **more})
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 

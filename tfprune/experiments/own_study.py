@@ -14,6 +14,7 @@ as in the paper: the lowest mean rate of an epoch of the large network's trainin
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -181,7 +182,11 @@ def _settings(model: keras.Model, name: str, asked: Mapping[str, Any]) -> Settin
         if key not in values or key in _OF_THE_COMMAND:
             raise unknown_name("argument of study()", key, tuple(key for key in values if key not in _OF_THE_COMMAND))
     seeds = asked["seeds"]
+    if not isinstance(name, str):
+        raise UsageError(f"name= must be a text; received {shown(name)}.")
     several = list(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else None
+    if several is not None and len(several) == 1:
+        _check_seed(several[0])
     given = {**asked, "seeds": None if several is not None and len(several) == 1 else seeds}
     try:
         values(["study", *(_argument(key, value) for key, value in given.items() if value is not None)])
@@ -192,6 +197,11 @@ def _settings(model: keras.Model, name: str, asked: Mapping[str, Any]) -> Settin
         raise UsageError("study() does one setting: give one method and one ratio, and call it for each.")
     settings = dataclasses.replace(found[0], dataset=file_name(name) or "own", model=plain_name(model))
     return settings if given["seeds"] is not None else dataclasses.replace(settings, seeds=(int(several[0]),))
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= int(seed) < 2**31:
+        raise UsageError(f"seeds=[{shown(seed)}] must name whole numbers from 0 to {2**31 - 1}, or be how many: 3.")
 
 
 def _argument(key: str, value: Any) -> str:

@@ -150,6 +150,8 @@ def with_value(value):
     [
         ((with_value(np.nan), Y), r"x in 1 of 25 examples, the first at index 7"),
         ((X, with_value(np.inf)), r"NaN or infinity\): y in 1 of 25"),
+        ((X, Y, -np.ones(25)), "negative weights: sample_weight goes down to -1"),
+        ((X, Y, {"a": np.ones(25), "b": np.arange(25) - 3}), r"sample_weight\['b'\] goes down to -3"),
         ((X, Y[:9]), "unlike numbers of examples: 25 of x, 9 of y"),
         ((X[:0], Y[:0]), "holds no example"),
         (X, r"an array of \(25, 4\) without targets"),

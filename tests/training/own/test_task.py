@@ -235,6 +235,13 @@ class FurtherAway(keras.metrics.Mean):
         super().update_state(y_pred, sample_weight)
 
 
+class Both(FurtherAway):
+    """A metric of two numbers."""
+
+    def result(self):
+        return {"one": super().result(), "two": super().result()}
+
+
 @pytest.mark.parametrize("known", ["accuracy", "top"])
 def test_a_metric_of_ones_own_is_not_taken_for_the_end_of_its_name(known):
     sample = sample_of(splits(CLASSES))
@@ -368,12 +375,38 @@ def test_a_metric_that_needs_another_output_is_refused(metric, targets, outputs,
         (Wishes("mse", ["no_such_metric"]), "The metrics .'no_such_metric'. cannot be computed"),
         (Wishes("mse", ["mae"], judged_by="mse"), "no metric of the network .* Valid: mae, loss"),
         (Wishes("mse", optimizer=3), "must be an optimizer of Keras"),
+        (Wishes("mse", [keras.metrics.MeanMetricWrapper(lambda y, p: p, name="z")]), "'z' .* cannot be made again"),
+        (Wishes("mse", [Both(name="both"), "mae"]), "The first metric, 'both', is no single"),
+        (Wishes("mse", [keras.metrics.R2Score(None, name="each"), "mae"]), "The first metric, 'each', is no single"),
     ],
 )
 def test_what_keras_cannot_compute_is_told_in_one_line(wishes, told):
     with pytest.raises(UsageError, match=told) as error:
         OwnTask(table(), wishes, sample_of(splits(NUMBERS)))
     assert "\n" not in str(error.value)
+
+
+def test_a_metric_that_is_no_number_can_stand_behind_what_is_judged():
+    metrics = ["mae", keras.metrics.R2Score(None, name="each")]
+    assert OwnTask(table(), Wishes("mse", metrics), sample_of(splits(NUMBERS))).measure == Measure("mae", ERROR)
+    wishes = Wishes("mse", metrics[::-1], judged_by="loss")
+    assert OwnTask(table(), wishes, sample_of(splits(NUMBERS))).measure == Measure("loss", ERROR)
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_weights_that_fit_only_as_many_examples_as_they_are_wide_are_refused(width):
+    data = splits(NUMBERS[:, None], np.ones((COUNT, width)))
+    with pytest.raises(UsageError, match=rf"'mse' cannot be computed of .*, weights \(n, {width}\):"):
+        OwnTask(table(), Wishes("mse"), sample_of(data))
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"), [(["mse", "mae"], "2 losses"), ({"out": ["mse", "mae"]}, "2 losses"), (["mse"] * 3, "3 losses")]
+)
+def test_more_losses_than_outputs_are_refused(loss, told):
+    with pytest.raises(UsageError, match=told):
+        check_targets(table(), splits(NUMBERS), loss)
+    check_targets(table(), splits(NUMBERS), {"out": ["mse"]})
 
 
 def test_inputs_get_the_structure_of_the_network_and_have_to_fit():

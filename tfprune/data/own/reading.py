@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.data.own.examples import Examples, OwnData, leaves, mapped
+from tfprune.data.own.examples import Examples, OwnData, leaves, mapped, named_leaves
 from tfprune.errors import DataError, UsageError
 from tfprune.support.checks import error_line, first_line, shown
 
@@ -234,6 +234,12 @@ def _check(split: str, examples: Examples) -> None:
         raise DataError(f"{split}= has unlike numbers of examples: {told}.")
     if not examples.count:
         raise DataError(f"{split}= holds no example.")
+    for name, array in named_leaves(examples.weights, "sample_weight"):
+        if array.size and array.min() < 0:
+            raise DataError(
+                f"{split}= has negative weights: {name} goes down to {array.min():g}, with which a loss is made worse. "
+                "Give weights from 0."
+            )
     for name, array in examples.named():
         if array.dtype.kind != "f":
             continue

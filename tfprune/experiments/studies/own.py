@@ -175,7 +175,13 @@ def _optimizer(settings: Settings, said: Wishes, compiled: dict[str, Any], model
         raise UsageError(
             f"optimizer=model: {model.name!r} is not compiled, so it has no optimizer. Compile it, or leave that out."
         )
-    return keras.optimizers.get(found) if isinstance(found, str) else found
+    try:
+        return keras.optimizers.get(found) if isinstance(found, str) else found
+    except ValueError:
+        raise UsageError(
+            f"optimizer={found!r} is no optimizer of Keras. Valid: auto, model, paper, a name such as 'adam', or an "
+            "optimizer."
+        ) from None
 
 
 def _identity(model: keras.Model, own: keras.Model, settings: Settings) -> str:

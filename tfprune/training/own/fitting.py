@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -99,7 +100,9 @@ def check_targets(model: keras.Model, data: OwnData, loss: Any) -> None:
     What is looked at: sparse cross-entropy has classes that the network has, each of them in the training data; losses
     that compare a target with an output have both of one shape; cross-entropies of fractions have targets from 0 to 1.
     """
-    for output, shape, own, split, target in _paired(functional(model), data, "loss", loss):
+    outputs = functional(model)
+    _check_one_each(outputs.output_names, loss)
+    for output, shape, own, split, target in _paired(outputs, data, "loss", loss):
         name, where = _name(own), f"{split}=, output {output!r}"
         if name == _SPARSE:
             _check_classes(where, target, shape, own, every=split == "train")
@@ -107,6 +110,17 @@ def check_targets(model: keras.Model, data: OwnData, loss: Any) -> None:
             _check_alike(where, name, target, shape)
             if name in _FRACTIONS:
                 _check_fractions(where, name, target, every=split == "train")
+
+
+def _check_one_each(outputs: list[str], loss: Any) -> None:
+    """Raises a UsageError for more losses than outputs, of which Keras would take the first ones."""
+    parts, most = (loss.values(), 1) if isinstance(loss, Mapping) else ([loss], len(outputs))
+    if many := [part for part in parts if len(keras.tree.flatten(part)) > most]:
+        raise UsageError(
+            f"loss= has {len(keras.tree.flatten(many[0]))} losses, {shown(many[0])}, for {most} output"
+            f"{'s' * (most > 1)}, and only {most} can count. Give one for each of {', '.join(outputs)}; a sum of two "
+            "is a function of your own."
+        )
 
 
 def check_metrics(model: keras.Model, data: OwnData, metrics: Any) -> None:
@@ -279,8 +293,13 @@ def _check_fractions(where: str, name: str, target: np.ndarray, every: bool) -> 
             raise DataError(f"{where}: no training example is of {_counted(empty)}, of {target.shape[-1]}. Give some.")
 
 
-def sample_of(data: OwnData, count: int = 2) -> tuple[Any, Any, Any]:
-    """Inputs, targets and weights of the first examples, as a network and its losses take them."""
+def sample_of(data: OwnData) -> tuple[Any, Any, Any]:
+    """Inputs, targets and weights of the first examples, as a network and its losses take them.
+
+    They are as many as no other axis is long, so that what fits does not by chance.
+    """
+    sizes = {size for _, array in data.train.named() for size in array.shape[1:]}
+    count = next(count for count in itertools.count(2) if count not in sizes)
 
     def taken(array: np.ndarray) -> np.ndarray:
         own = array[:count]

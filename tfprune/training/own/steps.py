@@ -124,7 +124,8 @@ def metrics_of(judge: keras.Model) -> dict[str, float]:
     """The metrics of a judge that are single numbers, by name; without losses."""
     results = {name: np.asarray(value) for name, value in judge.get_metrics_result().items()}
     losses = {"loss", *(f"{name}_loss" for name in judge.output_names)}
-    return {name: float(value) for name, value in results.items() if name not in losses and value.ndim == 0}
+    single = {name: value for name, value in results.items() if value.ndim == 0 and value.dtype != object}
+    return {name: float(value) for name, value in single.items() if name not in losses}
 
 
 def metrics_by_name(judge: keras.Model) -> dict[str, keras.metrics.Metric]:

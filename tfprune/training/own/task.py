@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,7 @@ class OwnTask(Task):
             for name in ("loss", "loss_weights", "metrics", "weighted_metrics")
         }
         received = f"targets {_shapes(targets)}, outputs {_shapes(outputs)}"
+        received += "" if weights is None else f", weights {_shapes(weights)}"
         try:
             judge.compile(**settings)
             judge.compute_loss(None, targets, outputs, weights)
@@ -178,7 +180,18 @@ def _dtype(tensor: keras.KerasTensor) -> str:
 
 def _again(value: Any) -> Any:
     """A metric with a state of its own; anything else as it is."""
-    return type(value).from_config(value.get_config()) if isinstance(value, keras.metrics.Metric) else value
+    if not isinstance(value, keras.metrics.Metric):
+        return value
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a lambda in the config, which is told below
+            return type(value).from_config(value.get_config())
+    except Exception as error:  # whatever Keras or the code of others raises
+        raise UsageError(
+            f"The metric {value.name!r} ({type(value).__name__}) cannot be made again from its config: "
+            f"{error_line(error)[:200]}. Give a named function in metrics= instead of a lambda, or a class with "
+            "get_config."
+        ) from error
 
 
 def _shapes(structure: Any) -> str:
@@ -207,7 +220,12 @@ def _measure(judge: keras.Model, wishes: Wishes) -> Measure:
     """What is judged: the metric of the name that is given, or the first one; without any the loss."""
     if wishes.better is not None and wishes.better not in BETTER:
         raise UsageError(f"better={shown(wishes.better)} must be {' or '.join(BETTER)}.")
-    names = [*metrics_of(judge), "loss"]
+    found, names = metrics_by_name(judge), [*metrics_of(judge), "loss"]
+    if wishes.judged_by is None and (first := next(iter(found), "loss")) not in names:
+        raise UsageError(
+            f"The first metric, {first!r}, is no single number, and the verdict is about one. Make it one, as "
+            f"average='macro' does for F1Score, or give judged_by=. Valid: {', '.join(names)}."
+        )
     name = names[0] if wishes.judged_by is None else wishes.judged_by
     if name not in names:
         raise UsageError(
@@ -215,7 +233,7 @@ def _measure(judge: keras.Model, wishes: Wishes) -> Measure:
         )
     if name == "loss":
         return Measure("loss", ERROR)
-    metric = metrics_by_name(judge).get(name)
+    metric = found.get(name)
     if isinstance(metric, _SHARES) and wishes.better in (None, "higher"):
         return Measure(name, SHARE)
     way = wishes.better or _better(metric)
