@@ -48,7 +48,7 @@ class _OnChannels(Attached):
 
 
 class NetworkSlimming(SparseMethod):
-    """An L1 penalty on the gamma of every batch normalization; then the channels of least |gamma| go.
+    """An L1 penalty on the gamma of every batch normalization; then the channels of least absolute gamma go.
 
     Args:
         ratio: Fraction of the channels to remove, of all together, in (0, 1).
