@@ -41,7 +41,7 @@ napoleon_use_ivar = True
 
 # Names of other projects are shown without a link, so that no network is needed.
 nitpick_ignore_regex = [
-    ("py:.*", r"(hashlib|keras|tensorflow|tf|numpy|np|matplotlib|os|collections|typing|pathlib)\..*")
+    ("py:.*", r"(fractions|hashlib|keras|tensorflow|tf|numpy|np|matplotlib|os|collections|typing|pathlib)\..*")
 ]
 # These have no entry of their own: variables of types, what is inside of a layer without a rule, and constants that
 # stand in a graph.
