@@ -19,6 +19,7 @@ from tfprune.graph.rules.dispatch import has_rule
 
 _SHORT = ("bfloat16", "float16")
 _ROUGH = 1e-3  # what sums may differ by, relative to their size
+_IN_SHORT = 3e-2  # the same in 16 bits
 
 
 def computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], kept: Kept) -> bool:
@@ -26,8 +27,14 @@ def computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], k
 
     Shapes do not tell everything: a scale may follow from a width. In 16 bits rounding would hide it.
     """
-    with _in_single_precision([*layers_within(record.operation), *layers_within(layer)]):
-        return _computes_the_same(record, layer, entering, kept)
+    layers = [*layers_within(record.operation), *layers_within(layer)]
+    try:
+        with _in_single_precision(layers):
+            return _computes_the_same(record, layer, entering, kept, _ROUGH)
+    except Exception:  # where weights are of 16 bits, what is computed of them alone does not go with float32
+        if not any(one.variable_dtype in _SHORT for one in layers):
+            raise
+        return _computes_the_same(record, layer, entering, kept, _IN_SHORT)
 
 
 @contextlib.contextmanager
@@ -44,7 +51,7 @@ def _in_single_precision(layers: Sequence[keras.Layer]) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
-def _computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], kept: Kept) -> bool:
+def _computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], kept: Kept, rough: float) -> bool:
     generator, others = np.random.default_rng(0), []
     for index, (old, new) in enumerate(zip(record.weights, layer.weights, strict=True)):
         value = left = _weight(generator, record.shapes[index])
@@ -73,8 +80,8 @@ def _computes_the_same(record: Record, layer: Any, entering: list[list[Shape]], 
         for one, other, labels in zip(expected, received, call.given, strict=True):
             one, other = (np.asarray(keras.ops.cast(value, "float32")) for value in (one, other))
             one = _compressed(one, labels, kept)
-            noise = 0.1 * _ROUGH * np.abs(one).max(initial=0)
-            if one.shape != other.shape or not np.allclose(one, other, rtol=_ROUGH, atol=noise):
+            noise = 0.1 * rough * np.abs(one).max(initial=0)
+            if one.shape != other.shape or not np.allclose(one, other, rtol=rough, atol=noise):
                 return False
     return True
 
