@@ -1,4 +1,5 @@
 import gc
+import logging
 
 import hypothesis
 import pytest
@@ -25,3 +26,26 @@ def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "mine.keras"
     user_network().save(path)
     return path
+
+
+class _NotTransformed(logging.Handler):
+    """Keeps what TensorFlow logs of functions that AutoGraph left as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def emit(self, record):
+        message = record.getMessage()
+        if "AutoGraph could not transform" in message:
+            self.told.append(message)
+
+
+@pytest.fixture(autouse=True)
+def autograph_transforms_all():
+    """A test fails where AutoGraph gave up a function: its loops and conditions would be of Python, run once."""
+    handler, logger = _NotTransformed(), logging.getLogger("tensorflow")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    assert not handler.told, handler.told

@@ -440,9 +440,9 @@ def test_settings_share_the_trainers_of_what_has_no_layers_of_a_method(tmp_path,
     made = []
     init = Trainer.__init__
 
-    def counted(self, model, data, config, strategy, edit=None):
+    def counted(self, model, data, config, strategy, edit, task):
         made.append((model.count_params(), edit is not None))
-        init(self, model, data, config, strategy, edit)
+        init(self, model, data, config, strategy, edit, task)
 
     monkeypatch.setattr(Trainer, "__init__", counted)
     ways = ["--method=l1_norm,random,network_slimming", "--ratio=0.5", "--learning_rate=0.1,0.05"]
