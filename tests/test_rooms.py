@@ -23,6 +23,7 @@ ROOMS = (
     "tfprune.graph",
     "tfprune.cost",
     "tfprune.surgery",
+    "tfprune.engines",
     "tfprune.plans",
     "tfprune.planning",
     "tfprune.training",

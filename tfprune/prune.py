@@ -20,7 +20,7 @@ from tfprune.support.command import run_command
 from tfprune.support.files import check_writable, replacing
 
 if TYPE_CHECKING:
-    from tfprune.cost.latency import Latency
+    from tfprune.engines.latency import Latency
 
 # Rounding widths is worth telling when it makes the network faster by more than this.
 _WORTH_TELLING = 0.05
@@ -157,7 +157,7 @@ def _load_data(path: str, names: list[str]) -> Any:
 
 
 def _tell_latency(model, small, rounded_plan) -> None:
-    from tfprune.cost.latency import measure_latency
+    from tfprune.engines.latency import measure_latency
 
     networks = [model, small] + ([rounded_plan.apply(model)] if rounded_plan else [])
     before, after, *rounded = measure_latency(*networks)

@@ -238,7 +238,7 @@ def test_the_size_of_a_folder_is_that_of_its_files(tmp_path):
 
 @pytest.mark.slow
 def test_peak_memory_of_a_served_network_holds_its_weights(tmp_path):
-    from tfprune.surgery.exporting import export
+    from tfprune.engines.exporting import export
 
     inputs = keras.Input((64,))
     model = keras.Model(inputs, keras.layers.Dense(64)(keras.layers.Dense(100_000)(inputs)))

@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from tfprune.cost.latency import compiled_pass
 from tfprune.cost.profiling import profile
+from tfprune.engines.catalog import engine_named
+from tfprune.engines.exporting import export
+from tfprune.engines.latency import compiled_pass
 from tfprune.experiments.bench.rows import COST, SPEED, Row, shown_seconds
 from tfprune.experiments.bench.timing import Times, in_turns, once
 from tfprune.graph.inputs import random_inputs
 from tfprune.models import build_model
 from tfprune.planning.channels import plan_channels
-from tfprune.surgery.exporting import export, litert_function
 
 GROUP = "latency"
 FIGURE = Path("figures") / "speedup.png"
@@ -119,20 +119,16 @@ def _compiled(model: keras.Model, folder: Path, batch_size: int) -> Callable[[],
     return compiled_pass(model, batch_size)
 
 
-def _saved_model(model: keras.Model, folder: Path, batch_size: int) -> Callable[[], object]:
-    module = tf.saved_model.load(str(folder / "saved_model"))
-    (values,) = random_inputs(model, batch_size)
-    inputs = tf.constant(values)
-    return lambda: keras.ops.convert_to_numpy(module.serve(inputs))
+def _in_engine(name: str) -> Callable[[keras.Model, Path, int], Callable[[], object]]:
+    def load(model: keras.Model, folder: Path, batch_size: int) -> Callable[[], object]:
+        engine, inputs = engine_named(name), random_inputs(model, batch_size)
+        run = engine.load(folder / engine.part, model, threads=os.cpu_count())
+        return lambda: run(inputs)
+
+    return load
 
 
-def _litert(model: keras.Model, folder: Path, batch_size: int) -> Callable[[], object]:
-    inputs = random_inputs(model, batch_size)
-    run = litert_function(folder / "model.tflite", [value.shape for value in inputs], threads=os.cpu_count())
-    return lambda: run(inputs)
-
-
-_RUNTIMES = {"compiled function": _compiled, "SavedModel": _saved_model, "LiteRT": _litert}
+_RUNTIMES = {"compiled function": _compiled, "SavedModel": _in_engine("saved_model"), "LiteRT": _in_engine("litert")}
 
 
 def _peak_memory(folder: Path) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfprune.cost.latency import measure_latency
+from tfprune.engines.latency import measure_latency
 
 _SECONDS = 1.5  # to measure both networks of a plan, compilation aside
 _BATCH_SIZE = 1

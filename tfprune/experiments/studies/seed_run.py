@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
+from tfprune.engines.exporting import export
 from tfprune.errors import RunsFailedError, UsageError
 from tfprune.experiments.store.stage import BusyError, DamagedError, Stage
 from tfprune.experiments.studies import stage_files
@@ -38,7 +39,6 @@ from tfprune.experiments.studies.study import Study
 from tfprune.experiments.studies.training import run_training, trainer_of
 from tfprune.methods.base import decision, mixed_seed
 from tfprune.plans.loading import Plan, load_plan
-from tfprune.surgery.exporting import export
 from tfprune.training.loop import TrainingResult
 from tfprune.training.regimes import Regime
 

@@ -10,10 +10,11 @@ from keras import layers
 
 import tfprune
 from tests.helpers import plain_cnn, predict, randomize, residual_cnn, since
+from tfprune.engines import exporting
+from tfprune.engines.exporting import export
+from tfprune.engines.litert import LiteRTEngine
 from tfprune.errors import ExportError, UsageError
 from tfprune.graph.inputs import random_inputs
-from tfprune.surgery import exporting
-from tfprune.surgery.exporting import export
 from tfprune.surgery.layers import FusedBatchNormalization
 
 # Loads both files where tfprune cannot be imported, and compares with outputs saved as arrays.
@@ -217,13 +218,13 @@ def test_a_litert_model_is_compared_too(tmp_path, monkeypatch):
     received = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     np.testing.assert_allclose(received, predict(model, batch)[0], atol=1e-5)
 
-    load = exporting.litert_function
+    load = LiteRTEngine.load
 
     def off_by_a_little(*args):
         run = load(*args)
         return lambda inputs: [1.001 * output for output in run(inputs)]
 
-    monkeypatch.setattr(exporting, "litert_function", off_by_a_little)
+    monkeypatch.setattr(LiteRTEngine, "load", off_by_a_little)
     with pytest.raises(ExportError, match=r"model\.tflite"):
         export(model, tmp_path / "out", litert=True)
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import plain_cnn, residual_cnn
-from tfprune.cost import latency
+from tfprune.engines import latency
 from tfprune.errors import UsageError
 
 

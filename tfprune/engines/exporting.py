@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 from keras import tree
 
+from tfprune.engines.catalog import engine_named
 from tfprune.errors import ExportError, UsageError
-from tfprune.graph.calls import Record
 from tfprune.graph.inputs import random_inputs
 from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import functional, pack_inputs
 from tfprune.support.checks import in_one_line, path_of
 from tfprune.surgery.comparing import compare_outputs
-from tfprune.surgery.layers import FusedBatchNormalization
-from tfprune.surgery.rebuild import clone
 
 _TOLERANCE = 1e-5
 _LITERT_SINCE = (3, 13)
@@ -91,14 +85,10 @@ def _write_and_compare(model: keras.Model, folder: Path, litert: bool) -> None:
     loaded = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
     _compare(expected, loaded(pack_inputs(model, inputs), training=False), "model.keras")
 
-    _save_saved_model(model, folder / "saved_model")
-    module = tf.saved_model.load(str(folder / "saved_model"))
-    _compare(expected, module.serve(*map(tf.constant, inputs)), "saved_model")
-
-    if litert:
-        model.export(str(folder / "model.tflite"), format="litert", verbose=False)
-        run = litert_function(folder / "model.tflite", [value.shape for value in inputs])
-        _compare(expected, run(inputs), "model.tflite")
+    for name in ("saved_model", "litert") if litert else ("saved_model",):
+        engine = engine_named(name)
+        engine.write(model, folder / engine.part)
+        _compare(expected, engine.load(folder / engine.part, model)(inputs), engine.part)
 
 
 def _custom_parts(config: object) -> Iterator[str]:
@@ -117,52 +107,3 @@ def _custom_parts(config: object) -> Iterator[str]:
 
 def _compare(expected: list, received: object, what: str) -> None:
     compare_outputs(expected, tree.flatten(received), _TOLERANCE, f"the network in memory and {what}", ExportError)
-
-
-def _fuse(record: Record, config: dict) -> tuple[type, dict]:
-    """Batch normalization as one operation; Keras has four. ResNet-56 (batch 32, 2 cores): 45 ms instead of 53."""
-    kind = type(record.operation)
-    return (FusedBatchNormalization if kind is keras.layers.BatchNormalization else kind), config
-
-
-def _save_saved_model(model: keras.Model, path: Path) -> None:
-    """Saves a SavedModel with every variable once (`Model.export` stores each of them twice)."""
-    model = clone(model, _fuse)
-    module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    signature = [
-        tf.TensorSpec(tensor.shape, tensor.dtype, name=f"input_{index}") for index, tensor in enumerate(model.inputs)
-    ]
-
-    @tf.function(input_signature=signature)
-    def serve(*inputs: tf.Tensor) -> Any:
-        return model(pack_inputs(model, list(inputs)), training=False)
-
-    @tf.function(input_signature=signature)
-    def serve_named(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:  # signatures return dictionaries
-        outputs = tree.flatten(model(pack_inputs(model, list(inputs)), training=False))
-        return {f"output_{index}": tensor for index, tensor in enumerate(outputs)}
-
-    module.serve = serve
-    tf.saved_model.save(module, str(path), signatures={"serving_default": serve_named})
-
-
-def litert_function(
-    path: Path, shapes: Sequence[tuple[int, ...]], threads: int | None = None
-) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
-    """Loads a LiteRT model for inputs of these shapes, batch axis included; returns the function of the inputs."""
-    with warnings.catch_warnings():  # announces its successor, a package of its own that one call does not need
-        warnings.simplefilter("ignore")
-        interpreter = tf.lite.Interpreter(str(path), num_threads=threads)
-    places = [detail["index"] for detail in interpreter.get_input_details()]
-    for place, shape in zip(places, shapes, strict=True):
-        interpreter.resize_tensor_input(place, shape)
-    interpreter.allocate_tensors()
-
-    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        for place, value in zip(places, inputs, strict=True):
-            interpreter.set_tensor(place, value)
-        interpreter.invoke()
-        return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
-
-    return run
