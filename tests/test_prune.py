@@ -5,7 +5,7 @@ import pytest
 import tfprune
 from tests.helpers import plain_cnn, predict
 from tfprune import prune
-from tfprune.cost import latency
+from tfprune.engines import latency
 from tfprune.experiments import coverage
 from tfprune.graph.inputs import random_inputs
 from tfprune.planning.criteria import CRITERIA, NEED_DATA

@@ -54,9 +54,7 @@ class Latency:
             UsageError: If the two were not timed in one call.
         """
         if not self.seconds or len(self.seconds) != len(before.seconds):
-            raise UsageError(
-                "speedup compares two networks that were timed in one call: measure_latency(model, small)."
-            )
+            raise UsageError("speedup compares two networks that one call has timed: measure_latency(model, small).")
         ratios = np.divide(before.seconds, self.seconds)
         interval = quantile_test(ratios, q=float(np.median(ratios)), p=0.5).confidence_interval(_CONFIDENCE)
         return Speedup(float(np.median(ratios)), float(interval.low), float(interval.high))
