@@ -339,6 +339,13 @@ def test_uniform_and_random_take_every_layer_by_the_same_ratio():
     assert uniform.keep["conv_b"] == tuple(np.sort(np.argsort(sums)[3:]))
 
 
+def test_uniform_rounds_what_a_layer_keeps_up_to_multiples():
+    settings = MethodSettings(ratio=0.3, options={"round_to": "4"})
+    plan = METHODS.get("uniform").plan(plain_cnn(), settings)
+    # 4, 7, 5 without rounding; of conv_a, which has 6, all stay before there would be 8.
+    assert [len(plan.keep[layer]) for layer in ("conv_a", "conv_b", "fc")] == [4, 8, 8]
+
+
 def test_which_methods_train_sparse_and_which_widths_follow_from_weights():
     traits = {name: (METHODS.get(name).trains_sparse, METHODS.get(name).automatic) for name in METHODS.names()}
     assert traits["network_slimming"] == traits["sparse_structure_selection"] == (True, True)

@@ -11,6 +11,8 @@ from typing import Any
 from tfprune.errors import UsageError
 from tfprune.methods.catalog import GUIDED, WEIGHTS, Case, Catalog, Option
 
+ROUNDINGS = ("1", "2", "4", "8", "16", "32", "64")
+ROUNDED_FOR = ("keras", "saved_model", "litert", "onnxruntime", "openvino")  # as tfprune.engines has them
 GATES = ("blocks", "neurons", "groups")  # what sparse_structure_selection gates
 
 METHODS = Catalog()
@@ -149,7 +151,24 @@ _add(
     searched=True,
     check=_check_magnitude,
 )
-_add("uniform", in_rounds=True, takes_macs=True, skips=True, control=True)
+_add(
+    "uniform",
+    [
+        Option(
+            "round_to",
+            "The channels that a layer keeps in uniform are rounded to multiples of this number, or of what an engine "
+            f"likes: {', '.join(ROUNDED_FOR)}. Default: 1.",
+            kind=str,
+            default="1",
+            valid=(*ROUNDINGS, *ROUNDED_FOR),
+            excludes=("variant",),
+        )
+    ],
+    in_rounds=True,
+    takes_macs=True,
+    skips=True,
+    control=True,
+)
 _add("random", in_rounds=True, takes_macs=True, skips=True)
 _add("uniform_sparsification", counts=WEIGHTS, skips=True, control=True)
 _add(GUIDED, guided=True)

@@ -23,10 +23,11 @@ class Uniform(Method):
 
     def plan(self, model: keras.Model, settings: MethodSettings) -> ChannelPlan:
         """Makes the plan for a trained network."""
-        views = stream_normalizations(model)
+        views, round_to = stream_normalizations(model), settings.option("round_to")
         return plan_channels(
             model, settings.ratio, macs=settings.macs, criterion=self.of_views if views else self.criterion,
             skip=settings.skip, views=views, seed=settings.draw_seed,
+            round_to=int(round_to) if round_to.isdigit() else round_to,
         )  # fmt: skip
 
 
