@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfprune.engines.names import ENGINE_NAMES
 from tfprune.errors import UsageError
 from tfprune.methods.catalog import GUIDED, WEIGHTS, Case, Catalog, Option
 
 ROUNDINGS = ("1", "2", "4", "8", "16", "32", "64")
-ROUNDED_FOR = ("keras", "saved_model", "litert", "onnxruntime", "openvino")  # as tfprune.engines has them
 GATES = ("blocks", "neurons", "groups")  # what sparse_structure_selection gates
 
 METHODS = Catalog()
@@ -157,10 +157,10 @@ _add(
         Option(
             "round_to",
             "The channels that a layer keeps in uniform are rounded to multiples of this number, or of what an engine "
-            f"likes: {', '.join(ROUNDED_FOR)}. Default: 1.",
+            f"likes: {', '.join(ENGINE_NAMES)}. Default: 1.",
             kind=str,
             default="1",
-            valid=(*ROUNDINGS, *ROUNDED_FOR),
+            valid=(*ROUNDINGS, *ENGINE_NAMES),
             excludes=("variant",),
         )
     ],

@@ -1,4 +1,4 @@
-"""Writes the depthwise network of this study, depthwise.keras: nine blocks of a depthwise and a pointwise convolution."""
+"""Writes depthwise.keras, the depthwise network of this study: blocks of a depthwise and a pointwise convolution."""
 
 import keras
 from keras import layers

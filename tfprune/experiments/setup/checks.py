@@ -7,6 +7,7 @@ import math
 from absl import flags
 
 from tfprune.data import check_image_size
+from tfprune.engines.names import FORMATS
 from tfprune.errors import UsageError
 from tfprune.experiments.setup.settings import OPTIMIZERS, WEIGHTS_OF_LARGE, Settings
 from tfprune.methods import METHODS
@@ -27,6 +28,11 @@ def check_names(values: flags.FlagValues) -> None:
     ):
         if values[name].value not in valid:
             raise unknown_name(name, values[name].value, valid)
+    for name in values.formats:
+        if name not in FORMATS:
+            raise unknown_name("formats", name, FORMATS)
+    if not values.formats:
+        raise UsageError(f"--formats= names nothing. Valid: {', '.join(FORMATS)}; --noexport writes none of them.")
     if values.better not in (None, "higher", "lower"):
         raise unknown_name("better", values.better, ("higher", "lower"))
 

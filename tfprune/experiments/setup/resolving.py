@@ -97,6 +97,7 @@ def _resolved(values: flags.FlagValues, own: Mapping[str, Any], in_memory: bool)
         "model": os.path.abspath(model) if is_file(model) and not in_memory else model,
         "imports": tuple(values["import"].value or ()),
         "metrics": tuple(values.metrics or ()),
+        "formats": tuple(dict.fromkeys(values.formats)),
         "optimizer": checks.optimizer_of(values),
         "in_memory": in_memory,
         "width": width,

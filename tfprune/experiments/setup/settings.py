@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.data import DATASETS, IMAGE_SIZES, is_own
+from tfprune.engines.names import DEFAULT_FORMATS, FORMATS
 from tfprune.experiments.setup.recipes import A_TENTH_OF_THE_RATE
 from tfprune.methods import METHODS, Entry
 from tfprune.methods.catalog import CHANNELS, WEIGHTS, Options
@@ -247,7 +248,13 @@ class Settings:
     deterministic: bool = _flag(
         bool, "Use only operations that give the same result every time, on GPUs too, where they are slower.", False
     )
-    export: bool = _flag(bool, "Export every regime's network of the first seed as .keras and SavedModel.", True)
+    export: bool = _flag(bool, "Export every regime's network of the first seed, in the files of --formats.", True)
+    formats: tuple[str, ...] = _flag(
+        list,
+        f"The files of --export: {_listed(FORMATS)}. onnx and openvino need the extras of these names; litert_int8 is "
+        "made with training examples.",
+        ",".join(DEFAULT_FORMATS),
+    )
     after_cut: bool = _flag(
         bool,
         "Evaluate the pruned network also with the statistics of its batch normalizations measured anew, with the "

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tfprune.engines.names import DEFAULT_FORMATS
 from tfprune.experiments.store.stage import DamagedError, Stage
 from tfprune.experiments.studies import regime_epochs
 from tfprune.experiments.studies.study import Study
@@ -109,20 +110,27 @@ class Export(Step):
     Attributes:
         of: The step or row whose network it is: "unpruned", "pruned" or the name of a regime.
         folder: Where to.
+        formats: The files to write.
     """
 
     of: str
     folder: Path
+    formats: tuple[str, ...]
 
     @property
     def marker(self) -> Path:
-        """The file that holds the name of the stage which was exported."""
+        """The file that holds what was exported."""
         return self.folder / "stage.txt"
+
+    @property
+    def mark(self) -> str:
+        """The name of the stage; and the files, unless they are the usual ones."""
+        return " ".join((self.stage.name, *(() if self.formats == DEFAULT_FORMATS else self.formats)))
 
     @property
     def done(self) -> bool:
         """Whether the network of this stage was exported."""
-        return self.marker.is_file() and self.marker.read_text(encoding="utf-8") == self.stage.name
+        return self.marker.is_file() and self.marker.read_text(encoding="utf-8") == self.mark
 
 
 def agenda(study: Study, seed: int) -> Iterator[Step]:
@@ -209,4 +217,4 @@ def _export(study: Study, seed: int, of: str, stage: Stage, needs: str) -> Expor
     s = study.settings
     name = file_name(f"{s.dataset}-{Path(s.model).stem}-{s.method}-{s.name}")
     folder = s.workdir / "export" / f"{name}-{study.stages.study()}-seed{seed}" / of
-    return Export(f"export {of}", seed, stage, needs=(needs,), of=of, folder=folder)
+    return Export(f"export {of}", seed, stage, needs=(needs,), of=of, folder=folder, formats=s.formats)

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from tfprune.engines.exporting import export
+from tfprune.engines.names import INT8
 from tfprune.errors import RunsFailedError, UsageError
 from tfprune.experiments.store.stage import BusyError, DamagedError, Stage
 from tfprune.experiments.studies import stage_files
@@ -256,5 +257,6 @@ class SeedRun:
             network = self._small
             network.set_weights(weights)
         step.marker.unlink(missing_ok=True)
-        export(network, step.folder)
-        step.marker.write_text(step.stage.name, encoding="utf-8")
+        examples = study.data.normalized_sample(EXAMPLES)[0] if INT8 in step.formats else None
+        export(network, step.folder, formats=step.formats, data=examples)
+        step.marker.write_text(step.mark, encoding="utf-8")

@@ -1,0 +1,16 @@
+"""The names of engines and of their files. Nothing here imports TensorFlow: --help and mistakes answer at once."""
+
+from __future__ import annotations
+
+# Engine -> the file that it runs, as `formats=` calls it.
+FORMAT_OF = {
+    "keras": "keras",
+    "saved_model": "saved_model",
+    "litert": "litert",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+}
+ENGINE_NAMES = tuple(FORMAT_OF)
+INT8 = "litert_int8"
+FORMATS = (*FORMAT_OF.values(), INT8)
+DEFAULT_FORMATS = ("keras", "saved_model")
