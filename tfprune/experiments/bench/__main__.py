@@ -6,12 +6,13 @@ python -m tfprune.experiments.bench --only=training,latency --quick
 Groups: training (steps and epochs beside Keras' fit, and beside PyTorch where torch is installed), methods (what each
 adds to the plain loop), fit (what sparse training adds to a user's own fit, and TFMOT's wrapper to that of tf_keras),
 surgery (plan, apply and verify beside clone_model, for every network of keras.applications, and how they grow),
-latency (pruned networks as SavedModel, compiled function and LiteRT), study (a sweep beside the same with nothing
+latency (pruned networks as SavedModel, compiled function and LiteRT), widths (layers of many widths in every engine,
+and the widths.json that plan_channels(round_to="measured") goes by), study (a sweep beside the same with nothing
 shared). What is compared takes turns, A B A B; a ratio is the median over rounds; where a baseline has drifted by more
 than 5 % there is none. Leave the machine alone meanwhile.
 
-Written under --workdir: bench.md, bench.csv, bench.json (a list of rows), machine.json and figures/. The rows of groups
-that were measured before stay.
+Written under --workdir: bench.md, bench.csv, bench.json (a list of rows), machine.json, figures/ and widths.json. The
+rows of groups that were measured before stay.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tfprune.support.registry import unknown_name
 
 _MODULES = {
     "training": "training", "methods": "methods", "fit": "fits", "surgery": "surgery", "latency": "pruned",
-    "study": "studies",
+    "widths": "widths", "study": "studies",
 }  # fmt: skip
 
 

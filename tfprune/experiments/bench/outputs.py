@@ -7,7 +7,6 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,15 +18,20 @@ from tfprune.experiments.bench.rows import HEADER, Row
 from tfprune.experiments.reporting.document import Picture, Report, Section, Table, as_markdown, as_text
 from tfprune.experiments.store.provenance import environment
 from tfprune.support.files import replacing
+from tfprune.support.machine import processor
 
 _ROWS, _MACHINES = "bench.json", "machine.json"
-_FIGURES = {"latency": ("figures/speedup.png", "measured speed-up against the MACs that are left")}
+_FIGURES = {
+    "latency": ("figures/speedup.png", "measured speed-up against the MACs that are left"),
+    "widths": ("figures/widths.png", "time of a layer against its width, by engine"),
+}
 _GROUPS = {
     "training": "Training, images a second",
     "methods": "What a method adds to the plain training loop",
     "fit": "What sparse training adds to a user's own fit",
     "surgery": "Surgery",
     "latency": "After pruning",
+    "widths": "Widths, by engine",
     "study": "Studies",
 }
 _LEGEND = {
@@ -132,7 +136,7 @@ def machine() -> dict[str, Any]:
         found["packages"]["torch"] = importlib.metadata.version("torch")
     return {
         **found,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": {name: os.environ.get(name) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")},
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -149,11 +153,3 @@ def _in_words(machine: dict[str, Any]) -> str:
         f"{threads}; Python {machine['python']}, {versions}; commit {machine['commit'] or 'unknown'}; "
         f"{machine['measured']}"
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
