@@ -16,17 +16,23 @@ import keras
 import numpy as np
 
 from tfprune.cost.profiling import unsized
+from tfprune.engines.layer_times import check_engine
+from tfprune.engines.widths import WidthTable, widths_for
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph, Pool
 from tfprune.graph.own_layers.made_again import check_made_whole
 from tfprune.planning.criteria import AGGREGATES, CRITERIA, NEED_DATA, Evidence, group_scores
 from tfprune.planning.criteria.batches import as_batches, as_loss
-from tfprune.planning.cutting import Cut
+from tfprune.planning.cutting import Cost, Cut
+from tfprune.planning.latency_budget import as_a_whole, calibrated, forecast
+from tfprune.planning.multiples import MEASURED, pool_multiples, processor_notes, width_tables
 from tfprune.plans.channels import ChannelPlan
-from tfprune.support.checks import by_layer, names, number_in, one_of, whole_number
+from tfprune.support.checks import by_layer, names, number_in, one_of, shown, whole_number
 
 # A global ranking may want a whole layer gone; 0.95 leaves every network trainable.
 GLOBAL_MAX_RATIO = 0.95
+# Of a budget of latency: a forecast so close to what was measured is left, and others are mended so often.
+_CLOSE, _ATTEMPTS = 0.05, 3
 
 
 def plan_channels(
@@ -35,6 +41,8 @@ def plan_channels(
     *,
     macs: float | None = None,
     params: float | None = None,
+    latency: float | None = None,
+    engine: str | None = None,
     criterion: str = "l1",
     aggregate: str = "mean",
     scope: str = "layer",
@@ -42,7 +50,7 @@ def plan_channels(
     skip: Sequence[str] = (),
     views: Sequence[str] = (),
     normalization: str = "frozen",
-    round_to: int = 1,
+    round_to: int | str | None = None,
     min_channels: int = 1,
     max_ratio: float | None = None,
     steps: int = 1,
@@ -58,6 +66,9 @@ def plan_channels(
             floor(n * (1 - ratio)). With `scope="global"` of all together, where coupled channels count once.
         macs: Instead of `ratio`: the fraction of the MACs to keep, in (0, 1), reached to within one channel.
         params: Instead of `ratio`: the fraction of the params to keep, likewise.
+        latency: Instead of `ratio`: the fraction of the latency in `engine` to keep, likewise; measured, which takes a
+            minute or two. See `tfprune.planning.latency_budget`.
+        engine: For `latency` and "measured": keras, saved_model (unless given), litert, onnxruntime or openvino.
         criterion: What makes a channel important: `"l1"`, `"l2"`, `"geometric_median"`, `"gamma"`, `"random"`; and with
             `data`: `"mean_activation"`, `"apoz"`, `"taylor"`. See `tfprune.planning.criteria`.
         aggregate: How the scores of coupled channels become one: `"mean"`, `"sum"` or `"max"`.
@@ -65,30 +76,24 @@ def plan_channels(
         ratios: Layer -> the fraction to remove there, in [0, 1), instead of `ratio`; only with `scope="layer"`. Given
             alone, other layers keep everything.
         skip: Names or wildcards (`"block_1_*"`) of layers that keep all channels, also of the layers inside of them.
-        views: Batch normalizations that select for themselves among the channels of a stream that others read too, as
-            in PreResNet and DenseNet; only `"gamma"` scores their channels.
-        normalization: `"frozen"`: layer and RMS normalizations keep the channels that they run over. `"narrowed"`: they
-            run over those that are left, and group normalizations lose whole groups; see `ChannelGraph`.
-        round_to: Round the channels that a layer keeps up to a multiple of this.
+        views: Batch normalizations that select among the channels of a stream that others read; `"gamma"` scores them.
+        normalization: `"frozen"`: layer and RMS normalizations keep their channels. `"narrowed"`: they run over those
+            that are left; see `ChannelGraph`.
+        round_to: A number: round what a layer keeps up to a multiple. An engine, or `"measured"` (by the table of this
+            machine): the multiples that it counts in; see `tfprune.planning.multiples`. None: 1, or that of `latency`.
         min_channels: The least that a layer keeps.
         max_ratio: The largest fraction removed from one layer; 0.95 with `scope="global"` unless given.
         steps: Remove in so many equal steps, and judge what is left anew before each.
-        data: For criteria that need data: inputs, `(inputs, targets)`, or batches of either (a `tf.data.Dataset`); few.
+        data: For criteria that need it: inputs, `(inputs, targets)`, or batches of either (a `tf.data.Dataset`); few.
         loss: For `"taylor"`: a Keras loss, its name, or `loss(targets, outputs)`; else the loss of the compiled model.
         seed: For `criterion="random"`.
 
     Raises:
-        UsageError: For an argument out of range, an unknown criterion, a name that fits no layer, a model with nothing
-            to prune, or a ratio so small that nothing would be removed.
+        UsageError: For an argument out of range, an unknown name, nothing to prune, or a budget out of reach.
     """
-    asked = _Asked(
-        criterion, aggregate, scope, ratio, macs, params, ratios, names("skip", skip), names("views", views),
-        normalization, round_to, min_channels, max_ratio, steps, seed,
-    )  # fmt: skip
-    _check(asked)
-    graph = ChannelGraph(model, asked.views, normalization=normalization)
-    groups, notes = _removed(graph, model, asked, data, loss)
-    return ChannelPlan.from_groups(graph, groups.tolist(), notes, asked.origin())
+    asked = _Asked(criterion, aggregate, scope, ratio, macs, params, latency, engine, ratios, names("skip", skip),
+                   names("views", views), normalization, round_to, min_channels, max_ratio, steps, seed)  # fmt: skip
+    return _planned(model, asked, data, loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +106,13 @@ class _Asked:
     ratio: float | None
     macs: float | None
     params: float | None
+    latency: float | None
+    engine: str | None
     ratios: Mapping[str, float] | None
     skip: Sequence[str]
     views: Sequence[str]
     normalization: str
-    round_to: int
+    round_to: int | str | None
     min_channels: int
     max_ratio: float | None
     steps: int
@@ -115,24 +122,24 @@ class _Asked:
         """What a plan tells of how it was made: all that is not left out, or what it is unless told otherwise."""
         return {key: value for key, value in vars(self).items() if value and value != "frozen"}
 
-    def budget(self) -> tuple[str, float] | None:
-        """The cost to meet and the fraction of it to keep; None where a ratio is given."""
-        if self.macs is not None:
-            return "macs", self.macs
-        if self.params is not None:
-            return "params", self.params
-        return None
+    def filled(self) -> _Asked:
+        """With the engine and the rounding that stand for what was left out."""
+        engine = self.engine or ("saved_model" if self.latency is not None else None)
+        round_to = self.round_to if self.round_to is not None else 1 if self.latency is None else engine
+        return dataclasses.replace(self, engine=engine, round_to=round_to)
 
 
 def _check(asked: _Asked) -> None:
     """Raises a PlanError for arguments out of range, or that do not go together."""
-    targets, ratios = {"ratio": asked.ratio, "macs": asked.macs, "params": asked.params}, asked.ratios
+    targets = {name: getattr(asked, name) for name in ("ratio", "macs", "params", "latency")}
+    ratios = asked.ratios
     one_of("scope", asked.scope, ("layer", "global"))
     given = [name for name, value in targets.items() if value is not None]
     if len(given) > 1 or not (given or ratios is not None):
         raise PlanError(
-            "Give one of ratio (of the channels to remove), macs (the fraction of MACs to keep) and params "
-            f"(the fraction of params to keep); received {' and '.join(given) or 'none of them'}."
+            "Give one of ratio (of the channels to remove), macs (the fraction of MACs to keep), params (the fraction "
+            "of params to keep) and latency (the fraction of the latency in an engine to keep); received "
+            f"{' and '.join(given) or 'none of them'}."
         )
     for name in given:
         number_in(name, targets[name], 0, 1)
@@ -143,31 +150,83 @@ def _check(asked: _Asked) -> None:
             raise PlanError("ratios={} names no layer, so nothing would be removed; name one, or give ratio=.")
         if ratios and (asked.scope == "global" or given not in ([], ["ratio"])):
             raise PlanError(
-                "ratios= sets the ratio of single layers, so it goes with scope='layer' and without macs= and params=."
+                "ratios= sets the ratio of single layers, so it goes with scope='layer' and without macs=, params= and "
+                "latency=."
             )
-    whole_number("round_to", asked.round_to, 1)
     whole_number("min_channels", asked.min_channels, 1)
     whole_number("steps", asked.steps, 1)
     if asked.max_ratio is not None:
         number_in("max_ratio", asked.max_ratio, 0, 1, "(]")
+    if asked.engine is not None and asked.latency is None and asked.round_to != MEASURED:
+        raise PlanError(
+            f"engine={shown(asked.engine)} goes with latency= or round_to={MEASURED!r}. For widths that an engine "
+            "likes give its name as round_to=."
+        )
+    if asked.latency is not None:
+        check_engine(str(asked.filled().engine))
+
+
+def _planned(model: keras.Model, asked: _Asked, data: Any, loss: Any) -> ChannelPlan:
+    """The plan of `plan_channels`."""
+    _check(asked)
+    asked = asked.filled()
+    tables = width_tables(asked.round_to, asked.engine)
+    graph = ChannelGraph(model, asked.views, normalization=asked.normalization)
+    names = unsized(graph)
+    for name in ("macs", "latency"):
+        if names and getattr(asked, name) is not None:
+            raise PlanError(
+                f"{name}={getattr(asked, name)} needs inputs of known size: the MACs of {', '.join(names[:3])} ... "
+                "depend on it. Build the model at a fixed size, such as keras.Input((224, 224, 3)), or give params= or "
+                "ratio=."
+            )
+    told = processor_notes(tables)
+
+    def plan(cost: Cost, notes: Sequence[str] = ()) -> ChannelPlan:
+        groups, own = _removed(graph, model, asked, tables, cost, data, loss)
+        return ChannelPlan.from_groups(graph, groups.tolist(), [*own, *told, *notes], asked.origin())
+
+    if asked.latency is None:
+        return plan(Cost.counted(graph, "params" if asked.params is not None or names else "macs"))
+    return _to_latency(graph, asked, tables, plan)
+
+
+def _to_latency(
+    graph: ChannelGraph, asked: _Asked, tables: Sequence[WidthTable], plan: Callable[[Cost], ChannelPlan]
+) -> ChannelPlan:
+    """The plan for a budget of latency: by the times of the layers, mended by what the network as a whole has shown."""
+    engine = str(asked.engine)
+    table = next((own for own in tables if own.engine == engine), None)
+    found = forecast(graph, engine, table or widths_for(engine))
+    cost, everything = found.cost, graph.keep_all()
+    for attempt in range(_ATTEMPTS):
+        made = plan(cost)
+        kept = made.kept(graph)
+        promised = cost.of(kept) / cost.of(everything)
+        whole = as_a_whole(engine, graph.model, made.apply(graph.model))
+        if abs(whole.fraction - promised) <= _CLOSE * promised:
+            break
+        if attempt < _ATTEMPTS - 1:
+            cost = calibrated(cost, kept, everything, whole.fraction)
+    note = f"latency in {engine}, of the whole network's: forecast {promised:.2f} by {found.words}; {whole.words}"
+    return dataclasses.replace(made, notes=(*made.notes, note))
 
 
 def _removed(
-    graph: ChannelGraph, model: keras.Model, asked: _Asked, data: Any, loss: Any
-) -> tuple[np.ndarray, list[str]]:
+    graph: ChannelGraph, model: keras.Model, asked: _Asked, tables: Sequence[WidthTable], cost: Cost, data: Any,
+    loss: Any,
+) -> tuple[np.ndarray, list[str]]:  # fmt: skip
     """The groups that go, and what is to be told of them; raises a PlanError if it would be none."""
-    if asked.macs is not None and unsized(graph):
-        raise PlanError(
-            f"macs={asked.macs} needs inputs of known size: the MACs of {', '.join(unsized(graph)[:3])} ... depend on "
-            "it. Build the model at a fixed size, such as keras.Input((224, 224, 3)), or give params= or ratio=."
-        )
     ratios = asked.ratios or {}
     pools = prunable_pools(graph, asked.skip, ratios)
     score = scorer(graph, model, asked.criterion, asked.aggregate, data, loss, asked.seed)
     scores = score(graph.keep_all())
     pools, unscored = scored_pools(pools, scores, asked.criterion, ratios)
     limit = asked.max_ratio or (GLOBAL_MAX_RATIO if asked.scope == "global" else 1.0)
-    budget = asked.budget()
+    multiples = pool_multiples(graph, pools, tables) if tables else dict.fromkeys(pools, int(asked.round_to or 1))
+    target = next((own for own in (asked.macs, asked.params, asked.latency) if own is not None), None)
+    if tables and target is None and asked.ratio is None:  # other layers keep everything
+        pools = [pool for pool in pools if not ratios.keys().isdisjoint(pool.layers)]
     groups = np.zeros(0, np.int64)
     notes: list[str] = []
     for step in range(1, asked.steps + 1):
@@ -176,12 +235,13 @@ def _removed(
             scores[groups] = -np.inf  # what is gone stays gone
         share = step / asked.steps
         own = {layer: value * share for layer, value in ratios.items()}
-        cut = Cut(graph, pools, scores, asked.scope, own, asked.round_to, asked.min_channels, limit)
-        if budget is None:
-            groups, notes = cut.at_ratio((asked.ratio or 0.0) * share)
-        else:
-            cost, target = budget
+        cut = Cut(graph, pools, scores, asked.scope, own, multiples, bool(tables), asked.min_channels, limit)
+        if target is not None:
             groups, notes = cut.to_budget(cost, 1.0 - (1.0 - target) * share)
+        elif tables:
+            groups, notes = cut.as_at_ratio((asked.ratio or 0.0) * share, cost)
+        else:
+            groups, notes = cut.at_ratio((asked.ratio or 0.0) * share)
     if not len(groups):
         raise _nothing_removed(asked, pools)
     return groups, [*notes, *unscored]
@@ -189,7 +249,7 @@ def _removed(
 
 def _nothing_removed(asked: _Asked, pools: Sequence[Pool]) -> PlanError:
     ratios = asked.ratios and dict(asked.ratios)
-    given = {"ratio": asked.ratio, "macs": asked.macs, "params": asked.params, "ratios": ratios}
+    given = {name: getattr(asked, name) for name in ("ratio", "macs", "params", "latency")} | {"ratios": ratios}
     largest = max(pools, key=len)
     return PlanError(
         f"{', '.join(f'{name}={value}' for name, value in given.items() if value)} removes no channel at all: the "

@@ -12,8 +12,30 @@ import numpy as np
 from tfprune.cost.profiling import profile_graph
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph, Pool
+from tfprune.graph.ledger import Kept
 
 Removed = dict[Pool, np.ndarray]  # groups, the least important first
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a budget is of.
+
+    Attributes:
+        name: The argument that gives the budget.
+        words: What it counts.
+        of: Its value for kept labels; it grows with what is kept.
+    """
+
+    name: str
+    words: str
+    of: Callable[[Kept], float]
+
+    @classmethod
+    def counted(cls, graph: ChannelGraph, name: str) -> Cost:
+        """The MACs (`"macs"`) or params (`"params"`) of a network."""
+        words = {"macs": "MACs"}.get(name, name)
+        return cls(name, words, lambda kept: getattr(profile_graph(graph, kept), name))
 
 
 def kept_channels(width: int, ratio: float) -> int:
@@ -31,7 +53,8 @@ class Cut:
         scores: (groups,) float64; the lowest go first.
         scope: `"layer"` cuts every pool at the ratio, `"global"` all of them together.
         ratios: Layer -> a ratio of its own.
-        round_to: Every pool keeps a multiple of this, rounded up.
+        multiples: Pool -> it keeps a multiple of this, or everything.
+        nearest: Take the nearest such number, so that widths go up and down; else the next above.
         min_channels: The least that a pool keeps.
         max_ratio: The largest fraction of a pool to remove.
     """
@@ -41,7 +64,8 @@ class Cut:
     scores: np.ndarray
     scope: str
     ratios: Mapping[str, float]
-    round_to: int
+    multiples: Mapping[Pool, int]
+    nearest: bool
     min_channels: int
     max_ratio: float
 
@@ -50,44 +74,79 @@ class Cut:
         removed, notes = self._removed(ratio)
         return _groups(removed), notes
 
-    def to_budget(self, cost: str, target: float) -> tuple[np.ndarray, list[str]]:
-        """The groups whose removal leaves at most a fraction of the MACs or params, to within one group.
+    def as_at_ratio(self, ratio: float, cost: Cost) -> tuple[np.ndarray, list[str]]:
+        """The groups to remove for widths that are rounded, at the cost of what a ratio leaves without.
+
+        It is as near as a step of one width takes it, above or below.
+        """
+        exact = dataclasses.replace(self, multiples=dict.fromkeys(self.pools, 1)).at_ratio(ratio)[0]
+        whole = cost.of(self.graph.keep_all())
+        target = cost.of(self.graph.kept(exact)) / whole
+
+        def off(removed: Removed) -> float:
+            return abs(cost.of(self.graph.kept(_groups(removed))) / whole - target)
+
+        removed, notes = self._to_budget(cost, max(target, self._least_left(cost, whole)))
+        above = [{**removed, pool: self._wider(pool, removed[pool])} for pool in removed if len(removed[pool])]
+        return _groups(min([removed, *above], key=off)), notes
+
+    def to_budget(self, cost: Cost, target: float) -> tuple[np.ndarray, list[str]]:
+        """The groups whose removal leaves at most a fraction of a cost, to within one group, or one step of a width.
 
         Args:
-            cost: `"macs"` or `"params"`.
+            cost: What is to be left of.
             target: Fraction of it to keep.
 
         Raises:
             PlanError: If it cannot be met.
         """
-        whole = getattr(profile_graph(self.graph, self.graph.keep_all()), cost)
+        removed, notes = self._to_budget(cost, target)
+        return _groups(removed), notes
+
+    def _to_budget(self, cost: Cost, target: float) -> tuple[Removed, list[str]]:
+        whole = cost.of(self.graph.keep_all())
         total = sum(map(len, self.pools))
 
-        def left(removed: Removed) -> float:
-            return getattr(profile_graph(self.graph, self.graph.kept(_groups(removed))), cost) / whole
+        def fits(removed: Removed) -> bool:
+            return cost.of(self.graph.kept(_groups(removed))) / whole <= target
 
-        least = left(self._removed((total - 1) / total)[0])
+        least = self._least_left(cost, whole)
         if least > target:
             raise PlanError(
-                f"{cost}={target:.3g} cannot be reached: with every layer at its minimum {least:.3f} of the "
-                f"{'MACs' if cost == 'macs' else 'params'} are left. Ask for more, or relax skip, min_channels, "
-                "round_to and max_ratio."
+                f"{cost.name}={target:.3g} cannot be reached: with every layer at its minimum {least:.3f} of the "
+                f"{cost.words} are left. Ask for more, or relax skip, min_channels, round_to and max_ratio."
             )
-        steps = _first(total - 1, lambda steps: left(self._removed(steps / total)[0]) <= target)
+        steps = _first(total - 1, lambda steps: fits(self._removed(steps / total)[0]))
         enough, notes = self._removed(steps / total)
-        if self.scope == "global" or not steps:
-            return _groups(enough), notes
-        # A step takes a channel of many layers at once. Take them one by one, the least important first.
-        short, _ = self._removed((steps - 1) / total)
-        order = sorted(
-            (pool for pool in enough if len(enough[pool]) != len(short[pool])),
-            key=lambda pool: self.scores[enough[pool][-1]] if len(enough[pool]) else -math.inf,
-        )
+        if steps and self.scope == "layer":
+            # A step takes a channel of many layers at once. Take them one by one, the least important first.
+            short, _ = self._removed((steps - 1) / total)
+            order = sorted(
+                (pool for pool in enough if len(enough[pool]) != len(short[pool])),
+                key=lambda pool: self.scores[enough[pool][-1]] if len(enough[pool]) else -math.inf,
+            )
 
-        def mixed(count: int) -> Removed:
-            return {**short, **{pool: enough[pool] for pool in order[:count]}}
+            def mixed(count: int) -> Removed:
+                return {**short, **{pool: enough[pool] for pool in order[:count]}}
 
-        return _groups(mixed(_first(len(order), lambda count: left(mixed(count)) <= target))), notes
+            enough = mixed(_first(len(order), lambda count: fits(mixed(count))))
+        return self._filled(enough, fits) if self.nearest else enough, notes
+
+    def _least_left(self, cost: Cost, whole: float) -> float:
+        """The fraction of a cost that is left with every layer at its minimum."""
+        total = sum(map(len, self.pools))
+        return cost.of(self.graph.kept(_groups(self._removed((total - 1) / total)[0]))) / whole
+
+    def _filled(self, removed: Removed, fits: Callable[[Removed], bool]) -> Removed:
+        """Gives back what still fits, the most important first: steps of widths are coarse, and leave room."""
+        best = [pool for pool in removed if len(removed[pool])]
+        for pool in sorted(best, key=lambda pool: self.scores[removed[pool][-1]], reverse=True):
+            while len(removed[pool]):
+                more = {**removed, pool: self._wider(pool, removed[pool])}
+                if not fits(more):
+                    break
+                removed = more
+        return removed
 
     def _removed(self, ratio: float) -> tuple[Removed, list[str]]:
         removed, notes = self._per_pool(ratio) if self.scope == "layer" else self._global(ratio)
@@ -156,10 +215,23 @@ class Cut:
         ends = np.cumsum(np.bincount(pool_of[removed], minlength=len(sizes)))[:-1]
         return dict(zip(self.pools, np.split(removed, ends), strict=True)), notes
 
+    def _wider(self, pool: Pool, removed: np.ndarray) -> np.ndarray:
+        """What is removed of a pool that keeps a step more."""
+        return removed[: len(pool) - self._up(pool, len(pool) - len(removed) + 1)]
+
+    def _up(self, pool: Pool, keep: int) -> int:
+        """The next number of kept channels that its multiple allows."""
+        multiple = self.multiples[pool]
+        return min(len(pool), math.ceil(keep / multiple) * multiple)
+
     def _rounded(self, pool: Pool, removed: np.ndarray) -> np.ndarray:
-        """Takes the best of the removed groups back until a multiple of `round_to` is kept."""
-        keep = math.ceil((len(pool) - len(removed)) / self.round_to) * self.round_to
-        return removed[: max(0, len(pool) - keep)]
+        """Takes the best of the removed groups back until a multiple is kept, or removes more where that is nearer."""
+        exact = len(pool) - len(removed)
+        up = self._up(pool, exact)
+        down = exact // self.multiples[pool] * self.multiples[pool]
+        if self.nearest and exact - down < up - exact and down >= max(1, self._least(len(pool))):
+            return self._ranked(pool.groups)[: len(pool) - down]
+        return removed[: len(pool) - up]
 
 
 def _groups(removed: Removed) -> np.ndarray:
