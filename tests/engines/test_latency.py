@@ -4,6 +4,7 @@ import pytest
 
 from tests.helpers import plain_cnn, residual_cnn
 from tfprune.engines import latency
+from tfprune.engines.catalog import ENGINES
 from tfprune.errors import UsageError
 
 
@@ -57,7 +58,7 @@ def test_median_and_quartiles_leave_the_warm_up_out(monkeypatch):
 @pytest.mark.parametrize("engine", ["saved_model", "litert", "onnxruntime", "openvino"])
 def test_every_engine_is_timed_with_the_whole_batch(engine, monkeypatch):
     seen = []
-    kind = type(latency.ENGINES[engine])
+    kind = type(ENGINES[engine])
     load = kind.load
 
     def noted(*args):
@@ -78,7 +79,7 @@ def test_every_engine_is_timed_with_the_whole_batch(engine, monkeypatch):
 
 
 def test_an_engine_that_is_not_installed_is_told_with_its_extra(monkeypatch):
-    monkeypatch.setattr(latency.ENGINES["openvino"].__class__, "packages", ("no_such_package",))
+    monkeypatch.setattr(ENGINES["openvino"].__class__, "packages", ("no_such_package",))
     with pytest.raises(UsageError, match=r"no_such_package, which is not installed: pip install 'tfprune\[openvino\]'"):
         latency.measure_latency(plain_cnn(), engine="openvino")
 

@@ -5,7 +5,10 @@ from keras import layers
 
 from tests.helpers import plain_cnn
 from tfprune.engines import base
-from tfprune.engines.layer_times import ENGINE_NAMES, check_engine, does_nothing, pass_in, seconds_in_turns
+from tfprune.engines.catalog import check_engine
+from tfprune.engines.latency import pass_in
+from tfprune.engines.layer_times import does_nothing, seconds_in_turns
+from tfprune.engines.names import ENGINE_NAMES
 from tfprune.errors import UsageError
 
 

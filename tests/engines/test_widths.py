@@ -7,7 +7,7 @@ import pytest
 
 from tests.width_tables import WIDTHS, blocks_of, leaves_the_fast_way
 from tfprune.engines import widths
-from tfprune.engines.layer_times import ENGINE_NAMES
+from tfprune.engines.names import ENGINE_NAMES
 from tfprune.engines.widths import (
     KINDS,
     MULTIPLES,

@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from tfprune.engines.layer_times import ENGINE_NAMES
+from tfprune.engines.names import ENGINE_NAMES
 from tfprune.engines.widths import KINDS, best_multiple
 from tfprune.experiments import width_times
 

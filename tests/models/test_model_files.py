@@ -238,7 +238,7 @@ def test_a_class_that_is_not_there_is_named_with_its_module(own_layers):
 
 
 def test_modules_that_are_imported_bring_the_layers_of_a_file(own_layers, capsys):
-    arguments = ["model.keras", "--ratio=0.5", "--output=small.keras", "--nolatency"]
+    arguments = ["model.keras", "--ratio=0.5", "--output=small.keras", "--nomeasure"]
     assert prune.main([*arguments, f"--import={own_layers}"]) == 0
     small = tfprune.load("small.keras", custom_objects=objects_of([own_layers]))
     assert small.get_layer("conv").filters == 4
@@ -258,7 +258,7 @@ def test_the_command_prunes_a_file_of_keras_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     old = of_keras_2((6, 6, 3), lambda x: OLD.Dense(2)(OLD.Flatten()(OLD.SeparableConv2D(8, 3, name="sep")(x))))
     old.save("old.h5")
-    assert prune.main(["old.h5", "--ratio=0.5", "--output=small.keras", "--nolatency"]) == 0
+    assert prune.main(["old.h5", "--ratio=0.5", "--output=small.keras", "--nomeasure"]) == 0
     assert tfprune.load("small.keras").get_layer("sep").filters == 4
 
 
@@ -267,7 +267,7 @@ def test_the_command_prunes_beside_code_that_it_was_told_to_run(tmp_path, monkey
     inputs = keras.Input((6,))
     x = layers.Lambda(lambda x: x * 2, name="twice")(layers.Dense(8, name="wide")(inputs))
     keras.Model(inputs, layers.Dense(2)(layers.Dense(8, name="more")(x))).save("model.keras")
-    arguments = ["model.keras", "--ratio=0.5", "--output=small.keras", "--nolatency"]
+    arguments = ["model.keras", "--ratio=0.5", "--output=small.keras", "--nomeasure"]
     assert prune.main(arguments) == 2
     assert "in 'twice'" in capsys.readouterr().err
     assert prune.main([*arguments, "--unsafe"]) == 0

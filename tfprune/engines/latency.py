@@ -15,15 +15,15 @@ import numpy as np
 import tensorflow as tf
 from scipy.stats import quantile_test
 
-from tfprune.engines.catalog import ENGINES, engine_named
+from tfprune.engines.catalog import check_engine, engine_named
+from tfprune.engines.names import COMPILED
 from tfprune.errors import UsageError
 from tfprune.graph.inputs import inputs_that_work
 from tfprune.graph.stand_ins import left_as_it_is
 from tfprune.graph.walk import functional, pack_inputs
-from tfprune.support.checks import in_one_line, one_of, whole_number
+from tfprune.support.checks import in_one_line, whole_number
 
-KERAS = "keras"  # the compiled function: no file is written
-_OF_THE_PROCESS = (KERAS, "saved_model")  # engines whose threads are TensorFlow's own
+_OF_THE_PROCESS = (COMPILED, "saved_model")  # engines whose threads are TensorFlow's own
 _CONFIDENCE = 0.95
 
 
@@ -85,7 +85,7 @@ class Speedup:
 
 def measure_latency(
     *models: keras.Model,
-    engine: str = KERAS,
+    engine: str = COMPILED,
     batch_size: int = 1,
     threads: int | None = None,
     n: int = 50,
@@ -123,14 +123,13 @@ def measure_latency(
         for model in models:
             functional(model)  # an error where it is none
             stack.enter_context(left_as_it_is(model))
-        if engine == KERAS:
-            passes = [compiled_pass(model, batch_size, jit_compile) for model in models]
-        else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            passes = [
-                _pass_in(engine, model, folder / str(number), batch_size, threads)
-                for number, model in enumerate(models)
-            ]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        passes = [
+            compiled_pass(model, batch_size, jit_compile)
+            if engine == COMPILED
+            else pass_in(engine, model, folder / str(number), batch_size, threads)
+            for number, model in enumerate(models)
+        ]
         while len(times) < warm_up + n:
             times.append([_timed(run) for run in passes])
             if len(times) > warm_up and np.sum(times) >= seconds:
@@ -149,9 +148,7 @@ def _check(
         raise UsageError("measure_latency received no network; give one or more, as measure_latency(model, small).")
     for name, value, least in (("batch_size", batch_size, 1), ("n", n, 1), ("warm_up", warm_up, 0)):
         whole_number(name, value, least)
-    one_of("engine", engine, (KERAS, *ENGINES))
-    if engine != KERAS:
-        engine_named(engine)
+    check_engine(engine)
     if threads is not None:
         whole_number("threads", threads, 1)
         if engine in _OF_THE_PROCESS:
@@ -159,17 +156,31 @@ def _check(
                 f"threads={threads} cannot be set for engine={engine!r}, because TensorFlow has them for the whole "
                 "process. Call tf.config.threading.set_intra_op_parallelism_threads first of all."
             )
-    if jit_compile and engine != KERAS:
+    if jit_compile and engine != COMPILED:
         raise UsageError(f"jit_compile=True is for engine='keras'; received engine={engine!r}.")
 
 
-def _pass_in(name: str, model: keras.Model, folder: Path, batch_size: int, threads: int | None) -> Callable[[], object]:
-    """A function that runs a network in an engine, on random inputs."""
-    engine, inputs = engine_named(name), inputs_that_work(model, batch_size)
-    folder.mkdir()
-    with in_one_line(f"{model.name!r} cannot be written for {name} and run there"):
-        engine.write(model, folder / engine.part)
-        run = engine.load(folder / engine.part, model, threads)
+def pass_in(
+    engine: str, model: keras.Model, folder: Path, batch_size: int = 1, threads: int | None = None
+) -> Callable[[], object]:
+    """A function that runs a network in an engine, on random inputs, and waits for the result.
+
+    Args:
+        engine: One of `ENGINE_NAMES`.
+        model: The network.
+        folder: Where its file goes; the file has to stay there.
+        batch_size: Examples a pass.
+        threads: So many, or as many as the engine takes by itself. Those of TensorFlow are the process's.
+    """
+    if engine == COMPILED:
+        return compiled_pass(model, batch_size)
+    chosen, inputs = engine_named(engine), inputs_that_work(functional(model), batch_size)
+    path = folder / chosen.part
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with in_one_line(f"{model.name!r} cannot be written for {engine} and run there"), left_as_it_is(model):
+        model(pack_inputs(model, inputs), training=False)  # what was never called, Keras does not export to ONNX
+        chosen.write(model, path)
+        run = chosen.load(path, model, threads)
         run(inputs)
     return lambda: run(inputs)
 

@@ -11,6 +11,7 @@ FORMAT_OF = {
     "openvino": "openvino",
 }
 ENGINE_NAMES = tuple(FORMAT_OF)
+COMPILED = "keras"  # the network itself, as a compiled function: no file is needed
 INT8 = "litert_int8"
 FORMATS = (*FORMAT_OF.values(), INT8)
 DEFAULT_FORMATS = ("keras", "saved_model")

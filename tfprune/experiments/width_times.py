@@ -32,7 +32,8 @@ def times(engine: str, rounds: int, blocks: Sequence[int] = BLOCKS) -> dict[str,
     """
     import keras
 
-    from tfprune.engines.layer_times import data_format, does_nothing, pass_in, seconds_in_turns
+    from tfprune.engines.latency import pass_in
+    from tfprune.engines.layer_times import data_format, does_nothing, seconds_in_turns
     from tfprune.engines.widths import KINDS
 
     widths = (32, *(block + rest for block in blocks for rest in _RESTS))
@@ -41,7 +42,10 @@ def times(engine: str, rounds: int, blocks: Sequence[int] = BLOCKS) -> dict[str,
         keras.backend.clear_session()
         with tempfile.TemporaryDirectory() as scratch:
             networks = {0: does_nothing(), **{width: _network(kind, width, first) for width in widths}}
-            runs = {width: pass_in(engine, model, Path(scratch) / str(width), 1) for width, model in networks.items()}
+            runs = {
+                width: pass_in(engine, model, Path(scratch) / str(width), threads=1)
+                for width, model in networks.items()
+            }
             seconds = np.stack(list(seconds_in_turns(runs, rounds).values()))
         whole, *parts = (_low(own) for own in (seconds, *np.array_split(seconds, _PARTS, axis=1)))
         found[kind] = {

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from tfprune.cost.profiling import unsized
-from tfprune.engines.layer_times import check_engine
+from tfprune.engines.catalog import check_engine
 from tfprune.engines.widths import WidthTable, widths_for
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph, Pool

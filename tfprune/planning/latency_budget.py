@@ -19,7 +19,8 @@ import keras
 import numpy as np
 
 from tfprune.cost.profiling import profile_graph
-from tfprune.engines.layer_times import data_format, does_nothing, pass_in, seconds_in_turns
+from tfprune.engines.latency import pass_in
+from tfprune.engines.layer_times import data_format, does_nothing, seconds_in_turns
 from tfprune.engines.widths import WidthTable
 from tfprune.graph.calls import Call
 from tfprune.graph.channel_graph import ChannelGraph

@@ -4,7 +4,7 @@ import types
 import pytest
 
 from tests.width_tables import blocks_of, leaves_the_fast_way
-from tfprune.engines.layer_times import ENGINE_NAMES
+from tfprune.engines.names import ENGINE_NAMES
 from tfprune.engines.widths import KINDS, read_tables
 from tfprune.errors import TfpruneError, UsageError
 from tfprune.experiments.bench import outputs, widths

@@ -13,7 +13,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tfprune.engines.layer_times import ENGINE_NAMES, check_engine
+from tfprune.engines.catalog import check_engine
+from tfprune.engines.names import ENGINE_NAMES
 from tfprune.engines.widths import KINDS, as_content, beside_blocks, cost_by_multiple
 from tfprune.errors import TfpruneError, UsageError
 from tfprune.experiments.bench.rows import COST, Row
