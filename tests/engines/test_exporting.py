@@ -13,6 +13,7 @@ from tests.helpers import plain_cnn, predict, randomize, residual_cnn, since
 from tfprune.engines import exporting
 from tfprune.engines.exporting import export
 from tfprune.engines.litert import LiteRTEngine
+from tfprune.engines.saved_model import SavedModelEngine
 from tfprune.errors import ExportError, UsageError
 from tfprune.graph.inputs import random_inputs
 from tfprune.surgery.layers import FusedBatchNormalization
@@ -43,7 +44,7 @@ for folder in sys.argv[1:]:
     model = keras.saving.load_model(folder + "/model.keras")
     loaded = tf.saved_model.load(folder + "/saved_model")
     signature = loaded.signatures["serving_default"]
-    named = {f"input_{i}": tf.constant(value) for i, value in enumerate(inputs)}
+    named = dict(zip([tensor.name for tensor in model.inputs], map(tf.constant, inputs)))
     served = signature(**named)
     results = {
         "model.keras": keras.tree.flatten(model(inputs if len(inputs) > 1 else inputs[0], training=False)),
@@ -102,9 +103,9 @@ def test_every_variable_is_stored_once(tmp_path):
     assert (tmp_path / "out" / "model.keras").stat().st_size <= 1.2 * 4 * model.count_params()
 
 
-def test_batch_normalization_is_one_operation_when_served(tmp_path):
+def test_batch_normalization_that_is_not_folded_is_one_operation_when_served(tmp_path):
     model = residual_cnn()
-    folder = export(model, tmp_path / "out")
+    folder = export(model, tmp_path / "out", fold=False)
     served = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
     found = [node.op for function in served.graph.as_graph_def().library.function for node in function.node_def]
     normalizations = sum(type(layer) is layers.BatchNormalization for layer in model.layers)
@@ -120,6 +121,90 @@ def test_the_saved_model_takes_any_number_of_examples(tmp_path):
     for count in (1, 7):
         (batch,) = random_inputs(model, count)
         np.testing.assert_allclose(served.serve(tf.constant(batch)), predict(model, batch)[0], atol=1e-5)
+
+
+def test_batch_normalization_is_folded_in_the_saved_model_and_only_there(tmp_path):
+    model = residual_cnn()
+    folder = export(model, tmp_path / "out")
+    served = tf.saved_model.load(str(folder / "saved_model"))
+    graph = served.signatures["serving_default"].graph.as_graph_def()
+    found = [node.op for function in graph.library.function for node in function.node_def]
+    assert {"FusedBatchNormV3", "Rsqrt", "BiasAdd"} & set(found) == {"BiasAdd"}
+    loaded = keras.saving.load_model(folder / "model.keras")
+    assert [type(layer) for layer in loaded.layers] == [type(layer) for layer in model.layers]
+    assert len(loaded.trainable_weights) == len(model.trainable_weights)
+
+
+def served_by_name(model, folder, inputs):
+    """What the signature gives for inputs by the names of the network's own input layers."""
+    served = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    return served(**{name: tf.constant(value) for name, value in inputs.items()})
+
+
+def with_dictionaries(seed=0):
+    """Inputs and outputs in dictionaries whose keys are in no order."""
+    left, right = keras.Input((8, 8, 3), name="z_image"), keras.Input((8, 8, 3), name="a_image")
+    convolution, x = layers.Conv2D(8, 3, name="conv"), [left, right]
+    x = layers.Concatenate()([layers.GlobalAveragePooling2D()(layers.ReLU()(convolution(one))) for one in x])
+    outputs = {"score": layers.Dense(2, name="dense_of_score")(x), "box": layers.Dense(4, name="dense_of_box")(x)}
+    return randomize(keras.Model({"z": left, "a": right}, outputs, name="dictionaries"), seed)
+
+
+@pytest.mark.parametrize("make", [two_ends, with_dictionaries])
+def test_a_server_asks_by_the_names_of_the_network_before_and_after_pruning(make, tmp_path):
+    model = make()
+    small = tfprune.plan_channels(model, ratio=0.5).apply(model)
+    model.export(str(tmp_path / "keras"), format="tf_saved_model", verbose=False)
+    theirs = tf.saved_model.load(str(tmp_path / "keras")).signatures["serving_default"]
+    names = [tensor.name for tensor in model.inputs]
+    for network in (model, small):
+        folder = export(network, tmp_path / "out")
+        inputs = random_inputs(network, 3, seed=2)
+        received = served_by_name(network, folder, dict(zip(names, inputs, strict=True)))
+        assert sorted(received) == sorted(theirs.structured_outputs)
+        outputs = keras.tree.pack_sequence_as(network.output, predict_packed(network, inputs))
+        outputs = outputs if isinstance(outputs, dict) else {f"output_{i}": one for i, one in enumerate(outputs)}
+        for name, expected in outputs.items():
+            np.testing.assert_allclose(received[name], expected, atol=1e-5)
+
+
+def predict_packed(model, inputs):
+    packed = keras.tree.pack_sequence_as(model.input, inputs)
+    return keras.tree.flatten(model(packed, training=False))
+
+
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        (["b", "a"], ["b", "a"]),
+        (["my input"], ["my_input"]),
+        (["my input", "my_input"], ["my_input", "my_input_2"]),
+        (["x.y", "x_y", "X-Y"], ["x.y", "x_y_2", "X-Y_3"]),
+        (["1x", "arg_1x"], ["1x", "arg_1x_2"]),
+        (["Übung", "_x"], ["input_bung", "input_x"]),
+        (["self", "class", "training", "inputs"], ["self_", "class_", "training", "inputs"]),
+        (["input_1", "input_0"], ["input_1", "input_0"]),
+    ],
+    ids=str,
+)
+def test_inputs_have_the_names_that_tensorflow_takes_of_theirs(names, asked, tmp_path):
+    inputs = [keras.Input((4,), name=name) for name in names]
+    weighted = [layers.Rescaling(float(place + 1))(one) for place, one in enumerate(inputs)]
+    model = keras.Model(inputs, layers.Add()(weighted) if len(inputs) > 1 else weighted[0])
+    SavedModelEngine().write(model, tmp_path / "saved_model")
+    values = {name: np.full((2, 4), 10.0**place, "float32") for place, name in enumerate(asked)}
+    received = served_by_name(model, tmp_path, values)
+    expected = sum((place + 1) * 10.0**place for place in range(len(names)))
+    np.testing.assert_allclose(received["output_0"], np.full((2, 4), expected))
+
+
+def test_outputs_have_the_keys_of_a_dictionary_whatever_these_are(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    keys = ["z", "a/b", "my out", "1"]
+    model = keras.Model(inputs, {key: layers.Dense(place + 1)(inputs) for place, key in enumerate(keys)})
+    SavedModelEngine().write(model, tmp_path / "saved_model")
+    received = served_by_name(model, tmp_path, {"x": np.ones((2, 4), "float32")})
+    assert {key: value.shape[1] for key, value in received.items()} == {"z": 1, "a/b": 2, "my out": 3, "1": 4}
 
 
 @pytest.mark.parametrize("damaged", ["model.keras", "saved_model"])

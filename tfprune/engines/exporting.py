@@ -11,6 +11,7 @@ import keras
 from keras import tree
 
 from tfprune.engines.catalog import engine_named
+from tfprune.engines.saved_model import SavedModelEngine
 from tfprune.errors import ExportError, UsageError
 from tfprune.graph.inputs import random_inputs
 from tfprune.graph.stand_ins import left_as_it_is
@@ -23,17 +24,21 @@ _LITERT_SINCE = (3, 13)
 _PARTS = ("model.keras", "saved_model", "model.tflite")
 
 
-def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) -> Path:
+def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False, fold: bool = True) -> Path:
     """Writes `model.keras` and `saved_model/` (and `model.tflite`), reloaded and compared.
 
     The files need Keras or TensorFlow and nothing of tfprune to be loaded. The SavedModel holds every weight
-    once, and one signature, `serving_default`; in Python, `tf.saved_model.load(path).serve(inputs)`.
+    once, and one signature, `serving_default`, with the names of the model's inputs and, where they are a dictionary,
+    of its outputs (`output_0` and so on where they are none, as `Model.export` has it); in Python,
+    `tf.saved_model.load(path).serve(inputs)`.
 
     Args:
         model: A functional or Sequential model of Keras' own layers, with one or more inputs.
         folder: Where to write. Files of these names that are there are replaced, once everything was compared;
             other files are left alone.
         litert: Also write a LiteRT model.
+        fold: Fold batch normalizations of the SavedModel into the layers beside them, and add biases as TensorFlow
+            fuses them; only rounding changes. False: the layers as they are. `model.keras` has them in any case.
 
     Returns:
         The folder.
@@ -63,7 +68,7 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
         with scratch_folder as name:
             scratch = Path(name)
             with left_as_it_is(model):
-                _write_and_compare(model, scratch, litert)
+                _write_and_compare(model, scratch, litert, fold)
             for part in _PARTS:  # also one that was written before and is not now
                 if (folder / part).exists():
                     (folder / part).rename(scratch / f"replaced-{part}")
@@ -76,7 +81,7 @@ def export(model: keras.Model, folder: str | os.PathLike, litert: bool = False) 
     return folder
 
 
-def _write_and_compare(model: keras.Model, folder: Path, litert: bool) -> None:
+def _write_and_compare(model: keras.Model, folder: Path, litert: bool, fold: bool) -> None:
     inputs = random_inputs(model, examples=2)
     with in_one_line(f"{model.name!r} cannot be run on a random batch of {len(inputs[0])}"):
         expected = tree.flatten(model(pack_inputs(model, inputs), training=False))
@@ -86,7 +91,7 @@ def _write_and_compare(model: keras.Model, folder: Path, litert: bool) -> None:
     _compare(expected, loaded(pack_inputs(model, inputs), training=False), "model.keras")
 
     for name in ("saved_model", "litert") if litert else ("saved_model",):
-        engine = engine_named(name)
+        engine = SavedModelEngine(fold) if name == "saved_model" else engine_named(name)
         engine.write(model, folder / engine.part)
         _compare(expected, engine.load(folder / engine.part, model)(inputs), engine.part)
 
