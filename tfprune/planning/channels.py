@@ -25,7 +25,7 @@ from tfprune.planning.criteria import AGGREGATES, CRITERIA, NEED_DATA, Evidence,
 from tfprune.planning.criteria.batches import as_batches, as_loss
 from tfprune.planning.cutting import Cost, Cut
 from tfprune.planning.latency_budget import as_a_whole, calibrated, forecast
-from tfprune.planning.multiples import MEASURED, pool_multiples, processor_notes, width_tables
+from tfprune.planning.multiples import MEASURED, pool_multiples, processor_notes, slower_widths, width_tables
 from tfprune.plans.channels import ChannelPlan
 from tfprune.support.checks import by_layer, names, number_in, one_of, shown, whole_number
 
@@ -209,7 +209,9 @@ def _to_latency(
         if attempt < _ATTEMPTS - 1:
             cost = calibrated(cost, kept, everything, whole.fraction)
     note = f"latency in {engine}, of the whole network's: forecast {promised:.2f} by {found.words}; {whole.words}"
-    return dataclasses.replace(made, notes=(*made.notes, note))
+    return dataclasses.replace(
+        made, notes=tuple(dict.fromkeys([*made.notes, *slower_widths(graph.model, made, engine), note]))
+    )
 
 
 def _removed(

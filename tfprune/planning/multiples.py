@@ -1,4 +1,18 @@
-"""Widths by engine: the multiples that the layers of a pool are cheapest at, and widths that bring nothing."""
+"""Widths by engine: the multiples that the layers of a pool are cheapest at, and widths that bring nothing.
+
+`plan_channels(..., round_to="litert")` looks at what every pool of channels is in the network: outputs of convolutions
+over a window, outputs of 1x1 convolutions and dense layers, inputs of either, channels of depthwise convolutions. It
+keeps a multiple of what all of these count in (`tfprune.engines.widths`), or everything. Layers that are not wider than
+the multiple take half of it, or less: they get no faster, but what reads them does.
+Widths go up or down to the nearest multiple. With `macs=`, `params=` or `latency=` the budget is met, and no layer could
+be a step wider; with `ratio=` the MACs are those that the ratio leaves without rounding (the params, where the size of
+the inputs is open), as near as a step takes them. So what is rounded up here is paid for there, by the least important
+channels. A layer named in `ratios=` is rounded for itself.
+
+With `round_to="measured"` the table is that of this machine: bench/widths.json of the current folder, where
+`python -m tfprune.experiments.bench --only=widths` puts it, or what the variable TFPRUNE_WIDTHS names. It suits all
+engines that were measured, or the one that `engine=` names.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +129,12 @@ def pool_multiples(graph: ChannelGraph, pools: Sequence[Pool], tables: Sequence[
                 _, times = np.unique(groups[pool_of[groups] == number], return_counts=True)
                 multiple = wanted[use.kind] // math.gcd(wanted[use.kind], *times.tolist())
                 found[pool] = max(found[pool], multiple)
-    return found
+    return {pool: _below(multiple, len(pool)) for pool, multiple in found.items()}
+
+
+def _below(multiple: int, width: int) -> int:
+    """Half of a multiple, and half again, until a layer has more channels, so that it can lose some."""
+    return multiple if multiple < max(width, 2) else _below(multiple // 2, width)
 
 
 def slower_widths(
