@@ -2,12 +2,14 @@
 
 `plan_channels(..., round_to="litert")` looks at what every pool of channels is in the network: outputs of convolutions
 over a window, outputs of 1x1 convolutions and dense layers, inputs of either, channels of depthwise convolutions. It
-keeps a multiple of what all of these count in (`tfprune.engines.widths`), or everything. Layers that are not wider than
-the multiple take half of it, or less: they get no faster, but what reads them does.
-Widths go up or down to the nearest multiple. With `macs=`, `params=` or `latency=` the budget is met, and no layer could
-be a step wider; with `ratio=` the MACs are those that the ratio leaves without rounding (the params, where the size of
-the inputs is open), as near as a step takes them. So what is rounded up here is paid for there, by the least important
-channels. A layer named in `ratios=` is rounded for itself.
+keeps a multiple of what all of these count in (`tfprune.engines.widths`), or everything. Layers that are not wider
+than the multiple keep everything if all that they are counts in so much, and take half of it or less if not: they get
+no faster, but what reads them does.
+
+Widths go up or down to the nearest multiple. With `macs=`, `params=` or `latency=` the budget is met, and no layer
+could be a step wider; with `ratio=` the MACs are those that the ratio leaves without rounding (the params, where the
+size of the inputs is open), as near as a step takes them. So what is rounded up here is paid for there, by the least
+important channels. A layer named in `ratios=` is rounded for itself.
 
 With `round_to="measured"` the table is that of this machine: bench/widths.json of the current folder, where
 `python -m tfprune.experiments.bench --only=widths` puts it, or what the variable TFPRUNE_WIDTHS names. It suits all
@@ -115,7 +117,7 @@ def processor_notes(tables: Sequence[WidthTable]) -> list[str]:
 
 def pool_multiples(graph: ChannelGraph, pools: Sequence[Pool], tables: Sequence[WidthTable]) -> dict[Pool, int]:
     """Pool -> the multiple of groups to keep, so that the widths of its layers are multiples of what they count in."""
-    found = dict.fromkeys(pools, 1)
+    found: dict[Pool, set[int]] = {pool: set() for pool in pools}
     pool_of = np.full(graph.group_count, -1)
     for number, pool in enumerate(pools):
         pool_of[pool.groups] = number
@@ -124,17 +126,22 @@ def pool_multiples(graph: ChannelGraph, pools: Sequence[Pool], tables: Sequence[
         groups = graph.group_of[use.labels]
         for number in np.unique(pool_of[groups]):
             if number >= 0:
-                pool = pools[number]
                 # Heads, groups of convolutions and what is flattened count several times.
                 _, times = np.unique(groups[pool_of[groups] == number], return_counts=True)
-                multiple = wanted[use.kind] // math.gcd(wanted[use.kind], *times.tolist())
-                found[pool] = max(found[pool], multiple)
-    return {pool: _below(multiple, len(pool)) for pool, multiple in found.items()}
+                found[pools[number]].add(wanted[use.kind] // math.gcd(wanted[use.kind], *times.tolist()))
+    return {pool: _multiple(own or {1}, len(pool)) for pool, own in found.items()}
 
 
-def _below(multiple: int, width: int) -> int:
-    """Half of a multiple, and half again, until a layer has more channels, so that it can lose some."""
-    return multiple if multiple < max(width, 2) else _below(multiple // 2, width)
+def _multiple(wanted: set[int], width: int) -> int:
+    """The multiple that suits all; where a layer is not wider, a part of it, if anything counts in less than the width.
+
+    Powers of 2: the largest is a multiple of all.
+    """
+    multiple = max(wanted)
+    if min(wanted) < width:
+        while multiple >= width:
+            multiple //= 2
+    return multiple
 
 
 def slower_widths(
