@@ -91,7 +91,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     from tfprune.support.startup import import_tensorflow
 
     import_tensorflow()
-    from tfprune.engines.catalog import check_engine
+    from tfprune.engines.catalog import engine_named
     from tfprune.engines.exporting import export
     from tfprune.graph.walk import functional
     from tfprune.models.model_files import load, objects_of
@@ -101,7 +101,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     from tfprune.surgery.proof import verify
 
     if values.engine:
-        check_engine(values.engine)
+        engine_named(values.engine)
     model = load(source, custom_objects=objects_of(values["import"].value), unsafe=values.unsafe)
     names = [tensor.name for tensor in functional(model).inputs]
     data = _load_data(values.data, names) if values.data else None

@@ -5,7 +5,7 @@ from keras import layers
 
 from tests.helpers import plain_cnn
 from tfprune.engines import base
-from tfprune.engines.catalog import check_engine
+from tfprune.engines.catalog import engine_named
 from tfprune.engines.latency import pass_in
 from tfprune.engines.layer_times import does_nothing, seconds_in_turns
 from tfprune.engines.names import ENGINE_NAMES
@@ -34,8 +34,8 @@ def test_a_network_runs_in_every_engine(engine, tmp_path):
 
 def test_an_engine_that_is_unknown_or_not_installed_is_told(monkeypatch):
     with pytest.raises(UsageError, match=r"Unknown engine 'tensorrt'\. Valid: 'keras', 'saved_model'"):
-        check_engine("tensorrt")
+        engine_named("tensorrt")
     monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"openvino needs openvino.*pip install 'tfprune\[openvino\]'"):
-        check_engine("openvino")
-    check_engine("keras")
+        engine_named("openvino")
+    engine_named("keras")

@@ -8,7 +8,7 @@ from keras import layers, ops
 
 import tfprune
 from tests.helpers import network, predict
-from tfprune.errors import PlanError, UsageError, VerificationError
+from tfprune.errors import PlanError, VerificationError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.surgery.rebuild import Built, rebuild
 
@@ -170,11 +170,3 @@ def test_what_differs_in_single_precision_has_to_be_the_same_in_double(in_double
         return
     with pytest.raises(VerificationError, match="masked and the smaller network"):
         tfprune.verify(model, plan)
-
-
-def test_litert_needs_a_newer_keras(monkeypatch, tmp_path):
-    monkeypatch.setattr(keras, "__version__", "3.12.0")
-    model = network(lambda x: layers.Dense(2)(x), (5,))
-    with pytest.raises(UsageError, match=r"litert=True needs Keras 3.13 or later; Keras 3.12.0 is installed"):
-        tfprune.export(model, tmp_path / "exported", litert=True)
-    assert not (tmp_path / "exported").exists()

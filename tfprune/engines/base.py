@@ -42,6 +42,10 @@ class Engine(abc.ABC):
                 f"installed: pip install 'tfprune[{self.extra}]'."
             )
 
+    def cannot_take(self, model: keras.Model) -> str | None:
+        """What is known to be no part of such a file: which layers, and what helps; None if nothing is."""
+        return None
+
     @abc.abstractmethod
     def write(self, model: keras.Model, path: Path) -> None:
         """Writes the file of a network."""

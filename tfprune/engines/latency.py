@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.stats import quantile_test
 
-from tfprune.engines.catalog import check_engine, engine_named
+from tfprune.engines.catalog import engine_named
 from tfprune.engines.names import COMPILED
 from tfprune.errors import UsageError
 from tfprune.graph.inputs import inputs_that_work
@@ -148,7 +148,7 @@ def _check(
         raise UsageError("measure_latency received no network; give one or more, as measure_latency(model, small).")
     for name, value, least in (("batch_size", batch_size, 1), ("n", n, 1), ("warm_up", warm_up, 0)):
         whole_number(name, value, least)
-    check_engine(engine)
+    engine_named(engine)
     if threads is not None:
         whole_number("threads", threads, 1)
         if engine in _OF_THE_PROCESS:

@@ -13,5 +13,5 @@ FORMAT_OF = {
 ENGINE_NAMES = tuple(FORMAT_OF)
 COMPILED = "keras"  # the network itself, as a compiled function: no file is needed
 INT8 = "litert_int8"
-FORMATS = (*FORMAT_OF.values(), INT8)
+FORMATS = ("keras", "saved_model", "litert", INT8, "onnx", "openvino")  # in the order in which they are written
 DEFAULT_FORMATS = ("keras", "saved_model")

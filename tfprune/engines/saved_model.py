@@ -15,6 +15,7 @@ from keras import tree
 
 from tfprune.engines.base import Engine, Run
 from tfprune.engines.folding import folded_twin, plain_twin
+from tfprune.engines.serving import states
 from tfprune.graph.keras_internals import maker, output_structure
 from tfprune.graph.walk import functional, pack_inputs
 
@@ -54,7 +55,7 @@ class SavedModelEngine(Engine):
             return dict(zip(names, outputs, strict=True))
 
         module = tf.Module()
-        module.weights = [variable.value for variable in model.variables]
+        module.weights = [variable.value for variable in (*model.variables, *states(model))]
         module.serve = serve
         tf.saved_model.save(module, str(path), signatures={"serving_default": serve_named})
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfprune.errors import PlanError, UsageError
 from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.stand_ins import left_as_it_is
-from tfprune.graph.walk import Wiring, flat_inputs, functional, pack_inputs
+from tfprune.graph.walk import Wiring, flat_inputs, functional, pack_inputs, run_each
 from tfprune.support.checks import error_line, is_batch, whole_number
 
 _LENGTHS = (32, 16, 8, 64, 128, 256, 4)  # of axes of unknown size, in the order in which they are tried
@@ -37,6 +37,8 @@ def inputs_that_work(model: keras.Model, examples: int, seed: int = 0) -> list[n
             try:
                 with left_as_it_is(model):
                     model(pack_inputs(model, inputs), training=False)
+                    if is_open:
+                        _check_not_too_small(model, inputs)
                 return inputs
             except Exception as error:  # whatever TensorFlow or the code of others raises for a size that is wrong
                 reason = reason or error_line(error)
@@ -49,6 +51,23 @@ def inputs_that_work(model: keras.Model, examples: int, seed: int = 0) -> list[n
         f"{model.name!r} leaves sizes of its inputs open, and takes none of {', '.join(map(str, _LENGTHS))} for them "
         f"({reason[:200]}). Give inputs= of your own."
     )
+
+
+def _check_not_too_small(model: keras.Model, inputs: list[np.ndarray]) -> None:
+    """Raises a ValueError if a layer has nothing to give for inputs of this size.
+
+    TensorFlow may go on with empty tensors; and a convolution whose output has the size 0 gives it another size, and
+    whatever is in memory.
+    """
+    wiring = Wiring(model)
+    shapes = {number: tuple(value.shape) for number, value in zip(wiring.inputs, inputs, strict=True)}
+    for node, outputs in run_each(wiring, [tf.constant(value) for value in inputs]):
+        found = [tuple(output.shape) for output in outputs]
+        if hasattr(node.operation, "kernel_size"):
+            found = [node.operation.compute_output_shape(shapes[node.inputs[0]])]
+        if any(0 in shape for shape in found):
+            raise ValueError(f"{node.operation.name} gives nothing for so small a size")
+        shapes.update(zip(node.outputs, found, strict=True))
 
 
 def random_inputs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -252,3 +252,13 @@ def stream_normalizations(model: keras.Model) -> list[str]:
         if isinstance(node.operation, keras.layers.BatchNormalization)
         and (readers[node.inputs[0]] > 1 or node.inputs[0] in merged)
     ]
+
+
+def run_each(wiring: Wiring, inputs: Sequence[Any]) -> Iterator[tuple[Node, list[Any]]]:
+    """Runs the calls of a model one after the other, as it is used and not trained; yields each with what it gives."""
+    known = dict(zip(wiring.inputs, inputs, strict=True))
+    for node in wiring.nodes:
+        args, kwargs = node.filled([known[number] for number in node.inputs])
+        outputs = tree.flatten(node.operation(*args, **kwargs))
+        known.update(zip(node.outputs, outputs, strict=True))
+        yield node, outputs

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from tfprune.cost.profiling import unsized
-from tfprune.engines.catalog import check_engine
+from tfprune.engines.catalog import engine_named
 from tfprune.engines.widths import WidthTable, widths_for
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph, Pool
@@ -163,7 +163,7 @@ def _check(asked: _Asked) -> None:
             "likes give its name as round_to=."
         )
     if asked.latency is not None:
-        check_engine(str(asked.filled().engine))
+        engine_named(str(asked.filled().engine))
 
 
 def _planned(model: keras.Model, asked: _Asked, data: Any, loss: Any) -> ChannelPlan:

@@ -26,12 +26,12 @@ def timed(monkeypatch):
         own = {kind: {"seconds": times, "noise": 0.004} for kind, times in kinds.items()}
         return types.SimpleNamespace(returncode=0, stdout=f"noise\n{json.dumps(own)}\n")
 
-    def check_engine(engine):
+    def engine_named(engine):
         if engine == "openvino":
             raise UsageError("openvino needs openvino: pip install 'tfprune[openvino]'.")
 
     monkeypatch.setattr(widths, "subprocess", types.SimpleNamespace(run=run))
-    monkeypatch.setattr(widths, "check_engine", check_engine)
+    monkeypatch.setattr(widths, "engine_named", engine_named)
     return asked
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tfprune.engines.catalog import check_engine
+from tfprune.engines.catalog import engine_named
 from tfprune.engines.names import ENGINE_NAMES
 from tfprune.engines.widths import KINDS, as_content, beside_blocks, cost_by_multiple
 from tfprune.errors import TfpruneError, UsageError
@@ -41,7 +41,7 @@ def measure(quick: bool, workdir: Path) -> Iterator[Row]:
     found: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     for engine in ENGINE_NAMES:
         try:
-            check_engine(engine)
+            engine_named(engine)
         except UsageError as error:
             yield Row(GROUP, engine, "any width", COST, None, note=first_line(error))
             continue
