@@ -3,7 +3,7 @@
 import json
 import math
 
-from tfprune.engines.widths import FILE_FORMAT, KINDS
+from tfprune.engines.width_tables.widths import FILE_FORMAT, KINDS
 from tfprune.support.machine import processor
 
 WIDTHS = [

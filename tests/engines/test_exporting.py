@@ -13,7 +13,7 @@ from tests.helpers import plain_cnn, predict, randomize, residual_cnn
 from tfprune.engines import exporting
 from tfprune.engines.exporting import export
 from tfprune.engines.litert import LiteRTEngine
-from tfprune.engines.saved_model import SavedModelEngine
+from tfprune.engines.saved_models.saved_model import SavedModelEngine
 from tfprune.errors import ExportError, UsageError
 from tfprune.graph.inputs import random_inputs
 from tfprune.surgery.layers import FusedBatchNormalization

@@ -5,9 +5,9 @@ import tensorflow as tf
 from keras import layers
 
 from tests.helpers import predict, randomize, relative_error, since, weights_by_path
-from tfprune.engines.folding import folded_twin, plain_twin
-from tfprune.engines.saved_model import SavedModelEngine
-from tfprune.engines.served_layers import Affine, Served
+from tfprune.engines.saved_models.folding import folded_twin, plain_twin
+from tfprune.engines.saved_models.saved_model import SavedModelEngine
+from tfprune.engines.saved_models.served_layers import Affine, Served
 from tfprune.graph.inputs import random_inputs
 from tfprune.surgery.layers import FusedBatchNormalization
 

@@ -7,8 +7,8 @@ from tests.helpers import plain_cnn
 from tfprune.engines import base
 from tfprune.engines.catalog import engine_named
 from tfprune.engines.latency import pass_in
-from tfprune.engines.layer_times import does_nothing, seconds_in_turns
 from tfprune.engines.names import ENGINE_NAMES
+from tfprune.engines.width_tables.layer_times import does_nothing, seconds_in_turns
 from tfprune.errors import UsageError
 
 

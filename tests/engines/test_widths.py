@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.width_tables import WIDTHS, blocks_of, leaves_the_fast_way
-from tfprune.engines import widths
 from tfprune.engines.names import ENGINE_NAMES
-from tfprune.engines.widths import (
+from tfprune.engines.width_tables import widths
+from tfprune.engines.width_tables.widths import (
     KINDS,
     MULTIPLES,
     SHIPPED,
@@ -77,7 +77,7 @@ def test_the_shipped_table_is_of_every_engine_and_says_what_follows_from_its_tim
 
 
 def test_the_package_ships_the_table():
-    assert "tfprune.engines = *.json" in (Path(__file__).parents[2] / "setup.cfg").read_text()
+    assert "tfprune.engines.width_tables = *.json" in (Path(__file__).parents[2] / "setup.cfg").read_text()
 
 
 def test_what_the_shipped_table_says_of_the_engines_that_it_was_measured_in():

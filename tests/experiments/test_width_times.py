@@ -2,7 +2,7 @@ import keras
 import pytest
 
 from tfprune.engines.names import ENGINE_NAMES
-from tfprune.engines.widths import KINDS, best_multiple
+from tfprune.engines.width_tables.widths import KINDS, best_multiple
 from tfprune.experiments import width_times
 
 

@@ -11,7 +11,7 @@ from tests import width_tables
 from tests.helpers import plain_cnn, randomize, residual_cnn
 from tfprune.cost.profiling import profile
 from tfprune.engines import base
-from tfprune.engines.widths import VARIABLE, widths_for
+from tfprune.engines.width_tables.widths import VARIABLE, widths_for
 from tfprune.errors import PlanError, UsageError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.planning import latency_budget

@@ -9,7 +9,7 @@ from keras import layers
 import tfprune
 from tests import width_tables
 from tests.helpers import randomize
-from tfprune.engines.widths import COMMAND, VARIABLE, read_tables
+from tfprune.engines.width_tables.widths import COMMAND, VARIABLE, read_tables
 from tfprune.errors import PlanError, UsageError
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.planning.multiples import pool_multiples, slower_widths, uses

@@ -7,7 +7,7 @@ from tfprune.engines.keras_file import KerasEngine
 from tfprune.engines.litert import LiteRTEngine
 from tfprune.engines.onnx import OnnxRuntimeEngine
 from tfprune.engines.openvino import OpenVinoEngine
-from tfprune.engines.saved_model import SavedModelEngine
+from tfprune.engines.saved_models.saved_model import SavedModelEngine
 from tfprune.support.checks import one_of
 
 ENGINES: dict[str, Engine] = {

@@ -20,7 +20,7 @@ from tfprune.engines.litert import LiteRTEngine, sparsest
 from tfprune.engines.names import DEFAULT_FORMATS, FORMATS, INT8
 from tfprune.engines.onnx import OnnxRuntimeEngine
 from tfprune.engines.openvino import OpenVinoEngine
-from tfprune.engines.saved_model import SavedModelEngine
+from tfprune.engines.saved_models.saved_model import SavedModelEngine
 from tfprune.engines.serving import layers_told_in
 from tfprune.errors import ExportError, PlanError, TfpruneError, UsageError
 from tfprune.graph.inputs import inputs_that_tell, inputs_that_work
@@ -59,11 +59,11 @@ def export(
 
     `keras`: `model.keras`. `saved_model`: `saved_model/`, with every weight once and one signature, `serving_default`,
     with the names of the model's inputs and, where they are a dictionary, of its outputs (`output_0` and so on where
-    they are none, as `Model.export` has it); in Python, `tf.saved_model.load(path).serve(inputs)`. `litert`: `model.tflite`, of LiteRT's own operations.
-    `litert_int8`: `model_int8.tflite`, in 8 bits all through, float32 at both ends. `onnx`: `model.onnx`, for ONNX
-    Runtime. `openvino`: `openvino/model.xml` and `.bin`, float32. They need nothing of tfprune, sizes that are open
-    stay open, and the last four know inputs and outputs by the names of their layers (outputs by the keys of a
-    dictionary, if they are one; what is no letter, digit or "_" becomes "_").
+    they are none, as `Model.export` has it); in Python, `tf.saved_model.load(path).serve(inputs)`. `litert`:
+    `model.tflite`, of LiteRT's own operations. `litert_int8`: `model_int8.tflite`, in 8 bits all through, float32 at
+    both ends. `onnx`: `model.onnx`, for ONNX Runtime. `openvino`: `openvino/model.xml` and `.bin`, float32. They need
+    nothing of tfprune, sizes that are open stay open, and the last four know inputs and outputs by the names of their
+    layers (outputs by the keys of a dictionary, if they are one; what is no letter, digit or "_" becomes "_").
 
     `model.keras` keeps losses, metrics and the optimizer if Keras can load them without a user's code; else it has none
     of them, and a warning says so. Layers that hold a state from call to call begin anew in the files.

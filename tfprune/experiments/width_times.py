@@ -33,8 +33,8 @@ def times(engine: str, rounds: int, blocks: Sequence[int] = BLOCKS) -> dict[str,
     import keras
 
     from tfprune.engines.latency import pass_in
-    from tfprune.engines.layer_times import data_format, does_nothing, seconds_in_turns
-    from tfprune.engines.widths import KINDS
+    from tfprune.engines.width_tables.layer_times import data_format, does_nothing, seconds_in_turns
+    from tfprune.engines.width_tables.widths import KINDS
 
     widths = (32, *(block + rest for block in blocks for rest in _RESTS))
     first, found = data_format(engine) == "channels_first", {}

@@ -17,7 +17,7 @@ import numpy as np
 
 from tfprune.cost.profiling import unsized
 from tfprune.engines.catalog import engine_named
-from tfprune.engines.widths import WidthTable, widths_for
+from tfprune.engines.width_tables.widths import WidthTable, widths_for
 from tfprune.errors import PlanError
 from tfprune.graph.channel_graph import ChannelGraph, Pool
 from tfprune.graph.own_layers.made_again import check_made_whole

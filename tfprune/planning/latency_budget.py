@@ -20,8 +20,8 @@ import numpy as np
 
 from tfprune.cost.profiling import profile_graph
 from tfprune.engines.latency import pass_in
-from tfprune.engines.layer_times import data_format, does_nothing, seconds_in_turns
-from tfprune.engines.widths import WidthTable
+from tfprune.engines.width_tables.layer_times import data_format, does_nothing, seconds_in_turns
+from tfprune.engines.width_tables.widths import WidthTable
 from tfprune.graph.calls import Call
 from tfprune.graph.channel_graph import ChannelGraph
 from tfprune.graph.ledger import Kept, Labels

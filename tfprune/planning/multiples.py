@@ -2,7 +2,7 @@
 
 `plan_channels(..., round_to="litert")` looks at what every pool of channels is in the network: outputs of convolutions
 over a window, outputs of 1x1 convolutions and dense layers, inputs of either, channels of depthwise convolutions. It
-keeps a multiple of what all of these count in (`tfprune.engines.widths`), or everything. Layers that are not wider
+keeps a multiple of what all of these count in (`tfprune.engines.width_tables.widths`), or everything. Layers that are not wider
 than the multiple keep everything if all that they are counts in so much, and take half of it or less if not: they get
 no faster, but what reads them does.
 
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfprune.engines.widths import COMMAND, SHIPPED, WidthTable, measured_path, read_tables, widths_for
+from tfprune.engines.width_tables.widths import COMMAND, SHIPPED, WidthTable, measured_path, read_tables, widths_for
 from tfprune.errors import PlanError
 from tfprune.graph.calls import Record
 from tfprune.graph.channel_graph import ChannelGraph, Pool
@@ -46,7 +46,7 @@ class Use(NamedTuple):
 
     Attributes:
         layer: The layer's name.
-        kind: What the width counts in, of `tfprune.engines.widths.KINDS`.
+        kind: What the width counts in, of `tfprune.engines.width_tables.widths.KINDS`.
         labels: Along it.
     """
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.width_tables import blocks_of, leaves_the_fast_way
 from tfprune.engines.names import ENGINE_NAMES
-from tfprune.engines.widths import KINDS, read_tables
+from tfprune.engines.width_tables.widths import KINDS, read_tables
 from tfprune.errors import TfpruneError, UsageError
 from tfprune.experiments.bench import outputs, widths
 from tfprune.experiments.bench.rows import COST

@@ -21,7 +21,7 @@ from tfprune.cost.profiling import profile
 from tfprune.engines.base import Engine, Run
 from tfprune.engines.catalog import engine_named
 from tfprune.engines.latency import compiled_pass
-from tfprune.engines.saved_model import SavedModelEngine
+from tfprune.engines.saved_models.saved_model import SavedModelEngine
 from tfprune.experiments.bench.rows import COST, SPEED, Row, shown_seconds
 from tfprune.experiments.bench.timing import Times, in_turns, once
 from tfprune.graph.inputs import random_inputs

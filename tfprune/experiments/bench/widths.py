@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from tfprune.engines.catalog import engine_named
 from tfprune.engines.names import ENGINE_NAMES
-from tfprune.engines.widths import KINDS, as_content, beside_blocks, cost_by_multiple
+from tfprune.engines.width_tables.widths import KINDS, as_content, beside_blocks, cost_by_multiple
 from tfprune.errors import TfpruneError, UsageError
 from tfprune.experiments.bench.rows import COST, Row
 from tfprune.support.checks import first_line

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import tree
 
 from tfprune.engines.base import Engine, Run
-from tfprune.engines.folding import folded_twin, plain_twin
+from tfprune.engines.saved_models.folding import folded_twin, plain_twin
 from tfprune.engines.serving import states
 from tfprune.graph.keras_internals import maker, output_structure
 from tfprune.graph.walk import functional, pack_inputs

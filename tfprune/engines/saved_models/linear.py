@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.engines.served_layers import Served
+from tfprune.engines.saved_models.served_layers import Served
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)

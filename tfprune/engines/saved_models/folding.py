@@ -13,8 +13,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.engines.linear import LINEAR, Linear
-from tfprune.engines.served_layers import Affine
+from tfprune.engines.saved_models.linear import LINEAR, Linear
+from tfprune.engines.saved_models.served_layers import Affine
 from tfprune.graph.calls import Record
 from tfprune.graph.keras_internals import maker, time_mask
 from tfprune.graph.walk import Node, Wiring, pack_inputs, pack_outputs

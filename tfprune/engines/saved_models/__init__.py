@@ -1,0 +1,1 @@
+"""SavedModels, as fast as TensorFlow lets them be."""

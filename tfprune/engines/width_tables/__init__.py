@@ -1,0 +1,1 @@
+"""Which widths each engine likes: tables of measured times, and how they are measured."""
