@@ -83,8 +83,7 @@ def export(
             examples are used. The file may be off by a tenth of the largest output (root mean square).
         sparse: Store weights of `litert` that are mostly zero without their zeros: a smaller file. LiteRT on x86 is no
             faster for it.
-        fold: Fold batch normalizations of the SavedModel into the layers beside them, and add biases as TensorFlow
-            fuses them; only rounding changes. False: the layers as they are. `model.keras` has them in any case.
+        fold: Fold batch normalizations of the SavedModel into the layers beside them; only rounding changes.
 
     Returns:
         The folder, a path, with `checks`: format -> what its file gave beside the model.
