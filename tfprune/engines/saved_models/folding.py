@@ -16,7 +16,7 @@ from keras import layers
 from tfprune.engines.saved_models.linear import LINEAR, Linear
 from tfprune.engines.saved_models.served_layers import Affine
 from tfprune.graph.calls import Record
-from tfprune.graph.keras_internals import maker, time_mask
+from tfprune.graph.keras_internals import maker
 from tfprune.graph.walk import Node, Wiring, pack_inputs, pack_outputs
 from tfprune.surgery.layers import FusedBatchNormalization
 from tfprune.surgery.rebuild import clone
@@ -158,14 +158,14 @@ class _Folding:
 
 
 def _is_plain(node: Node) -> bool:
-    """Whether a call gets one tensor and no more, and computes in the precision of tensor and weights."""
+    """Whether a call gets one tensor and no more (a mask is another), and computes in the precision of its weights."""
     operation, tensors, given = node.operation, node.arguments.tensors, node.arguments.kwargs
-    if len(tensors) != 1 or len(node.arguments.args) != 1 or any(value for value in given.values()) or node.training:
+    if len(tensors) != 1 or len(node.arguments.args) != 1 or any(value for value in given.values()):
         return False
     if getattr(operation, "quantization_mode", None) is not None or getattr(operation, "lora_enabled", False):
         return False
     dtypes = {tensors[0].dtype, operation.compute_dtype, operation.variable_dtype}
-    return len(dtypes) == 1 and dtypes <= {"float32", "float64"} and time_mask(tensors[0]) is None
+    return len(dtypes) == 1 and dtypes <= {"float32", "float64"}
 
 
 def _numbers(layer: Any) -> tuple[np.ndarray, np.ndarray]:
