@@ -118,9 +118,17 @@ def dead_layers(model: keras.Model, batches: Iterable[Sequence[np.ndarray]]) -> 
     """Names of the layers that give nothing but zeros on all batches, but for those that are given nothing else."""
     wiring = Wiring(functional(model))
     alive = set(wiring.inputs)  # zeros there are the data's own
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def gives_something(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        calls = run_each(wiring, inputs)
+        pairs = [pair for node, outputs in calls for pair in zip(node.outputs, outputs, strict=True)]
+        return {
+            str(number): tf.constant(True) if _is_whole(value) else tf.reduce_any(value != 0) for number, value in pairs
+        }
+
     for batch in batches:
-        for node, outputs in run_each(wiring, [tf.constant(value) for value in batch]):
-            alive |= {number for number, value in zip(node.outputs, outputs, strict=True) if not _is_zero(value)}
+        alive |= {int(number) for number, found in gives_something(*map(tf.constant, batch)).items() if found}
     return [
         wiring.names[id(node.operation)]
         for node in wiring.nodes
@@ -128,5 +136,6 @@ def dead_layers(model: keras.Model, batches: Iterable[Sequence[np.ndarray]]) -> 
     ]
 
 
-def _is_zero(value: Any) -> bool:
-    return bool(value.dtype.is_floating) and not np.count_nonzero(value)
+def _is_whole(value: Any) -> bool:
+    """Whether a tensor is of whole numbers, where 0 is a number as any other."""
+    return not value.dtype.is_floating

@@ -29,7 +29,7 @@ class Check:
     """What a file gives beside its network.
 
     Attributes:
-        difference: max |network - file|, relative to the largest output; of several outputs the largest. Of
+        difference: `max |network - file|`, relative to the largest output; of several outputs the largest. Of
             `litert_int8` the root of the mean square in the place of the maximum.
         tolerance: What is allowed.
         agreement: Fraction of the examples of `data=` whose largest output is the same one; `litert_int8` alone, and

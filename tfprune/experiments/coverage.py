@@ -2,6 +2,7 @@
 
     python -m tfprune.experiments.coverage --output=experiments/results/coverage.md
     python -m tfprune.experiments.coverage --library=keras_hub --output=experiments/results/keras_hub.md
+    python -m tfprune.experiments.coverage --library=keras_applications_96 --formats=keras,litert,onnx
 
 The networks have random weights; nothing is downloaded. Those of keras.applications are measured as well. Another
 library has to be installed; its networks are made small, backbones with a head of ten classes.
@@ -24,7 +25,8 @@ from absl import flags
 from tabulate import tabulate
 
 from tfprune.errors import TfpruneError, UsageError
-from tfprune.experiments.libraries import LIBRARIES
+from tfprune.experiments.export_coverage import export_library
+from tfprune.experiments.libraries import LIBRARIES, randomize_statistics
 from tfprune.experiments.library_coverage import KERAS_APPLICATIONS, run_on_library
 from tfprune.experiments.memory import reset_peak, resident
 from tfprune.models import APPLICATIONS, build_application
@@ -72,6 +74,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("library", KERAS_APPLICATIONS, f"Or one of {', '.join(LIBRARIES)}.", flag_values=values)
     flags.DEFINE_list("only", "", "Names of its networks, in their order; all of them if empty.", flag_values=values)
     flags.DEFINE_float("ratio", 0.5, "Fraction of channels to remove, in (0, 1).", flag_values=values)
+    flags.DEFINE_list("formats", "", "Export the networks in these formats, in place of pruning.", flag_values=values)
     flags.DEFINE_string("output", None, "The Markdown file to write; none if not given.", flag_values=values)
 
 
@@ -84,6 +87,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     """
     if arguments:
         raise UsageError(f"Unexpected argument {arguments[0]!r}: networks are named by --only=A,B.")
+    if values.formats:
+        export_library(values)
+        return
     if values.library != KERAS_APPLICATIONS:
         run_on_library(values)
         return
@@ -98,7 +104,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     rows, failed, missed = [], [], []
     for name in values.only or APPLICATIONS:
         model = build_application(name)
-        _randomize_statistics(model)
+        randomize_statistics(model)
         for scope in ("layer", "global"):
             try:
                 row, above = _row(name, model, values.ratio, scope)
@@ -179,23 +185,6 @@ def _reasons(graph: ChannelGraph, frozen: dict[str, str]) -> str:
         ]
         counts[" ".join(words)] += 1
     return "; ".join(f"{reason} ({count})" for reason, count in counts.items())
-
-
-def _randomize_statistics(model: keras.Model, seed: int = 0) -> None:
-    import keras
-    import numpy as np
-
-    from tfprune.graph.keras_internals import layers_within
-
-    generator = np.random.default_rng(seed)
-    for layer in layers_within(model):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            size = layer.moving_mean.shape
-            layer.moving_mean.assign(generator.normal(0.0, 0.3, size))
-            layer.moving_variance.assign(generator.uniform(0.5, 2.0, size))
-            for variable, low in ((layer.gamma, 0.5), (layer.beta, -0.5)):
-                if variable is not None:
-                    variable.assign(generator.uniform(low, low + 1.0, size))
 
 
 def _write(path: Path, rows: list[tuple], missed: list[str], ratio: float) -> None:

@@ -222,3 +222,21 @@ def with_head(network: keras.Model) -> keras.Model:
     while len(given.shape) > 2:
         given = keras.ops.mean(given, axis=1)
     return keras.Model(network.inputs, keras.layers.Dense(10, name="classes")(given), name=network.name)
+
+
+def randomize_statistics(model: keras.Model, seed: int = 0) -> None:
+    """Gives batch normalizations statistics and parameters as of a trained network."""
+    import keras
+    import numpy as np
+
+    from tfprune.graph.keras_internals import layers_within
+
+    generator = np.random.default_rng(seed)
+    for layer in layers_within(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.moving_mean.shape
+            layer.moving_mean.assign(generator.normal(0.0, 0.3, size))
+            layer.moving_variance.assign(generator.uniform(0.5, 2.0, size))
+            for variable, low in ((layer.gamma, 0.5), (layer.beta, -0.5)):
+                if variable is not None:
+                    variable.assign(generator.uniform(low, low + 1.0, size))
