@@ -33,7 +33,7 @@ def test_every_block_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dispatch, "_BY_CLASS", {})
     keras.utils.set_random_seed(0)
     run_blocks(GUIDE)
-    made = ["exported", "halfway.keras", "pattern.json", "plan.json", "sensitivity", "theirs.h5"]
+    made = ["everywhere", "exported", "halfway.keras", "pattern.json", "plan.json", "sensitivity", "theirs.h5"]
     assert sorted(path.name for path in tmp_path.iterdir()) == made
     accuracy = float(capsys.readouterr().out.split()[0])
     assert accuracy > 0.7
