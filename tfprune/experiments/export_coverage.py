@@ -55,6 +55,7 @@ def export_library(values: flags.FlagValues) -> None:
     for name in values.only or networks:
         if name in rows:
             continue
+        keras.backend.clear_session()
         model = networks[name]()
         randomize_statistics(model)
         rows[name] = (name, f"{model.count_params():,}", *(_came_of(model, format) for format in values.formats))
@@ -62,7 +63,6 @@ def export_library(values: flags.FlagValues) -> None:
         if values.output:
             _write(Path(values.output), values.library, values.formats, rows)
         del model
-        keras.backend.clear_session()
         gc.collect()
 
 
@@ -119,6 +119,6 @@ def _write(path: Path, library: str, formats: list[str], rows: Mapping[str, tupl
         "no file.\n\n"
         f"{tabulate(cells, ('network', 'params', *formats), 'github', disable_numparse=True)}\n\n"
         f"Made by `python -m tfprune.experiments.coverage --library={library} --formats={','.join(formats)} "
-        "--output=experiments/results/exports.md`.\n",
+        "--output={path}`.\n",
         encoding="utf-8",
     )

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from tfprune.experiments.layer_networks import layer_networks
 from tfprune.models import APPLICATIONS
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, Maker]]]] = {
     "keras_applications_96": _small_applications,
     "keras_cv": _keras_cv,
     "keras_hub": _keras_hub,
+    "keras_layers": layer_networks,
     "kimm": _kimm,
     "medicai": _medicai,
 }
