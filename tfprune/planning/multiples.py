@@ -3,8 +3,8 @@
 `plan_channels(..., round_to="litert")` looks at what every pool of channels is in the network: outputs of convolutions
 over a window, outputs of 1x1 convolutions and dense layers, inputs of either, channels of depthwise convolutions. It
 keeps a multiple of what all of these count in (`tfprune.engines.width_tables`), or everything. Layers that are not
-wider than the multiple keep everything if all that they are counts in so much, and take half of it or less if not: they get
-no faster, but what reads them does.
+wider than the multiple keep everything if all that they are counts in so much, and take half of it or less if not: they
+get no faster, but what reads them does.
 
 Widths go up or down to the nearest multiple. With `macs=`, `params=` or `latency=` the budget is met, and no layer
 could be a step wider; with `ratio=` the MACs are those that the ratio leaves without rounding (the params, where the
