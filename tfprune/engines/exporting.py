@@ -196,8 +196,9 @@ def _written(model: keras.Model, engine: Engine, folder: Path, judge: Judge, cla
     except Exception as error:  # whatever a converter or an engine raises
         layers = layers_told_in(str(error), model)
         where = f"of {', '.join(layers[:4])}" if layers else "of this network"
+        reason = error_line(error).replace(f"{folder}{os.sep}", "")[:200]  # where it was written is gone by now
         raise PlanError(
-            f"{engine.name} cannot take some operation {where} ({error_line(error)[:200]}). Leave it out of the "
+            f"{engine.name} cannot take some operation {where} ({reason}). Leave it out of the "
             "network, or this format out of formats=."
         ) from error
 
