@@ -109,7 +109,8 @@ def _read(output: str | None, formats: list[str]) -> dict[str, tuple]:
 def _write(path: Path, library: str, formats: list[str], rows: Mapping[str, tuple]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = [[cell.replace("|", "/") for cell in row] for row in rows.values()]
-    path.write_text(
+    whole = path.with_name(f".{path.name}")  # moved when it is whole: lines that are half there would be read again
+    whole.write_text(
         f"# Exports of the networks of {library}\n\n"
         "With random weights and statistics, not pruned. Every file was loaded by its engine and run on the same two "
         "random examples\nas the network. A cell has the size of the file; the largest difference, relative to the "
@@ -122,3 +123,4 @@ def _write(path: Path, library: str, formats: list[str], rows: Mapping[str, tupl
         "--output={path}`.\n",
         encoding="utf-8",
     )
+    whole.replace(path)
