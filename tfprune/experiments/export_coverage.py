@@ -120,7 +120,7 @@ def _write(path: Path, library: str, formats: list[str], rows: Mapping[str, tupl
         "no file.\n\n"
         f"{tabulate(cells, ('network', 'params', *formats), 'github', disable_numparse=True)}\n\n"
         f"Made by `python -m tfprune.experiments.coverage --library={library} --formats={','.join(formats)} "
-        "--output={path}`.\n",
+        f"--output={path}`.\n",
         encoding="utf-8",
     )
     whole.replace(path)
