@@ -378,3 +378,20 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     with pytest.raises(TfpruneError, match=r"Cannot export to .*Name a folder that can be made") as error:
         export(plain_cnn(), tmp_path / "file" / "out")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv2D(8, 3, activation="gelu"),
+        layers.Conv2D(8, 3, activation="celu"),
+        layers.Conv2D(8, 3, groups=2),
+        layers.Conv2D(8, 3, 2, "same", groups=4, use_bias=False),
+        layers.Conv2D(8, 3, padding="same", dilation_rate=2, groups=2),
+    ],
+    ids=["gelu", "celu", "groups", "groups_same", "groups_dilated"],
+)
+def test_onnx_has_what_tf2onnx_does_not_know(layer, tmp_path):
+    inputs = keras.Input((9, 9, 4), name="image")
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(layer(inputs)))
+    assert export(model, tmp_path / "out", formats="onnx").checks["onnx"].difference < 1e-5

@@ -19,6 +19,7 @@ from tests.helpers import randomize, trainable, user_network
 from tests.processes import Process
 from tests.stages import CONTRACT
 from tfprune.data import load
+from tfprune.engines.onnx import OnnxRuntimeEngine
 from tfprune.experiments.run import main
 from tfprune.experiments.studies.stage_files import best_epoch
 from tfprune.experiments.studies.trainers import Trainers
@@ -541,3 +542,22 @@ def test_the_first_of_the_best_epochs_is_chosen():
 def test_wrong_fairness_is_told(small, tmp_path, capsys, flag, told):
     assert main(["--smoke", f"--model={small}", f"--workdir={tmp_path}", flag]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_study_exports_what_formats_names(small, tmp_path):
+    formats = "saved_model,litert_int8,onnx"
+    smoke(tmp_path, f"--model={small}", "--method=uniform", "--regimes=finetune", f"--formats={formats}")
+    folders = sorted((tmp_path / "export").glob("*/*"))
+    assert [folder.name for folder in folders] == ["finetune", "pruned", "unpruned"]
+    for folder in folders:
+        found = sorted(path.name for path in folder.iterdir())
+        assert found == ["model.onnx", "model_int8.tflite", "saved_model", "stage.txt"]
+
+
+def test_an_engine_that_is_missing_is_told_before_anything_is_trained(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(OnnxRuntimeEngine, "packages", ("no_such_package",))
+    arguments = [f"--model={small}", "--smoke", "--formats=onnx", f"--workdir={tmp_path / 'runs'}"]
+    assert main(arguments) == 2
+    assert "pip install 'tfprune[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "stages").exists()

@@ -12,16 +12,18 @@ from keras import tree
 from tfprune.engines.base import Run
 from tfprune.engines.serving import stateful_layers
 from tfprune.errors import ExportError, PlanError
+from tfprune.graph.keras_internals import layers_within
 from tfprune.graph.walk import pack_inputs
 from tfprune.support.checks import in_one_line
 from tfprune.surgery.comparing import compare_outputs, exact
 from tfprune.surgery.masked import fresh_states
-from tfprune.surgery.precision import in_precision
+from tfprune.surgery.precision import in_precision, is_short
 
 _LEAST = 1e-5  # of the largest output: what float32 differs by with another order of sums
 _TIMES = 4  # the file rounds, and so does the network, each in its own way
 _MOST = 0.05  # a network whose rounding is above a quarter of that cannot be told from another one
 _MOST_INT8 = 0.1
+_STEPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}  # from 1 to the next number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Judge:
         model: The network; stateful layers begin anew.
         inputs: One array per input.
         tolerance: The largest difference, relative to the largest output; None: 1e-5, or where the network's own
-            rounding is more, four times its distance from the same network in float64.
+            rounding is more, four times that: its distance from the same network in float64, and at least the
+            distance of 1 from the next number in the precision that it computes in.
 
     Raises:
         PlanError: If the network cannot be run on these inputs, or gives something that is no finite number.
@@ -86,7 +89,7 @@ class Judge:
         try:
             return Check(compare_outputs(self._expected, received, tolerance, words, ExportError), tolerance)
         except ExportError:
-            rounding = self._rounding() if self._given is None else 0.0
+            rounding = max(self._rounding(), self._step()) if self._given is None else 0.0
             if _TIMES * rounding <= _LEAST:
                 raise
         tolerance = min(_TIMES * rounding, _MOST)
@@ -96,6 +99,14 @@ class Judge:
         with fresh_states(model):
             calls = [model(pack_inputs(model, list(inputs)), training=False) for _ in range(self._calls)]
         return [keras.ops.convert_to_numpy(output) for output in tree.flatten(calls)]
+
+    def _step(self) -> float:
+        """The distance of 1 from the next number in 16 bits, where the network computes in them; else 0.
+
+        A few outputs may come close to those in float64 by chance.
+        """
+        computed = {layer.compute_dtype for layer in layers_within(self._model) if is_short(layer.dtype_policy)}
+        return max((_STEPS[dtype] for dtype in computed), default=0.0)
 
     def _rounding(self) -> float:
         """How far the network is from itself in float64, or 0 where it cannot be had in that."""

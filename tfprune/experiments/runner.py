@@ -58,6 +58,9 @@ class Runner:
     Args:
         first: One of the settings.
         given: The network and data of a Python program; None where the settings name theirs.
+
+    Raises:
+        UsageError: If an engine of a file to export is not installed.
     """
 
     def __init__(self, first: Settings, given: Given | None = None):
@@ -65,11 +68,16 @@ class Runner:
         from tfprune.support.startup import import_tensorflow
 
         import_tensorflow()
+        from tfprune.engines.catalog import ENGINES
         from tfprune.experiments.studies.resources import Shared
         from tfprune.training.distribution import make_deterministic, make_strategy, several_workers, worker_index
 
         if first.deterministic:
             make_deterministic()
+        if first.export:
+            for engine in ENGINES.values():
+                if engine.format in first.formats:
+                    engine.check_installed()
         self._first, self._strategy, self._shared = first, make_strategy(first.strategy), Shared(given)
         self._worker, self._several = worker_index(self._strategy), several_workers(self._strategy)
 
