@@ -56,8 +56,7 @@ def inputs_that_work(model: keras.Model, examples: int, seed: int = 0) -> list[n
 def _check_not_too_small(model: keras.Model, inputs: list[np.ndarray]) -> None:
     """Raises a ValueError if a layer has nothing to give for inputs of this size.
 
-    TensorFlow may go on with empty tensors; and a convolution whose output has the size 0 gives it another size, and
-    whatever is in memory.
+    TensorFlow may go on with empty tensors, or with numbers that mean nothing.
     """
     wiring = Wiring(model)
     shapes = {number: tuple(value.shape) for number, value in zip(wiring.inputs, inputs, strict=True)}
