@@ -136,7 +136,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
         print(f"{name}: {before:,} -> {after:,} ({before / max(after, 1):.2f} x fewer)")
     print(f"written: {output} and {plan_file}")
     if formats := _formats(values):
-        folder = export(small, output.with_suffix(""), formats=formats, data=data)
+        folder = export(small, output.with_suffix(""), formats=formats, data=data if INT8 in formats else None)
         print(f"exported: {', '.join(formats)} in {folder}")
     if values.measure:
         _tell_latency(model, small, values.engine or COMPILED, planned if round_to == 1 else None)
