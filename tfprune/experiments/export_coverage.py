@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from tabulate import tabulate
 
+from tfprune.engines.names import FORMATS
 from tfprune.errors import TfpruneError, UsageError
 from tfprune.experiments.libraries import LIBRARIES, randomize_statistics
 from tfprune.support.checks import error_line
@@ -39,8 +40,6 @@ def export_library(values: flags.FlagValues) -> None:
 
     import_tensorflow()
     import keras
-
-    from tfprune.engines.catalog import FORMATS
 
     if values.library not in LIBRARIES:
         raise UsageError(f"--formats= is for networks of one size: --library= one of {', '.join(LIBRARIES)}.")
