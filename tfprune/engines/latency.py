@@ -125,9 +125,7 @@ def measure_latency(
             stack.enter_context(left_as_it_is(model))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         passes = [
-            compiled_pass(model, batch_size, jit_compile)
-            if engine == COMPILED
-            else pass_in(engine, model, folder / str(number), batch_size, threads)
+            pass_in(engine, model, folder / str(number), batch_size, threads, jit_compile)
             for number, model in enumerate(models)
         ]
         while len(times) < warm_up + n:
@@ -161,7 +159,12 @@ def _check(
 
 
 def pass_in(
-    engine: str, model: keras.Model, folder: Path, batch_size: int = 1, threads: int | None = None
+    engine: str,
+    model: keras.Model,
+    folder: Path,
+    batch_size: int = 1,
+    threads: int | None = None,
+    jit_compile: bool = False,
 ) -> Callable[[], object]:
     """A function that runs a network in an engine, on random inputs, and waits for the result.
 
@@ -171,14 +174,15 @@ def pass_in(
         folder: Where its file goes; the file has to stay there.
         batch_size: Examples a pass.
         threads: So many, or as many as the engine takes by itself. Those of TensorFlow are the process's.
+        jit_compile: Compile with XLA; for the compiled function.
     """
     if engine == COMPILED:
-        return compiled_pass(model, batch_size)
+        return compiled_pass(model, batch_size, jit_compile)
     chosen, inputs = engine_named(engine), inputs_that_work(functional(model), batch_size)
     path = folder / chosen.part
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_one_line(f"{model.name!r} cannot be written for {engine} and run there"), left_as_it_is(model):
-        model(pack_inputs(model, inputs), training=False)  # what was never called, Keras does not export to ONNX
+        model(pack_inputs(model, inputs), training=False)  # activations with weights get them at the first call
         chosen.write(model, path)
         run = chosen.load(path, model, threads)
         run(inputs)

@@ -21,6 +21,7 @@ from tfprune.cost.profiling import profile
 from tfprune.engines.base import Engine, Run
 from tfprune.engines.catalog import engine_named
 from tfprune.engines.latency import compiled_pass
+from tfprune.engines.names import COMPILED
 from tfprune.engines.saved_models.saved_model import SavedModelEngine
 from tfprune.experiments.bench.rows import COST, SPEED, Row, shown_seconds
 from tfprune.experiments.bench.timing import Times, in_turns, once
@@ -34,9 +35,9 @@ _RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _MACS = 0.5
 _UNPRUNED, _HALF, _LIKED = "unpruned", "half of the MACs", "half of the MACs, widths that the engine likes"
 _PLAIN = ", not folded"  # of a SavedModel: as it was exported before batch normalizations were folded
-_COMPILED, _SAVED_MODEL = "keras", "saved_model"
+_SAVED_MODEL = "saved_model"
 _CALLED = {
-    _COMPILED: "compiled function",
+    COMPILED: "compiled function",
     _SAVED_MODEL: "SavedModel",
     "litert": "LiteRT",
     "onnxruntime": "ONNX Runtime",
@@ -137,7 +138,7 @@ Load = Callable[[int], Callable[[], object]]  # a batch size -> a pass on random
 
 def _served(name: str, networks: Mapping[str, keras.Model], folder: Path) -> dict[str, tuple[keras.Model, Load]]:
     """Text -> a network, and its passes in an engine; before each SavedModel the same one, not folded."""
-    if name == _COMPILED:
+    if name == COMPILED:
         return {text: (model, functools.partial(compiled_pass, model)) for text, model in networks.items()}
     found: dict[str, tuple[keras.Model, Load]] = {}
     for number, (text, model) in enumerate(networks.items()):
